@@ -1,0 +1,15 @@
+//! Mixrelay: a durable relay between apps and Mixpanel that also feeds Brevo.
+//!
+//! The way of one record, top to bottom; arrows between rooms run this way only:
+//!
+//! ```text
+//! app ── HTTP ──► edge ──► store::Journal ──┬─► delivery::mixpanel_leg ─► mixpanel::client ─► vendor stack ─► Mixpanel
+//!                decode     append + sync   └─► delivery::brevo_leg ─► people ─► mapping ─► brevo::client ─► Brevo
+//! ```
+//!
+//! `docs/architecture.md` walks through it.
+
+pub mod clock;
+pub mod config;
+pub mod record;
+pub mod store;

@@ -1,0 +1,296 @@
+//! The store's edge: what the relay needs of an engine, as two traits.
+//!
+//! [`Journal`] is the append-only log that an app's answer waits for. [`State`] is everything the relay remembers
+//! besides: checkpoints, people, shelves, dead letters, budgets. They are two files with two writers (CORE 2), because
+//! an answer to an app must wait for the append and for nothing else.
+//!
+//! Invariants that every engine keeps:
+//!
+//! * `append` resolves with success only when the records would survive power loss.
+//! * An entry number is never given twice within an epoch, even when the journal has been drained and restarted.
+//! * `State::write` is atomic and durable, and `State` is never ahead of the journal: legs write only what they
+//!   derived from entries that [`Journal::read`] returned, and it returns only durable ones.
+//! * After a failed sync the engine refuses every further write ([`AppendError::Poisoned`]); the process must exit.
+//!
+//! The room knows nothing of vendors, of HTTP or of what a value means.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures_util::future::BoxFuture;
+use tokio::sync::watch;
+
+use crate::clock::UnixMillis;
+use crate::record::{EntryId, Epoch, Kind, Position, Record};
+
+/// Why an append did not happen. Nothing of the request is stored in any of these cases, except that after
+/// [`AppendError::Poisoned`] it is unknown.
+#[derive(Clone, Debug, thiserror::Error)]
+pub enum AppendError {
+    /// More is waiting for the disk than the engine will hold; later is better.
+    #[error("the store is busy: its queue of waiting requests is full")]
+    Busy,
+    /// Free space is below the watermark (`store_min_free`).
+    #[error("the disk is nearly full: {free} bytes free, the watermark is {watermark}")]
+    DiskFull { free: u64, watermark: u64 },
+    /// A write or sync failed. What is on disk is unknown until the store is opened again.
+    #[error("the store has failed and takes no more writes: {0}")]
+    Poisoned(String),
+}
+
+#[derive(Clone, Debug, thiserror::Error)]
+pub enum StoreError {
+    #[error("the store has failed: {0}")]
+    Failed(String),
+    #[error("the store holds something this version cannot read: {0}")]
+    Corrupt(String),
+}
+
+/// One journal entry with its records, in order; the record at `records[i]` stands at [`Entry::position`]`(i)`.
+#[derive(Clone, Debug)]
+pub struct Entry {
+    pub epoch: Epoch,
+    pub id: EntryId,
+    pub records: Vec<Record>,
+}
+
+impl Entry {
+    pub fn position(&self, index: usize) -> Position {
+        Position { epoch: self.epoch, entry: self.id, index: u32::try_from(index).unwrap_or(u32::MAX) }
+    }
+}
+
+/// Records accepted since the store was created, by published kind.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Accepted {
+    pub event: u64,
+    pub profile: u64,
+    pub group: u64,
+}
+
+impl Accepted {
+    pub fn add(&mut self, kind: Kind, count: u64) {
+        match kind {
+            Kind::Event | Kind::Identity => self.event += count,
+            Kind::Profile => self.profile += count,
+            Kind::Group => self.group += count,
+        }
+    }
+
+    pub fn total(self) -> u64 {
+        self.event + self.profile + self.group
+    }
+}
+
+/// What the journal keeps behind the slowest leg, so that trace and previews have something to look at (CORE 13).
+/// Whichever bound is reached first ends it.
+#[derive(Clone, Copy, Debug)]
+pub struct Tail {
+    pub max_age: Duration,
+    pub max_bytes: u64,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct TrimReport {
+    pub entries: u64,
+    /// True when more could be trimmed at once: call again soon. Trimming goes in small steps so that appends never
+    /// wait long behind one.
+    pub more: bool,
+}
+
+#[derive(Clone, Copy, Debug, Default)]
+pub struct JournalSize {
+    pub entries: u64,
+    pub records: u64,
+    /// Stored (compressed) bytes of all entries held.
+    pub bytes: u64,
+    pub oldest_received_at: Option<UnixMillis>,
+}
+
+/// The append-only log.
+pub trait Journal: Send + Sync + 'static {
+    /// Appends `records` (never empty) as part of one entry, in order, and resolves when they are durable. Returns the
+    /// position of the first; the others follow it by index. Dropping the future does not undo an append under way.
+    fn append(&self, records: Vec<Record>) -> BoxFuture<'_, Result<Position, AppendError>>;
+
+    /// Durable entries from `from` on, oldest first, at least one when there is any, then up to about `max_bytes` of
+    /// decoded records. Empty when `from` is past the end.
+    fn read(&self, from: EntryId, max_bytes: usize) -> BoxFuture<'_, Result<Vec<Entry>, StoreError>>;
+
+    /// The number that the next entry will get; changes after every append. Everything below it is readable.
+    fn tip(&self) -> watch::Receiver<EntryId>;
+
+    fn epoch(&self) -> Epoch;
+
+    fn accepted(&self) -> Accepted;
+
+    /// How many records stand in entries at or after `from`, counted from the entries themselves.
+    fn count_from(&self, from: EntryId) -> BoxFuture<'_, Result<u64, StoreError>>;
+
+    /// Gives back one small step's worth of entries below `below` that `tail` does not keep.
+    fn trim(&self, below: EntryId, tail: Tail, now: UnixMillis) -> BoxFuture<'_, Result<TrimReport, StoreError>>;
+
+    fn size(&self) -> BoxFuture<'_, Result<JournalSize, StoreError>>;
+
+    /// `Err` says in one sentence why the store takes no appends now (watermark, poisoned). `/readyz` asks this.
+    fn ready(&self) -> Result<(), AppendError>;
+}
+
+/// A table of [`State`]. Keys are bytes and order as bytes; what they hold is said here and nowhere else, because this
+/// enum is the register of places that hold personal data (CORE 12).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Table {
+    /// `destination label` → checkpoint of that leg (JSON). No personal data.
+    Checkpoints,
+    /// `canonical distinct_id` → folded person (JSON). Personal data: identifiers and mapped attributes.
+    People,
+    /// `person key, 0x00, position` → a waiting record. Personal data: whole records.
+    Shelves,
+    /// `destination byte, position` → dead letter (JSON). Personal data: whole records and vendor answers.
+    DeadLetters,
+    /// `family` → durable budget (JSON). No personal data.
+    Budgets,
+    /// `hour, hash` → position. Hashes only.
+    Dedup,
+    /// What was learned about the vendors' accounts: attributes, limits, list ids, clearing mode. No personal data.
+    Vendors,
+    /// Small singletons of the relay itself (generated admin token excluded: that is a file). No personal data.
+    Meta,
+}
+
+impl Table {
+    pub const ALL: [Table; 8] = [
+        Table::Checkpoints,
+        Table::People,
+        Table::Shelves,
+        Table::DeadLetters,
+        Table::Budgets,
+        Table::Dedup,
+        Table::Vendors,
+        Table::Meta,
+    ];
+
+    /// The table's name inside an engine.
+    pub fn name(self) -> &'static str {
+        match self {
+            Table::Checkpoints => "checkpoints",
+            Table::People => "people",
+            Table::Shelves => "shelves",
+            Table::DeadLetters => "dead_letters",
+            Table::Budgets => "budgets",
+            Table::Dedup => "dedup",
+            Table::Vendors => "vendors",
+            Table::Meta => "meta",
+        }
+    }
+
+    /// Whether erasure (CORE 12) has to look here.
+    pub fn holds_personal_data(self) -> bool {
+        matches!(self, Table::People | Table::Shelves | Table::DeadLetters)
+    }
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Op {
+    Put {
+        table: Table,
+        key: Vec<u8>,
+        value: Bytes,
+    },
+    Delete {
+        table: Table,
+        key: Vec<u8>,
+    },
+    /// Every key in `from..to`.
+    DeleteRange {
+        table: Table,
+        from: Vec<u8>,
+        to: Vec<u8>,
+    },
+}
+
+/// Changes that happen together or not at all, applied in order.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct WriteBatch {
+    pub ops: Vec<Op>,
+}
+
+impl WriteBatch {
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    pub fn put(&mut self, table: Table, key: impl Into<Vec<u8>>, value: impl Into<Bytes>) {
+        self.ops.push(Op::Put { table, key: key.into(), value: value.into() });
+    }
+
+    pub fn delete(&mut self, table: Table, key: impl Into<Vec<u8>>) {
+        self.ops.push(Op::Delete { table, key: key.into() });
+    }
+
+    pub fn delete_range(&mut self, table: Table, from: impl Into<Vec<u8>>, to: impl Into<Vec<u8>>) {
+        self.ops.push(Op::DeleteRange { table, from: from.into(), to: to.into() });
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.ops.is_empty()
+    }
+}
+
+/// A key range: `from` inclusive, `to` exclusive; `to: None` runs to the end of the table.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct KeyRange {
+    pub from: Vec<u8>,
+    pub to: Option<Vec<u8>>,
+}
+
+impl KeyRange {
+    pub fn all() -> Self {
+        Self::default()
+    }
+
+    /// Every key that begins with `prefix`.
+    pub fn prefix(prefix: impl Into<Vec<u8>>) -> Self {
+        let from = prefix.into();
+        let mut to = from.clone();
+        while let Some(last) = to.pop() {
+            if last < u8::MAX {
+                to.push(last + 1);
+                return Self { from, to: Some(to) };
+            }
+        }
+        Self { from, to: None }
+    }
+}
+
+/// Everything the relay remembers besides the journal.
+pub trait State: Send + Sync + 'static {
+    /// The values of `keys`, in the same order.
+    fn get(&self, table: Table, keys: Vec<Vec<u8>>) -> BoxFuture<'_, Result<Vec<Option<Bytes>>, StoreError>>;
+
+    /// Up to `limit` pairs of `range` in key order.
+    fn scan(
+        &self,
+        table: Table,
+        range: KeyRange,
+        limit: usize,
+    ) -> BoxFuture<'_, Result<Vec<(Vec<u8>, Bytes)>, StoreError>>;
+
+    /// Number of keys and their values' total bytes in `range`.
+    fn count(&self, table: Table, range: KeyRange) -> BoxFuture<'_, Result<(u64, u64), StoreError>>;
+
+    /// Applies the batch atomically and durably.
+    fn write(&self, batch: WriteBatch) -> BoxFuture<'_, Result<(), StoreError>>;
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn prefix_range_ends_before_the_next_prefix() {
+        assert_eq!(KeyRange::prefix("ab"), KeyRange { from: b"ab".to_vec(), to: Some(b"ac".to_vec()) });
+        assert_eq!(KeyRange::prefix([1, 255]), KeyRange { from: vec![1, 255], to: Some(vec![2]) });
+        assert_eq!(KeyRange::prefix([255]), KeyRange { from: vec![255], to: None });
+    }
+}
