@@ -1,0 +1,161 @@
+//! Metrics: the published names and labels (DESIGN 2.5), each with a typed function, and nowhere else.
+//!
+//! Label values are `&'static str` that come from enums in the rooms that own them, so the set of series is bounded by
+//! the source code. Totals of promise P2 live in the store; they are published as absolute values, so that they go on
+//! where they were after a restart.
+
+use std::time::Duration;
+
+use metrics_exporter_prometheus::{BuildError, Matcher, PrometheusBuilder, PrometheusHandle};
+
+use crate::record::{Destination, Kind};
+
+const HTTP_REQUESTS: &str = "mixrelay_http_requests_total";
+const HTTP_SECONDS: &str = "mixrelay_http_request_seconds";
+const ACCEPTED: &str = "mixrelay_records_accepted_total";
+const REJECTED: &str = "mixrelay_records_rejected_total";
+const APPEND_SECONDS: &str = "mixrelay_append_seconds";
+const DELIVERED: &str = "mixrelay_records_delivered_total";
+const SKIPPED: &str = "mixrelay_records_skipped_total";
+const PARKED: &str = "mixrelay_records_parked";
+const DEAD_LETTERS: &str = "mixrelay_dead_letters";
+const DEAD: &str = "mixrelay_records_dead_total";
+const BACKLOG: &str = "mixrelay_backlog_records";
+const OLDEST: &str = "mixrelay_oldest_undelivered_seconds";
+const PAUSED: &str = "mixrelay_destination_paused";
+const VENDOR_REQUESTS: &str = "mixrelay_vendor_requests_total";
+const BUDGET_REMAINING: &str = "mixrelay_budget_remaining";
+
+/// Upper bounds, in seconds, for the two latency histograms: from a fast sync to a timeout.
+const SECONDS: [f64; 14] = [0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0];
+
+/// Installs the process's recorder. Call once; the handle renders `/metrics`.
+pub fn install() -> Result<PrometheusHandle, BuildError> {
+    let handle = PrometheusBuilder::new()
+        .set_buckets_for_metric(Matcher::Full(HTTP_SECONDS.to_owned()), &SECONDS)?
+        .set_buckets_for_metric(Matcher::Full(APPEND_SECONDS.to_owned()), &SECONDS)?
+        .install_recorder()?;
+    describe();
+    Ok(handle)
+}
+
+fn describe() {
+    metrics::describe_counter!(HTTP_REQUESTS, "Requests answered, by route and status.");
+    metrics::describe_histogram!(HTTP_SECONDS, "Time from a request's head to its answer.");
+    metrics::describe_counter!(ACCEPTED, "Records stored and acknowledged, since the store was created.");
+    metrics::describe_counter!(REJECTED, "Records refused at the edge, by reason.");
+    metrics::describe_histogram!(APPEND_SECONDS, "Time from handing records to the store to their sync.");
+    metrics::describe_counter!(DELIVERED, "Records that the destination has confirmed.");
+    metrics::describe_counter!(SKIPPED, "Records that a rule kept from the destination.");
+    metrics::describe_gauge!(PARKED, "Records that wait for something of their person's.");
+    metrics::describe_gauge!(DEAD_LETTERS, "Dead letters held now.");
+    metrics::describe_counter!(DEAD, "Records that became dead letters, by reason.");
+    metrics::describe_gauge!(BACKLOG, "Records accepted and not yet settled for the destination.");
+    metrics::describe_gauge!(OLDEST, "Age of the oldest record not yet settled for the destination.");
+    metrics::describe_gauge!(PAUSED, "1 while the destination is paused.");
+    metrics::describe_counter!(VENDOR_REQUESTS, "Calls made to a vendor, by endpoint and answer.");
+    metrics::describe_gauge!(BUDGET_REMAINING, "Calls left in the current window of a vendor's limit.");
+}
+
+// The facade's macros are allowed in this file alone.
+#[allow(clippy::disallowed_macros)]
+mod emit {
+    use super::*;
+
+    /// `route` is the route's template; `status` as answered.
+    pub fn http_request(route: &'static str, status: u16, took: Duration) {
+        metrics::counter!(HTTP_REQUESTS, "route" => route, "status" => status_label(status)).increment(1);
+        metrics::histogram!(HTTP_SECONDS, "route" => route).record(took);
+    }
+
+    pub fn append(took: Duration) {
+        metrics::histogram!(APPEND_SECONDS).record(took);
+    }
+
+    /// `kind` is a published kind label; `total` counts since the store was created.
+    pub fn accepted_total(kind: &'static str, total: u64) {
+        metrics::counter!(ACCEPTED, "kind" => kind).absolute(total);
+    }
+
+    pub fn rejected(kind: Kind, reason: &'static str, count: u64) {
+        metrics::counter!(REJECTED, "kind" => kind.label(), "reason" => reason).increment(count);
+    }
+
+    pub fn delivered_total(destination: Destination, kind: &'static str, total: u64) {
+        metrics::counter!(DELIVERED, "destination" => destination.label(), "kind" => kind).absolute(total);
+    }
+
+    pub fn skipped_total(destination: Destination, rule: &'static str, total: u64) {
+        metrics::counter!(SKIPPED, "destination" => destination.label(), "rule" => rule).absolute(total);
+    }
+
+    pub fn dead_total(destination: Destination, reason: &'static str, total: u64) {
+        metrics::counter!(DEAD, "destination" => destination.label(), "reason" => reason).absolute(total);
+    }
+
+    /// What a destination's leg holds now.
+    pub struct Held {
+        pub parked: u64,
+        pub dead_letters: u64,
+        pub backlog: u64,
+        pub oldest: Duration,
+        pub paused: bool,
+    }
+
+    pub fn held(destination: Destination, held: &Held) {
+        let label = destination.label();
+        metrics::gauge!(PARKED, "destination" => label).set(held.parked as f64);
+        metrics::gauge!(DEAD_LETTERS, "destination" => label).set(held.dead_letters as f64);
+        metrics::gauge!(BACKLOG, "destination" => label).set(held.backlog as f64);
+        metrics::gauge!(OLDEST, "destination" => label).set(held.oldest.as_secs_f64());
+        metrics::gauge!(PAUSED, "destination" => label).set(if held.paused { 1.0 } else { 0.0 });
+    }
+
+    /// `status` is the HTTP status, or `None` when no answer came.
+    pub fn vendor_request(vendor: &'static str, endpoint: &'static str, status: Option<u16>) {
+        let status = status.map_or("none", status_label);
+        metrics::counter!(VENDOR_REQUESTS, "vendor" => vendor, "endpoint" => endpoint, "status" => status).increment(1);
+    }
+
+    pub fn budget_remaining(vendor: &'static str, family: &'static str, remaining: u64) {
+        metrics::gauge!(BUDGET_REMAINING, "vendor" => vendor, "family" => family).set(remaining as f64);
+    }
+}
+
+pub use emit::*;
+
+/// Statuses that the relay or a vendor is known to use by name, the rest by class, so that a vendor's invention cannot
+/// make a new series.
+fn status_label(status: u16) -> &'static str {
+    match status {
+        200 => "200",
+        201 => "201",
+        202 => "202",
+        204 => "204",
+        207 => "207",
+        304 => "304",
+        400 => "400",
+        401 => "401",
+        402 => "402",
+        403 => "403",
+        404 => "404",
+        405 => "405",
+        408 => "408",
+        409 => "409",
+        412 => "412",
+        413 => "413",
+        415 => "415",
+        422 => "422",
+        425 => "425",
+        429 => "429",
+        500 => "500",
+        502 => "502",
+        503 => "503",
+        504 => "504",
+        100..=199 => "1xx",
+        200..=299 => "2xx",
+        300..=399 => "3xx",
+        400..=499 => "4xx",
+        _ => "5xx",
+    }
+}
