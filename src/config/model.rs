@@ -10,6 +10,10 @@ use std::time::Duration;
 use ipnet::IpNet;
 use url::Url;
 
+mod sync;
+
+pub use sync::*;
+
 /// A value that must never be printed: `Debug` and `Display` show `***`. [`Secret::expose`] is the only way in.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Secret(String);
@@ -50,6 +54,12 @@ pub struct Config {
     pub parking: Parking,
     pub when_full: WhenFull,
     pub dedup_window: Duration,
+    pub enrichment: Enrichment,
+    pub cohorts: Cohorts,
+    pub deletion: Deletion,
+    pub webhooks: Webhooks,
+    /// How often changed profiles are pulled from Mixpanel; `None`: never.
+    pub sync_profiles_every: Option<Duration>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -97,6 +107,12 @@ pub struct Sync {
     pub groups: bool,
 }
 
+impl Default for Sync {
+    fn default() -> Self {
+        Self { events: true, profiles: true, cohorts: true, groups: false }
+    }
+}
+
 /// Base URLs to which the vendor's whole path is added. From `data_residency`, or from `endpoints`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct MixpanelEndpoints {
@@ -137,22 +153,82 @@ pub struct Mapping {
     pub unmapped_events: UnmappedEvents,
     /// List name → Brevo list id.
     pub lists: BTreeMap<String, u64>,
+    /// Mixpanel group key → how its groups become Brevo companies.
+    pub groups: BTreeMap<String, GroupMapping>,
     pub stale_after: Duration,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+impl Default for Mapping {
+    fn default() -> Self {
+        Self {
+            events: BTreeMap::new(),
+            properties: BTreeMap::new(),
+            unmapped_events: UnmappedEvents::default(),
+            lists: BTreeMap::new(),
+            groups: BTreeMap::new(),
+            stale_after: Duration::from_hours(72),
+        }
+    }
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct GroupMapping {
+    /// The group property that names the company.
+    pub name: String,
+    /// Group property → company attribute.
+    pub properties: BTreeMap<String, String>,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum UnmappedEvents {
+    #[default]
     Skip,
     Forward,
 }
 
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 pub struct Privacy {
     pub ip: IpPolicy,
+    /// Keys the hashes of `hash` below.
+    pub hash_key: Option<Secret>,
+    pub mixpanel: PropertyPolicy,
+    pub brevo: PropertyPolicy,
+    pub consent: Consent,
+    pub on_consent_withdrawn: OnConsentWithdrawn,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// What one destination gets of a record's properties.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct PropertyPolicy {
+    pub drop: Vec<String>,
+    pub hash: Vec<String>,
+    /// Empty: everything that is not dropped.
+    pub only: Vec<String>,
+}
+
+/// Whether Brevo gets only people who said yes.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum Consent {
+    /// Nothing was chosen: as [`Consent::NotNeeded`], but `check` warns.
+    #[default]
+    Unchosen,
+    /// `consent: none`.
+    NotNeeded,
+    /// The profile property must have this value; an absent one means no.
+    Required { property: String, value: serde_json::Value },
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum OnConsentWithdrawn {
+    #[default]
+    Blocklist,
+    RemoveFromLists,
+    DeleteContact,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum IpPolicy {
+    #[default]
     Keep,
     /// Last octet of IPv4, last 80 bits of IPv6 set to zero.
     Truncate,
@@ -168,6 +244,27 @@ pub struct Server {
     pub cors_origins: CorsOrigins,
     /// With a leading slash and without a trailing one.
     pub path_prefix: Option<String>,
+    pub tls: Option<Tls>,
+}
+
+impl Default for Server {
+    fn default() -> Self {
+        Self {
+            listen: SocketAddr::from(([0, 0, 0, 0], 8080)),
+            admin_listen: None,
+            trusted_proxies: Vec::new(),
+            cors_origins: CorsOrigins::Any,
+            path_prefix: None,
+            tls: None,
+        }
+    }
+}
+
+/// PEM files.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Tls {
+    pub cert: PathBuf,
+    pub key: PathBuf,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -192,12 +289,29 @@ pub enum StoreEngine {
     Sqlite(PathBuf),
 }
 
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 pub struct Auth {
     pub admin_token: Option<Secret>,
     pub api_keys: Vec<Secret>,
     /// `whsec_` secrets, decoded.
     pub signing_secrets: Vec<SigningSecret>,
+    /// Named tokens for people and scripts.
+    pub tokens: Vec<NamedToken>,
+}
+
+#[derive(Clone, Debug)]
+pub struct NamedToken {
+    pub name: String,
+    pub role: Role,
+    pub token: Secret,
+}
+
+/// Each may do what the ones before it may.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Role {
+    Viewer,
+    Operator,
+    Admin,
 }
 
 #[derive(Clone, PartialEq, Eq)]
@@ -215,6 +329,23 @@ pub struct Retention {
     pub history_bytes: u64,
     pub dead_letters: Duration,
     pub dead_letter_bytes: u64,
+    pub runs: Duration,
+    pub unseen_people: Duration,
+    pub tombstones: Duration,
+}
+
+impl Default for Retention {
+    fn default() -> Self {
+        Self {
+            history: Duration::from_hours(24),
+            history_bytes: 2 << 30,
+            dead_letters: Duration::from_hours(24 * 30),
+            dead_letter_bytes: 2 << 30,
+            runs: Duration::from_hours(24 * 90),
+            unseen_people: Duration::from_hours(24 * 400),
+            tombstones: Duration::from_hours(24 * 400),
+        }
+    }
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -224,8 +355,15 @@ pub struct Parking {
     pub max_bytes: u64,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+impl Default for Parking {
+    fn default() -> Self {
+        Self { max_age: Duration::from_hours(24 * 7), max_records: 1_000_000, max_bytes: 1 << 30 }
+    }
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum WhenFull {
+    #[default]
     Refuse,
     SkipMixpanel,
     SkipBrevo,
