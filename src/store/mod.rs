@@ -33,6 +33,10 @@ pub enum AppendError {
     /// Free space is below the watermark (`store_min_free`).
     #[error("the disk is nearly full: {free} bytes free, the watermark is {watermark}")]
     DiskFull { free: u64, watermark: u64 },
+    /// The request alone is larger than an entry may be. Trying again cannot help; callers bound what they accept far
+    /// below this.
+    #[error("a request of {bytes} bytes is larger than an entry of the store may be ({limit})")]
+    TooLarge { bytes: usize, limit: usize },
     /// A write or sync failed. What is on disk is unknown until the store is opened again.
     #[error("the store has failed and takes no more writes: {0}")]
     Poisoned(String),
@@ -40,8 +44,12 @@ pub enum AppendError {
 
 #[derive(Clone, Debug, thiserror::Error)]
 pub enum StoreError {
+    /// A write or sync failed, or the engine is shutting down: the process must exit.
     #[error("the store has failed: {0}")]
     Failed(String),
+    /// The disk is full. Nothing of the batch is stored; trying again later is right.
+    #[error("the disk is full")]
+    DiskFull,
     #[error("the store holds something this version cannot read: {0}")]
     Corrupt(String),
 }
@@ -52,6 +60,9 @@ pub struct Entry {
     pub epoch: Epoch,
     pub id: EntryId,
     pub records: Vec<Record>,
+    /// Records that stood here and can no longer be read, because the stored block was damaged. Zero but for such an
+    /// entry, which then has no `records`: a leg passes it and counts them as skipped, rule `damaged` (P2).
+    pub lost: u32,
 }
 
 impl Entry {
@@ -124,7 +135,7 @@ pub trait Journal: Send + Sync + 'static {
 
     fn accepted(&self) -> Accepted;
 
-    /// How many records stand in entries at or after `from`, counted from the entries themselves.
+    /// How many records stand in entries at or after `from`, lost ones included, counted from the entries themselves.
     fn count_from(&self, from: EntryId) -> BoxFuture<'_, Result<u64, StoreError>>;
 
     /// Gives back one small step's worth of entries below `below` that `tail` does not keep.
