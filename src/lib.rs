@@ -14,3 +14,4 @@ pub mod config;
 pub mod record;
 pub mod store;
 pub mod telemetry;
+pub mod vendor;

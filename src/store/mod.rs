@@ -274,18 +274,16 @@ impl KeyRange {
     }
 }
 
+/// A key with its value.
+pub type Pair = (Vec<u8>, Bytes);
+
 /// Everything the relay remembers besides the journal.
 pub trait State: Send + Sync + 'static {
     /// The values of `keys`, in the same order.
     fn get(&self, table: Table, keys: Vec<Vec<u8>>) -> BoxFuture<'_, Result<Vec<Option<Bytes>>, StoreError>>;
 
     /// Up to `limit` pairs of `range` in key order.
-    fn scan(
-        &self,
-        table: Table,
-        range: KeyRange,
-        limit: usize,
-    ) -> BoxFuture<'_, Result<Vec<(Vec<u8>, Bytes)>, StoreError>>;
+    fn scan(&self, table: Table, range: KeyRange, limit: usize) -> BoxFuture<'_, Result<Vec<Pair>, StoreError>>;
 
     /// Number of keys and their values' total bytes in `range`.
     fn count(&self, table: Table, range: KeyRange) -> BoxFuture<'_, Result<(u64, u64), StoreError>>;

@@ -1,0 +1,254 @@
+//! One limit of a vendor as a sliding window, pure: time is passed in.
+//!
+//! Whether a vendor counts in fixed or in sliding windows is unconfirmed for both; a sliding one is inside the limit
+//! either way. Long windows are claimed in slices that are written down before they are used, so that a crash can only
+//! forget allowance, never gain any (CORE 14).
+
+use std::collections::VecDeque;
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use crate::vendor::Cost;
+
+/// What a limit counts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Unit {
+    Calls,
+    Records,
+    Bytes,
+}
+
+impl Unit {
+    fn of(self, cost: Cost) -> u64 {
+        match self {
+            Unit::Calls => cost.calls,
+            Unit::Records => cost.records,
+            Unit::Bytes => cost.bytes,
+        }
+    }
+}
+
+/// `amount` units in any `span`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+pub struct Limit {
+    pub unit: Unit,
+    pub amount: u64,
+    pub span: Duration,
+}
+
+impl Limit {
+    /// Calls a second. The span is a little longer than a second, since calls that leave 1 s apart may arrive closer.
+    pub const fn per_second(amount: u64) -> Self {
+        Self { unit: Unit::Calls, amount, span: Duration::from_millis(1050) }
+    }
+
+    /// Calls an hour, with the same allowance for the way.
+    pub const fn per_hour(amount: u64) -> Self {
+        Self { unit: Unit::Calls, amount, span: Duration::from_secs(3605) }
+    }
+
+    pub const fn per_minute(unit: Unit, amount: u64) -> Self {
+        Self { unit, amount, span: Duration::from_secs(61) }
+    }
+
+    /// Windows of a second or so are gone before a process is back: they are not written down.
+    pub fn durable(&self) -> bool {
+        self.span > Duration::from_secs(10)
+    }
+
+    /// Hourly quotas of a few hundred are claimed call by call, larger ones a tenth of the window at a time.
+    fn slice(&self) -> u64 {
+        if !self.durable() || self.amount <= 1000 { 1 } else { self.amount / 10 }
+    }
+}
+
+/// Part of the allowance that was claimed at once.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Slice {
+    /// When something was last spent from it: it leaves the window one span later.
+    pub at: Instant,
+    pub amount: u64,
+}
+
+#[derive(Debug)]
+pub struct Window {
+    limit: Limit,
+    slices: VecDeque<Slice>,
+    /// What is left of the newest slice.
+    reserved: u64,
+}
+
+impl Window {
+    pub fn new(limit: Limit) -> Self {
+        Self { limit, slices: VecDeque::new(), reserved: 0 }
+    }
+
+    /// A window as it was written down; `slices` oldest first. The newest counts as wholly used, just now.
+    pub fn restored(limit: Limit, slices: impl IntoIterator<Item = Slice>, now: Instant) -> Self {
+        let mut slices: VecDeque<_> = slices.into_iter().collect();
+        if let Some(newest) = slices.back_mut() {
+            newest.at = now;
+        }
+        Self { limit, slices, reserved: 0 }
+    }
+
+    pub fn limit(&self) -> Limit {
+        self.limit
+    }
+
+    pub fn slices(&self) -> impl Iterator<Item = &Slice> {
+        self.slices.iter()
+    }
+
+    fn expire(&mut self, now: Instant) {
+        while let Some(oldest) = self.slices.front() {
+            if oldest.at + self.limit.span > now {
+                return;
+            }
+            self.slices.pop_front();
+            if self.slices.is_empty() {
+                self.reserved = 0;
+            }
+        }
+    }
+
+    fn claimed(&self) -> u64 {
+        self.slices.iter().map(|slice| slice.amount).sum()
+    }
+
+    /// Units left now, reserved ones included.
+    pub fn remaining(&mut self, now: Instant) -> u64 {
+        self.expire(now);
+        self.limit.amount.saturating_sub(self.claimed()) + self.reserved
+    }
+
+    /// `Err` tells when to ask again. A cost above the whole limit is taken as the whole limit: it could never pass.
+    pub fn check(&mut self, cost: Cost, now: Instant) -> Result<(), Instant> {
+        let wanted = self.wanted(cost);
+        if wanted <= self.remaining(now) {
+            return Ok(());
+        }
+        let mut free = self.remaining(now);
+        for slice in &self.slices {
+            free += slice.amount;
+            if free >= wanted {
+                return Err(slice.at + self.limit.span);
+            }
+        }
+        Err(now + self.limit.span)
+    }
+
+    fn wanted(&self, cost: Cost) -> u64 {
+        self.limit.unit.of(cost).min(self.limit.amount)
+    }
+
+    /// Takes what [`Window::check`] has just allowed. True when a new slice was claimed, which has to be written down
+    /// before the call goes out.
+    pub fn take(&mut self, cost: Cost, now: Instant) -> bool {
+        let wanted = self.wanted(cost);
+        if wanted == 0 {
+            return false;
+        }
+        if wanted <= self.reserved {
+            self.reserved -= wanted;
+            if let Some(newest) = self.slices.back_mut() {
+                newest.at = now;
+            }
+            return false;
+        }
+        let missing = wanted - self.reserved;
+        let free = self.limit.amount.saturating_sub(self.claimed());
+        let amount = self.limit.slice().max(missing).min(free);
+        self.slices.push_back(Slice { at: now, amount });
+        self.reserved = (self.reserved + amount).saturating_sub(wanted);
+        true
+    }
+
+    /// Somebody else uses the same account: counts as used what the vendor says is used and we do not know of.
+    pub fn reconcile(&mut self, vendor_remaining: u64, now: Instant) -> bool {
+        let ours = self.remaining(now);
+        if vendor_remaining >= ours {
+            return false;
+        }
+        let unknown = ours - vendor_remaining;
+        let from_reserved = unknown.min(self.reserved);
+        self.reserved -= from_reserved;
+        if unknown > from_reserved {
+            self.slices.push_back(Slice { at: now, amount: unknown - from_reserved });
+        }
+        true
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn calls(calls: u64) -> Cost {
+        Cost { calls, records: 0, bytes: 0 }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_small_quota_is_claimed_call_by_call() {
+        let mut window = Window::new(Limit::per_hour(2));
+        let now = Instant::now();
+        for _ in 0..2 {
+            assert_eq!(window.check(calls(1), now), Ok(()));
+            assert!(window.take(calls(1), now));
+        }
+        let free_at = now + Limit::per_hour(2).span;
+        assert_eq!(window.check(calls(1), now), Err(free_at));
+        assert_eq!(window.check(calls(1), free_at), Ok(()));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn after_a_crash_the_unfinished_slice_counts_as_used() {
+        let limit = Limit::per_hour(36_000);
+        let mut window = Window::new(limit);
+        let now = Instant::now();
+        assert!(window.take(calls(1), now));
+        assert!(!window.take(calls(1), now), "the second call comes out of the same slice");
+        let written: Vec<_> = window.slices().copied().collect();
+        let mut restored = Window::restored(limit, written, now);
+        assert_eq!(restored.remaining(now), 36_000 - 3_600);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_others_used_is_learned() {
+        let mut window = Window::new(Limit::per_hour(100));
+        let now = Instant::now();
+        window.take(calls(1), now);
+        assert!(window.reconcile(40, now));
+        assert_eq!(window.remaining(now), 40);
+        assert!(!window.reconcile(60, now), "a vendor that says more is left than we count gives nothing");
+    }
+
+    proptest! {
+        /// Whatever is asked when, no span ever holds more than the limit, by the times of the calls themselves.
+        #[test]
+        fn no_span_exceeds_the_limit(
+            amount in 1u64..5_000,
+            steps in proptest::collection::vec((0u64..2_000_000, 1u64..50), 1..200),
+        ) {
+            let limit = Limit { unit: Unit::Calls, amount, span: Duration::from_secs(3600) };
+            let mut window = Window::new(limit);
+            let start = std::time::Instant::now();
+            let mut now = Instant::from_std(start);
+            let mut spent: Vec<(Instant, u64)> = Vec::new();
+            for (wait, cost) in steps {
+                now += Duration::from_millis(wait);
+                let cost = cost.min(amount);
+                if window.check(calls(cost), now).is_ok() {
+                    window.take(calls(cost), now);
+                    spent.push((now, cost));
+                    let inside: u64 = spent.iter().filter(|(at, _)| *at + limit.span > now).map(|(_, c)| c).sum();
+                    prop_assert!(inside <= amount, "{inside} in a window of {amount}");
+                }
+            }
+        }
+    }
+}
