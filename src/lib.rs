@@ -11,7 +11,9 @@
 
 pub mod clock;
 pub mod config;
+pub mod delivery;
 pub mod record;
+pub mod settlement;
 pub mod store;
 pub mod telemetry;
 pub mod vendor;

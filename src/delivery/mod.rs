@@ -1,0 +1,12 @@
+//! From the journal to the vendors.
+//!
+//! Each destination has a *leg*: one task that reads the journal from its own cursor, makes batches, sends them through
+//! its vendor stack and settles records one by one. Legs share nothing but the journal, so that one destination's
+//! trouble is never the other's (P3).
+//!
+//! Invariants:
+//! * every record read ends in exactly one [`crate::settlement`] outcome, counted in the leg's [`tally::Tally`];
+//! * the checkpoint, the dead letters and the people that it implies are written in one transaction (CORE 3);
+//! * a batch that is dropped on any path stays unsettled, and is read again after the next start.
+
+pub mod ledger;
