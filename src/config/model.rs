@@ -62,6 +62,10 @@ pub struct Config {
     pub sync_profiles_every: Option<Duration>,
 }
 
+impl Config {
+    pub const DEDUP_WINDOW: Duration = Duration::from_hours(24);
+}
+
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Residency {
     Us,

@@ -1,0 +1,32 @@
+//! Keys that are read and checked, and that this version does not act on. `check` and `serve` name each that is set.
+//! The row goes when the room that acts on the key arrives.
+
+const IDLE: [(&str, &str); 22] = [
+    ("auth.tokens", "only the admin token opens the admin routes"),
+    ("cohorts", "no list is filled from a cohort"),
+    ("connectors.mixpanel.oauth_token", "no deletion or retrieval of people is asked of Mixpanel"),
+    ("datasets", "no data set is run"),
+    ("enrich", "no property is looked up"),
+    ("geoip", "$city, $region and $country_code stay empty at Brevo"),
+    ("group_mapping", "groups reach Mixpanel only"),
+    ("lookup_tables", "no property is looked up"),
+    ("max_removal_share", "no list is mirrored, so nobody is removed"),
+    ("on_gdpr_deletion", "a deletion at Mixpanel is not carried to Brevo"),
+    ("on_profile_delete", "a deleted profile leaves the contact as it is"),
+    ("privacy.brevo", "Brevo gets properties that this would keep back"),
+    ("privacy.consent", "people who did not agree are sent to Brevo too"),
+    ("privacy.hash_key", "nothing is hashed"),
+    ("privacy.mixpanel", "Mixpanel gets properties that this would keep back"),
+    ("privacy.on_consent_withdrawn", "a withdrawal changes nothing at Brevo"),
+    ("retention.runs", "there are no runs to keep"),
+    ("retention.tombstones", "there are no tombstones to keep"),
+    ("retention.unseen_people", "people are kept without a limit of time"),
+    ("server.tls", "the listener speaks plain HTTP, so TLS must end in front of it"),
+    ("sync_profiles_every", "no profiles are pulled from Mixpanel"),
+    ("webhooks", "the vendors' webhooks are not served"),
+];
+
+/// What happens instead, for a key of `pattern` (as in `cohorts[].id`) that is not acted on.
+pub(super) fn meanwhile(pattern: &str) -> Option<&'static str> {
+    IDLE.iter().find(|(key, _)| *key == pattern).map(|(_, meanwhile)| *meanwhile)
+}

@@ -1,0 +1,111 @@
+//! What is kept, for how long, and what is kept back: `privacy`, `retention`, `parking`, the deletion rules.
+
+use crate::config::model::{
+    Consent, Deletion, IpPolicy, OnConsentWithdrawn, OnGdprDeletion, OnProfileDelete, Parking, Privacy, PropertyPolicy,
+    Retention, WhenFull,
+};
+use crate::config::notice::About;
+use crate::config::reader::{Report, Section};
+use crate::config::values;
+
+pub(super) fn privacy(mut block: Section<'_>, report: &Report<'_>) -> Privacy {
+    let ip = [("keep", IpPolicy::Keep), ("truncate", IpPolicy::Truncate), ("drop", IpPolicy::Drop)];
+    let withdrawn = [
+        ("blocklist", OnConsentWithdrawn::Blocklist),
+        ("remove_from_lists", OnConsentWithdrawn::RemoveFromLists),
+        ("delete_contact", OnConsentWithdrawn::DeleteContact),
+    ];
+    let privacy = Privacy {
+        ip: block.scalar("ip", values::choice(&ip)).unwrap_or_default(),
+        hash_key: block.hidden("hash_key", values::passphrase),
+        mixpanel: policy(block.section("mixpanel")),
+        brevo: policy(block.section("brevo")),
+        consent: consent(&mut block),
+        on_consent_withdrawn: block.scalar("on_consent_withdrawn", values::choice(&withdrawn)).unwrap_or_default(),
+    };
+    let hashes = !privacy.mixpanel.hash.is_empty() || !privacy.brevo.hash.is_empty();
+    if hashes && privacy.hash_key.is_none() {
+        block.missing("hash_key", "a secret of your own, since `hash` needs it, such as \"${MIXRELAY_HASH_KEY}\"");
+    }
+    if privacy.consent == Consent::Unchosen {
+        report.notice("privacy.consent", None, About::ConsentNotChosen);
+    }
+    block.finish();
+    privacy
+}
+
+fn policy(mut block: Section<'_>) -> PropertyPolicy {
+    let policy = PropertyPolicy {
+        drop: block.list("drop", |item| item.scalar(values::text)),
+        hash: block.list("hash", |item| item.scalar(values::text)),
+        only: block.list("only", |item| item.scalar(values::text)),
+    };
+    block.finish();
+    policy
+}
+
+/// `none`, or the property that says yes and the value that means it.
+fn consent(block: &mut Section<'_>) -> Consent {
+    let Some(item) = block.take("consent") else { return Consent::Unchosen };
+    if !item.is_block() {
+        return item.scalar(values::choice(&[("none", ())])).map_or(Consent::Unchosen, |()| Consent::NotNeeded);
+    }
+    let Some(mut rule) = item.section() else { return Consent::Unchosen };
+    let property = rule.scalar("property", values::text);
+    let value = rule.scalar("value", values::json).unwrap_or(serde_json::Value::Bool(true));
+    if property.is_none() {
+        rule.missing("property", "the profile property that holds the answer");
+    }
+    rule.finish();
+    property.map_or(Consent::Unchosen, |property| Consent::Required { property, value })
+}
+
+pub(super) fn deletion(root: &mut Section<'_>) -> Deletion {
+    let on_profile_delete = [
+        ("keep", OnProfileDelete::Keep),
+        ("remove_from_lists", OnProfileDelete::RemoveFromLists),
+        ("delete_contact", OnProfileDelete::DeleteContact),
+    ];
+    let on_gdpr_deletion = [("delete_contact", OnGdprDeletion::DeleteContact), ("keep", OnGdprDeletion::Keep)];
+    Deletion {
+        on_profile_delete: root.scalar("on_profile_delete", values::choice(&on_profile_delete)).unwrap_or_default(),
+        on_gdpr_deletion: root.scalar("on_gdpr_deletion", values::choice(&on_gdpr_deletion)).unwrap_or_default(),
+    }
+}
+
+pub(super) fn retention(mut block: Section<'_>) -> Retention {
+    let default = Retention::default();
+    let retention = Retention {
+        history: block.scalar("history", values::duration).unwrap_or(default.history),
+        history_bytes: block.scalar("history_bytes", values::bytes).unwrap_or(default.history_bytes),
+        dead_letters: block.scalar("dead_letters", values::period).unwrap_or(default.dead_letters),
+        dead_letter_bytes: block.scalar("dead_letter_bytes", values::bytes).unwrap_or(default.dead_letter_bytes),
+        runs: block.scalar("runs", values::period).unwrap_or(default.runs),
+        unseen_people: block.scalar("unseen_people", values::period).unwrap_or(default.unseen_people),
+        tombstones: block.scalar("tombstones", values::period).unwrap_or(default.tombstones),
+    };
+    block.finish();
+    retention
+}
+
+pub(super) fn parking(mut block: Section<'_>) -> Parking {
+    let default = Parking::default();
+    let parking = Parking {
+        max_age: block.scalar("max_age", values::period).unwrap_or(default.max_age),
+        max_records: block.scalar("max_records", values::positive).unwrap_or(default.max_records),
+        max_bytes: block.scalar("max_bytes", values::bytes).unwrap_or(default.max_bytes),
+    };
+    block.finish();
+    parking
+}
+
+pub(super) fn when_full(root: &mut Section<'_>) -> WhenFull {
+    let choices =
+        [("refuse", WhenFull::Refuse), ("skip_mixpanel", WhenFull::SkipMixpanel), ("skip_brevo", WhenFull::SkipBrevo)];
+    let Some(item) = root.take("when_full") else { return WhenFull::default() };
+    let when_full = item.scalar(values::choice(&choices)).unwrap_or_default();
+    if when_full != WhenFull::Refuse {
+        item.notice(About::NotActedOn { meanwhile: "a full disk refuses new records" });
+    }
+    when_full
+}

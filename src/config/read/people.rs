@@ -1,0 +1,142 @@
+//! Groups of people and where their properties come from: `cohorts`, `datasets`, `lookup_tables`, `enrich`, `geoip`,
+//! `webhooks`.
+
+use std::collections::BTreeMap;
+
+use crate::config::error::{Bad, Remedy};
+use crate::config::model::{
+    CohortSync, Cohorts, Dataset, Enrichment, LookupColumns, LookupTable, SyncMode, WebhookLogin, Webhooks,
+};
+use crate::config::reader::{Item, Section};
+use crate::config::values;
+use crate::config::yaml::Scalar;
+
+const MODES: [(&str, SyncMode); 2] = [("mirror", SyncMode::Mirror), ("append", SyncMode::Append)];
+
+const DAILY: std::time::Duration = std::time::Duration::from_hours(24);
+
+type Lists = BTreeMap<String, u64>;
+
+pub(super) fn cohorts(root: &mut Section<'_>, lists: &Lists) -> Cohorts {
+    let default = Cohorts::default();
+    Cohorts {
+        cohorts: root.list("cohorts", |item| cohort(item, lists)),
+        datasets: root.list("datasets", |item| dataset(item, lists)),
+        max_removal_share: root.scalar("max_removal_share", values::share).unwrap_or(default.max_removal_share),
+    }
+}
+
+fn cohort(item: Item<'_>, lists: &Lists) -> Option<CohortSync> {
+    let mut block = item.section()?;
+    let id = block.scalar("id", values::positive);
+    let list = block.scalar("list", |scalar| list_id(scalar, lists));
+    let mode = block.scalar("mode", values::choice(&MODES)).unwrap_or_default();
+    let every = block.scalar("schedule", values::schedule).unwrap_or(DAILY);
+    if id.is_none() {
+        block.missing("id", "the cohort's id at Mixpanel");
+    }
+    if list.is_none() {
+        block.missing("list", "the name of one of `lists`, or a list's id at Brevo");
+    }
+    block.finish();
+    Some(CohortSync { id: id?, list: list?, mode, every })
+}
+
+fn dataset(item: Item<'_>, lists: &Lists) -> Option<Dataset> {
+    let mut block = item.section()?;
+    let name = block.scalar("name", values::text);
+    let jql = block.scalar("jql", values::path);
+    let every = block.scalar("schedule", values::schedule).unwrap_or(DAILY);
+    let id = block.scalar("id", values::text).unwrap_or_else(|| "distinct_id".to_owned());
+    let attributes = block.pairs("attributes").into_iter();
+    let attributes = attributes.filter_map(|(column, item)| item.scalar(values::attribute).map(|to| (column, to)));
+    let attributes = attributes.collect();
+    let list = block.scalar("list", |scalar| list_id(scalar, lists));
+    let mode = block.scalar("mode", values::choice(&MODES)).unwrap_or_default();
+    if name.is_none() {
+        block.missing("name", "a name of your choice");
+    }
+    if jql.is_none() {
+        block.missing("jql", "the file that holds the script");
+    }
+    block.finish();
+    Some(Dataset { name: name?, jql: jql?, every, id, attributes, list, mode })
+}
+
+/// A list by its name in `lists`, or by its id at Brevo.
+fn list_id(scalar: &Scalar, lists: &Lists) -> Result<u64, Bad> {
+    if let Some(id) = lists.get(&scalar.text) {
+        return Ok(*id);
+    }
+    let mut choices: Vec<String> = lists.keys().cloned().collect();
+    choices.push("a list's id at Brevo".to_owned());
+    values::positive(scalar).map_err(|_| Bad { why: "is not one of `lists`", write: Remedy::OneOf(choices) })
+}
+
+pub(super) fn enrichment(root: &mut Section<'_>) -> Enrichment {
+    let tables = root.pairs("lookup_tables").into_iter();
+    let lookup_tables: BTreeMap<String, LookupTable> =
+        tables.filter_map(|(name, item)| lookup_table(item).map(|table| (name, table))).collect();
+    let columns = root.list("enrich", |item| lookup_columns(item, &lookup_tables));
+    Enrichment { columns, geoip: root.scalar("geoip", values::path), lookup_tables }
+}
+
+fn lookup_table(item: Item<'_>) -> Option<LookupTable> {
+    let mut block = item.section()?;
+    let id = block.scalar("id", values::text);
+    let file = block.scalar("file", values::path);
+    if id.is_none() && file.is_none() {
+        block.missing("file", "a CSV file, or the table's `id` at Mixpanel");
+    }
+    block.finish();
+    Some(LookupTable { id, file })
+}
+
+fn lookup_columns(item: Item<'_>, tables: &BTreeMap<String, LookupTable>) -> Option<LookupColumns> {
+    let mut block = item.section()?;
+    let property = block.scalar("property", values::text);
+    let known = |scalar: &Scalar| {
+        let names = || tables.keys().cloned().collect();
+        if tables.contains_key(&scalar.text) {
+            return Ok(scalar.text.clone());
+        }
+        Err(Bad { why: "is not one of `lookup_tables`", write: Remedy::OneOf(names()) })
+    };
+    let table = block.scalar("table", known);
+    let columns = block.pairs("columns").into_iter();
+    let columns: BTreeMap<String, String> =
+        columns.filter_map(|(column, item)| item.scalar(values::text).map(|to| (column, to))).collect();
+    for (key, absent, write) in [
+        ("property", property.is_none(), "the property whose value is looked up"),
+        ("table", table.is_none(), "the name of one of `lookup_tables`"),
+        ("columns", columns.is_empty(), "a block of `column: property`"),
+    ] {
+        if absent {
+            block.missing(key, write);
+        }
+    }
+    block.finish();
+    Some(LookupColumns { property: property?, table: table?, columns })
+}
+
+pub(super) fn webhooks(mut block: Section<'_>) -> Webhooks {
+    let mut login = block.section("mixpanel");
+    let username = login.scalar("username", values::word);
+    let password = login.hidden("password", values::passphrase);
+    if login.exists() && username.is_none() {
+        login.missing("username", "the name that Mixpanel sends");
+    }
+    if login.exists() && password.is_none() {
+        login.missing("password", "the password that Mixpanel sends");
+    }
+    login.finish();
+    let mut sender = block.section("brevo");
+    let token = sender.hidden("token", values::secret);
+    if sender.exists() && token.is_none() {
+        sender.missing("token", "the token that Brevo sends");
+    }
+    sender.finish();
+    block.finish();
+    let mixpanel = username.zip(password).map(|(username, password)| WebhookLogin { username, password });
+    Webhooks { mixpanel, brevo: token }
+}
