@@ -1,0 +1,57 @@
+//! The checkpoint of a leg: one value that says how far it is and what became of everything before (CORE 3).
+
+use std::sync::Arc;
+
+use serde::{Deserialize, Serialize};
+
+use super::ledger::SettledRange;
+use super::tally::Tally;
+use crate::record::{Destination, EntryId, Epoch, Position};
+use crate::store::{State, StoreError, Table, WriteBatch};
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Checkpoint {
+    /// The first position that is not settled.
+    pub cursor: Position,
+    /// Settled beyond the cursor, in order.
+    pub settled: Vec<SettledRange>,
+    pub tally: Tally,
+}
+
+impl Checkpoint {
+    /// Where a leg starts on a store that has none.
+    fn first(epoch: Epoch) -> Self {
+        Self {
+            cursor: Position { epoch, entry: EntryId::FIRST, index: 0 },
+            settled: Vec::new(),
+            tally: Tally::default(),
+        }
+    }
+
+    /// Reads the leg's checkpoint, or makes its first one. After the store's epoch was raised (a restored backup, a copy)
+    /// the entries are the same under a new epoch, so the checkpoint moves along.
+    pub async fn load(state: &Arc<dyn State>, destination: Destination, epoch: Epoch) -> Result<Self, StoreError> {
+        let values = state.get(Table::Checkpoints, vec![key(destination)]).await?;
+        let Some(Some(value)) = values.into_iter().next() else {
+            return Ok(Self::first(epoch));
+        };
+        let mut checkpoint: Checkpoint = serde_json::from_slice(&value)
+            .map_err(|e| StoreError::Corrupt(format!("checkpoint of {destination}: {e}")))?;
+        checkpoint.cursor.epoch = epoch;
+        for range in &mut checkpoint.settled {
+            range.first.epoch = epoch;
+            range.last.epoch = epoch;
+        }
+        Ok(checkpoint)
+    }
+
+    pub fn put(&self, destination: Destination, batch: &mut WriteBatch) -> Result<(), StoreError> {
+        let value = serde_json::to_vec(self).map_err(|e| StoreError::Failed(e.to_string()))?;
+        batch.put(Table::Checkpoints, key(destination), value);
+        Ok(())
+    }
+}
+
+fn key(destination: Destination) -> Vec<u8> {
+    destination.label().as_bytes().to_vec()
+}

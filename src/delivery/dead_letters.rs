@@ -1,0 +1,159 @@
+//! Dead letters: records that a vendor refused for good, kept with the reason, the vendor's answer and the record's bytes.
+
+use std::fmt;
+use std::str::FromStr;
+use std::sync::Arc;
+
+use serde::{Deserialize, Serialize};
+
+use crate::clock::UnixMillis;
+use crate::record::{Destination, EntryId, Epoch, Kind, Origin, Position, Record};
+use crate::settlement::DeadReason;
+use crate::store::{KeyRange, State, StoreError, Table, WriteBatch};
+
+/// Longest piece of a vendor's answer that is kept.
+pub const MAX_ANSWER: usize = 2048;
+
+/// A dead letter's name: its destination and the position of the record. It stays the same through replays.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct DeadLetterId {
+    pub destination: Destination,
+    pub position: Position,
+}
+
+impl DeadLetterId {
+    fn key(self) -> Vec<u8> {
+        let mut key = prefix(self.destination);
+        key.extend_from_slice(&self.position.to_bytes());
+        key
+    }
+
+    fn from_key(key: &[u8]) -> Option<Self> {
+        let (destination, position) = key.split_first()?;
+        let destination = Destination::ALL.into_iter().find(|d| prefix(*d) == [*destination])?;
+        Some(Self { destination, position: Position::from_bytes(position)? })
+    }
+}
+
+fn prefix(destination: Destination) -> Vec<u8> {
+    match destination {
+        Destination::Mixpanel => vec![b'm'],
+        Destination::Brevo => vec![b'b'],
+    }
+}
+
+impl fmt::Display for DeadLetterId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}-{}", self.destination, self.position)
+    }
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("not the id of a dead letter: it looks like mixpanel-1.42.0")]
+pub struct NotAnId;
+
+impl FromStr for DeadLetterId {
+    type Err = NotAnId;
+
+    fn from_str(text: &str) -> Result<Self, NotAnId> {
+        let (destination, position) = text.split_once('-').ok_or(NotAnId)?;
+        let destination = Destination::ALL.into_iter().find(|d| d.label() == destination).ok_or(NotAnId)?;
+        let mut numbers = position.split('.');
+        let mut next = || numbers.next().ok_or(NotAnId);
+        let position = Position {
+            epoch: Epoch(next()?.parse().map_err(|_| NotAnId)?),
+            entry: EntryId(next()?.parse().map_err(|_| NotAnId)?),
+            index: next()?.parse().map_err(|_| NotAnId)?,
+        };
+        numbers.next().is_none().then_some(Self { destination, position }).ok_or(NotAnId)
+    }
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DeadLetter {
+    pub kind: Kind,
+    pub origin: Origin,
+    pub reason: DeadReason,
+    /// The vendor's answer about this record, at most [`MAX_ANSWER`] bytes.
+    pub answer: String,
+    pub received_at: UnixMillis,
+    pub died_at: UnixMillis,
+    /// The record's bytes, which are UTF-8 JSON.
+    pub record: String,
+}
+
+impl DeadLetter {
+    pub fn new(record: &Record, reason: DeadReason, answer: &str, now: UnixMillis) -> Self {
+        let mut end = answer.len().min(MAX_ANSWER);
+        while !answer.is_char_boundary(end) {
+            end -= 1;
+        }
+        Self {
+            kind: record.kind,
+            origin: record.origin,
+            reason,
+            answer: answer[..end].to_owned(),
+            received_at: record.received_at,
+            died_at: now,
+            record: String::from_utf8_lossy(&record.body).into_owned(),
+        }
+    }
+
+    /// Adds the letter to `batch`; returns how many bytes it will hold.
+    pub fn put(&self, destination: Destination, position: Position, batch: &mut WriteBatch) -> Result<u64, StoreError> {
+        let value = serde_json::to_vec(self).map_err(|e| StoreError::Failed(e.to_string()))?;
+        let bytes = value.len() as u64;
+        batch.put(Table::DeadLetters, DeadLetterId { destination, position }.key(), value);
+        Ok(bytes)
+    }
+}
+
+/// How many letters are held for `destination`, and their bytes.
+pub async fn held(state: &Arc<dyn State>, destination: Destination) -> Result<(u64, u64), StoreError> {
+    state.count(Table::DeadLetters, KeyRange::prefix(prefix(destination))).await
+}
+
+/// Up to `limit` letters of `destination`, oldest position first, starting after `after`.
+pub async fn page(
+    state: &Arc<dyn State>,
+    destination: Destination,
+    after: Option<DeadLetterId>,
+    limit: usize,
+) -> Result<Vec<(DeadLetterId, DeadLetter)>, StoreError> {
+    let mut range = KeyRange::prefix(prefix(destination));
+    if let Some(after) = after {
+        range.from = after.key();
+        range.from.push(0); // the next key in byte order
+    }
+    let pairs = state.scan(Table::DeadLetters, range, limit).await?;
+    pairs.into_iter().map(|(key, value)| decode(&key, &value)).collect()
+}
+
+fn decode(key: &[u8], value: &[u8]) -> Result<(DeadLetterId, DeadLetter), StoreError> {
+    let id = DeadLetterId::from_key(key).ok_or_else(|| StoreError::Corrupt("key of a dead letter".to_owned()))?;
+    let letter = serde_json::from_slice(value).map_err(|e| StoreError::Corrupt(format!("dead letter {id}: {e}")))?;
+    Ok((id, letter))
+}
+
+/// Removes a letter; the caller counts it.
+pub fn delete(id: DeadLetterId, batch: &mut WriteBatch) {
+    batch.delete(Table::DeadLetters, id.key());
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ids_read_back_from_text_and_from_keys() {
+        let position = Position { epoch: Epoch(1), entry: EntryId(42), index: 7 };
+        for destination in Destination::ALL {
+            let id = DeadLetterId { destination, position };
+            assert_eq!(id.to_string().parse(), Ok(id));
+            assert_eq!(DeadLetterId::from_key(&id.key()), Some(id));
+        }
+        for wrong in ["", "mixpanel", "mixpanel-1.2", "mixpanel-1.2.3.4", "other-1.2.3", "mixpanel-1.2.x"] {
+            assert_eq!(wrong.parse::<DeadLetterId>(), Err(NotAnId), "{wrong}");
+        }
+    }
+}

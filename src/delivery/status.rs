@@ -1,0 +1,146 @@
+//! What a leg lets others see of itself.
+
+use std::sync::{Arc, Mutex, PoisonError};
+
+use serde::Serialize;
+use tokio::sync::watch;
+
+use super::tally::Tally;
+use crate::clock::{SharedClock, UnixMillis};
+use crate::record::{Destination, EntryId, Position};
+use crate::store::{Journal, StoreError};
+use crate::telemetry;
+use crate::vendor::gate::{GateState, SharedGate};
+use crate::vendor::verdict::PauseCause;
+
+/// A leg's own view, as of its last turn.
+#[derive(Clone, Debug, Default)]
+pub struct Snapshot {
+    pub tally: Tally,
+    /// The first entry that the leg has not read.
+    pub next_entry: EntryId,
+    /// Read and not settled, or settled for the journal but still owed (debts).
+    pub unsettled: u64,
+    pub parked: u64,
+    pub dead_letters: u64,
+    pub dead_letter_bytes: u64,
+    pub oldest: Option<UnixMillis>,
+}
+
+/// One destination's leg, seen from outside. Cloning shares it.
+#[derive(Clone)]
+pub struct LegStatus {
+    destination: Destination,
+    journal: Arc<dyn Journal>,
+    clock: SharedClock,
+    gate: Arc<SharedGate>,
+    snapshot: Arc<Mutex<Snapshot>>,
+    /// Below it everything is settled and written down: the journal may be trimmed up to here.
+    durable_cursor: watch::Sender<Position>,
+}
+
+/// The numbers of promise P2 and P3 for one destination.
+#[derive(Clone, Debug, Serialize)]
+pub struct Report {
+    pub destination: Destination,
+    pub delivered: u64,
+    pub skipped: u64,
+    pub parked: u64,
+    pub dead_letters: u64,
+    pub backlog: u64,
+    pub oldest_undelivered_seconds: f64,
+    pub state: State,
+    pub advice: Option<&'static str>,
+}
+
+#[derive(Clone, Copy, Debug, Serialize, PartialEq, Eq)]
+#[serde(rename_all = "snake_case", tag = "is")]
+pub enum State {
+    Open,
+    BackingOff { failures: u32 },
+    Paused { cause: PauseCause },
+}
+
+impl LegStatus {
+    pub fn new(
+        destination: Destination,
+        journal: Arc<dyn Journal>,
+        clock: SharedClock,
+        gate: Arc<SharedGate>,
+        cursor: Position,
+    ) -> Self {
+        let snapshot = Snapshot { next_entry: cursor.entry, ..Snapshot::default() };
+        Self {
+            destination,
+            journal,
+            clock,
+            gate,
+            snapshot: Arc::new(Mutex::new(snapshot)),
+            durable_cursor: watch::Sender::new(cursor),
+        }
+    }
+
+    pub fn destination(&self) -> Destination {
+        self.destination
+    }
+
+    pub fn gate(&self) -> &SharedGate {
+        &self.gate
+    }
+
+    pub fn publish(&self, snapshot: Snapshot) {
+        *self.snapshot.lock().unwrap_or_else(PoisonError::into_inner) = snapshot;
+    }
+
+    pub fn snapshot(&self) -> Snapshot {
+        self.snapshot.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    pub fn set_durable_cursor(&self, cursor: Position) {
+        self.durable_cursor.send_replace(cursor);
+    }
+
+    pub fn durable_cursor(&self) -> watch::Receiver<Position> {
+        self.durable_cursor.subscribe()
+    }
+
+    /// Publishes everything to the metrics and returns it. Backlog is counted from the journal's entries and from what
+    /// the leg holds, never as a difference of totals, or the sum of promise P2 would be true by construction.
+    pub async fn report(&self) -> Result<Report, StoreError> {
+        let snapshot = self.snapshot();
+        let unread = self.journal.count_from(snapshot.next_entry).await?;
+        let oldest_unread = if snapshot.oldest.is_none() && unread > 0 {
+            let next = self.journal.read(snapshot.next_entry, 1).await?;
+            next.first().and_then(|entry| entry.records.first()).map(|record| record.received_at)
+        } else {
+            None
+        };
+        let oldest = snapshot.oldest.or(oldest_unread);
+        let age = oldest.map(|at| self.clock.now().since(at)).unwrap_or_default();
+        let (state, advice) = match self.gate.state() {
+            GateState::Open => (State::Open, None),
+            GateState::Backoff { failures, .. } => (State::BackingOff { failures }, None),
+            GateState::Paused { cause, .. } => (State::Paused { cause }, Some(cause.advice())),
+        };
+        let held = telemetry::Held {
+            parked: snapshot.parked,
+            dead_letters: snapshot.dead_letters,
+            backlog: unread + snapshot.unsettled,
+            oldest: age,
+            paused: matches!(state, State::Paused { .. }),
+        };
+        telemetry::held(self.destination, &held);
+        snapshot.tally.publish(self.destination);
+        Ok(Report {
+            destination: self.destination,
+            delivered: snapshot.tally.delivered.total(),
+            skipped: snapshot.tally.skipped_total(),
+            parked: held.parked,
+            dead_letters: held.dead_letters,
+            backlog: held.backlog,
+            oldest_undelivered_seconds: age.as_secs_f64(),
+            state,
+            advice,
+        })
+    }
+}

@@ -1,0 +1,74 @@
+//! What became of the records of one destination, counted where it happens and kept with the checkpoint, so that the
+//! counts of promise P2 add up over restarts.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+
+use crate::record::{Destination, Kind};
+use crate::settlement::{DeadReason, SkipRule};
+use crate::telemetry;
+
+/// Settled records by published kind.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PerKind {
+    pub event: u64,
+    pub profile: u64,
+    pub group: u64,
+}
+
+impl PerKind {
+    pub fn add(&mut self, kind: Kind, count: u64) {
+        match kind {
+            Kind::Event | Kind::Identity => self.event += count,
+            Kind::Profile => self.profile += count,
+            Kind::Group => self.group += count,
+        }
+    }
+
+    pub fn total(self) -> u64 {
+        self.event + self.profile + self.group
+    }
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Tally {
+    pub delivered: PerKind,
+    pub skipped: BTreeMap<SkipRule, u64>,
+    pub dead: BTreeMap<DeadReason, u64>,
+    /// Records of calls that were sent again after an attempt that may have arrived, where arriving twice matters.
+    #[serde(default)]
+    pub maybe_twice: u64,
+}
+
+impl Tally {
+    pub fn deliver(&mut self, kind: Kind) {
+        self.delivered.add(kind, 1);
+    }
+
+    pub fn skip(&mut self, rule: SkipRule, count: u64) {
+        *self.skipped.entry(rule).or_default() += count;
+    }
+
+    pub fn die(&mut self, reason: DeadReason) {
+        *self.dead.entry(reason).or_default() += 1;
+    }
+
+    pub fn skipped_total(&self) -> u64 {
+        self.skipped.values().sum()
+    }
+
+    /// Publishes the totals. Every rule and reason is published, zero or not, so that a rate over them exists from the
+    /// first occurrence on.
+    pub fn publish(&self, destination: Destination) {
+        telemetry::delivered_total(destination, "event", self.delivered.event);
+        telemetry::delivered_total(destination, "profile", self.delivered.profile);
+        telemetry::delivered_total(destination, "group", self.delivered.group);
+        for rule in SkipRule::ALL {
+            telemetry::skipped_total(destination, rule.label(), self.skipped.get(rule).copied().unwrap_or(0));
+        }
+        for reason in DeadReason::ALL {
+            telemetry::dead_total(destination, reason.label(), self.dead.get(reason).copied().unwrap_or(0));
+        }
+    }
+}
