@@ -9,6 +9,7 @@
 //! * the checkpoint, the dead letters and the people that it implies are written in one transaction (CORE 3);
 //! * a batch that is dropped on any path stays unsettled, and is read again after the next start.
 
+pub mod books;
 pub mod checkpoint;
 pub mod dead_letters;
 pub mod ledger;

@@ -1,0 +1,210 @@
+//! Calls to Mixpanel's ingestion, built from records that are final already (contract §3-§5).
+
+use std::io::Write;
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use bytes::Bytes;
+use flate2::Compression;
+use flate2::write::GzEncoder;
+use http::header::{AUTHORIZATION, CONTENT_ENCODING, CONTENT_TYPE, HeaderMap, HeaderValue};
+use url::Url;
+
+use crate::config;
+use crate::vendor::{Cost, Family, Priority, VendorRequest};
+
+/// Records in one call (contract §3, §5).
+pub const MAX_RECORDS: usize = 2_000;
+/// Uncompressed bytes in one call. The limit is 10 MB (contract §3); a little is left for what may be counted besides.
+pub const MAX_BYTES: usize = 9_500_000;
+
+/// A body smaller than this gains nothing from compression.
+const WORTH_COMPRESSING: usize = 1_400;
+
+/// The write endpoint that a batch goes to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Call {
+    /// `/import?strict=1`: events, with deduplication, old times and per-record errors.
+    Import,
+    /// `/import?strict=1` with nothing but `$merge` events, which exist on no other endpoint (contract §6).
+    Merge,
+    /// `/track`: events without a service account, and events of foreign projects.
+    Track,
+    /// `/track` with nothing but `$identify` and `$create_alias`: in a simplified-ID project one of them would fail a
+    /// whole `/import` batch (contract §3).
+    Identity,
+    /// `/engage`: profile updates that may arrive twice without harm.
+    Engage,
+    /// `/engage`: `$add` and `$append`, apart, so that few records are in doubt after a broken call (CORE 8).
+    EngageAdditive,
+    /// `/groups`.
+    Groups,
+}
+
+impl Call {
+    pub fn endpoint(self) -> &'static str {
+        match self {
+            Call::Import | Call::Merge => "/import",
+            Call::Track | Call::Identity => "/track",
+            Call::Engage | Call::EngageAdditive => "/engage",
+            Call::Groups => "/groups",
+        }
+    }
+
+    /// Whether the same call arriving twice changes what once would have made.
+    pub fn additive(self) -> bool {
+        matches!(self, Call::EngageAdditive)
+    }
+}
+
+/// Why the configured credentials cannot be used.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("connectors.mixpanel: the service account or OAuth token has characters that no HTTP header may carry")]
+pub struct BadCredentials;
+
+/// Builds calls with the relay's own credentials.
+#[derive(Clone, Debug)]
+pub struct Calls {
+    ingestion: Url,
+    app: Url,
+    /// `Authorization` of the service account or the OAuth token.
+    authorization: Option<HeaderValue>,
+    project_id: Option<String>,
+}
+
+impl Calls {
+    pub fn new(config: &config::Mixpanel) -> Result<Self, BadCredentials> {
+        let authorization = match (&config.service_account, &config.oauth_token) {
+            (Some(account), _) => {
+                let pair = format!("{}:{}", account.username, account.secret.expose());
+                Some(secret_header(&format!("Basic {}", STANDARD.encode(pair)))?)
+            }
+            (None, Some(token)) => Some(secret_header(&format!("Bearer {}", token.expose()))?),
+            (None, None) => None,
+        };
+        Ok(Self {
+            ingestion: config.endpoints.ingestion.clone(),
+            app: config.endpoints.app.clone(),
+            authorization,
+            project_id: config.project_id.clone(),
+        })
+    }
+
+    /// Whether `/import` can be used: it wants the account and the project that the account is to act for.
+    pub fn can_import(&self) -> bool {
+        self.authorization.is_some() && self.project_id.is_some()
+    }
+
+    /// One call that carries `bodies`, each a JSON object, in order.
+    pub fn records(&self, call: Call, bodies: &[Bytes]) -> VendorRequest {
+        let mut url = join(&self.ingestion, call.endpoint());
+        let mut headers = json_headers();
+        match call {
+            Call::Import | Call::Merge => {
+                url.query_pairs_mut().append_pair("strict", "1");
+                if let Some(project_id) = &self.project_id {
+                    url.query_pairs_mut().append_pair("project_id", project_id);
+                }
+                self.authorize(&mut headers);
+            }
+            // The edge has written the address that counts into the record itself.
+            Call::Track | Call::Identity => {
+                url.query_pairs_mut().append_pair("verbose", "1").append_pair("ip", "0");
+            }
+            // verbose=2: without it errors are silent (contract §5).
+            Call::Engage | Call::EngageAdditive | Call::Groups => {
+                url.query_pairs_mut().append_pair("verbose", "2").append_pair("ip", "0");
+            }
+        }
+        let plain = array(bodies);
+        let cost = Cost { calls: 1, records: bodies.len() as u64, bytes: plain.len() as u64 };
+        // `/import` is the only write endpoint whose documentation offers gzip.
+        let worth_it = matches!(call, Call::Import | Call::Merge) && plain.len() >= WORTH_COMPRESSING;
+        let body = match worth_it.then(|| gzip(&plain)) {
+            Some(Ok(compressed)) => {
+                headers.insert(CONTENT_ENCODING, HeaderValue::from_static("gzip"));
+                compressed
+            }
+            _ => plain,
+        };
+        VendorRequest {
+            method: http::Method::POST,
+            url,
+            headers,
+            body: body.into(),
+            endpoint: call.endpoint(),
+            family: Family::MixpanelIngestion,
+            priority: Priority::Live,
+            cost,
+        }
+    }
+
+    /// Asks whether the vendor would take something, without a record: the account's own page where there is an
+    /// account (contract §11), else an empty `/track`.
+    pub fn probe(&self) -> VendorRequest {
+        let mut headers = json_headers();
+        let with_account = self.authorization.is_some();
+        let (method, url, endpoint, body) = if with_account {
+            self.authorize(&mut headers);
+            let mut url = join(&self.app, "/api/app/me");
+            url.query_pairs_mut().append_pair("include_workspace_users", "false");
+            (http::Method::GET, url, "/api/app/me", Bytes::new())
+        } else {
+            let mut url = join(&self.ingestion, "/track");
+            url.query_pairs_mut().append_pair("verbose", "1");
+            (http::Method::POST, url, "/track", Bytes::from_static(b"[]"))
+        };
+        VendorRequest {
+            method,
+            url,
+            headers,
+            body,
+            endpoint,
+            family: Family::MixpanelApp,
+            priority: Priority::Live,
+            cost: Cost::CALL,
+        }
+    }
+
+    fn authorize(&self, headers: &mut HeaderMap) {
+        if let Some(authorization) = &self.authorization {
+            headers.insert(AUTHORIZATION, authorization.clone());
+        }
+    }
+}
+
+fn secret_header(value: &str) -> Result<HeaderValue, BadCredentials> {
+    let mut value = HeaderValue::from_str(value).map_err(|_| BadCredentials)?;
+    value.set_sensitive(true);
+    Ok(value)
+}
+
+fn json_headers() -> HeaderMap {
+    HeaderMap::from_iter([(CONTENT_TYPE, HeaderValue::from_static("application/json"))])
+}
+
+/// The vendor's whole path added to a base URL, which may have a path of its own.
+fn join(base: &Url, path: &str) -> Url {
+    let mut url = base.clone();
+    url.set_path(&format!("{}{path}", base.path().trim_end_matches('/')));
+    url
+}
+
+fn array(bodies: &[Bytes]) -> Vec<u8> {
+    let mut out = Vec::with_capacity(bodies.iter().map(|body| body.len() + 1).sum::<usize>() + 1);
+    out.push(b'[');
+    for (index, body) in bodies.iter().enumerate() {
+        if index > 0 {
+            out.push(b',');
+        }
+        out.extend_from_slice(body);
+    }
+    out.push(b']');
+    out
+}
+
+fn gzip(plain: &[u8]) -> std::io::Result<Vec<u8>> {
+    let mut encoder = GzEncoder::new(Vec::with_capacity(plain.len() / 4), Compression::fast());
+    encoder.write_all(plain)?;
+    encoder.finish()
+}

@@ -1,0 +1,147 @@
+//! Which ids a record speaks of, as hashes: records that share one must reach Mixpanel in order.
+
+use serde::Deserialize;
+use serde_json::value::RawValue;
+use xxhash_rust::xxh3::xxh3_64;
+
+use crate::record::{Kind, Record};
+
+/// Hash of one id. Two ids that collide are merely kept in order for no reason.
+pub type Key = u64;
+
+#[derive(Deserialize)]
+struct EventIds<'a> {
+    #[serde(borrow)]
+    properties: Ids<'a>,
+}
+
+#[derive(Deserialize, Default)]
+#[serde(default)]
+struct Ids<'a> {
+    #[serde(borrow)]
+    distinct_id: Option<&'a RawValue>,
+    #[serde(borrow, rename = "$device_id")]
+    device_id: Option<&'a RawValue>,
+    #[serde(borrow, rename = "$user_id")]
+    user_id: Option<&'a RawValue>,
+    #[serde(borrow, rename = "$anon_distinct_id")]
+    anon_distinct_id: Option<&'a RawValue>,
+    #[serde(borrow, rename = "$anon_id")]
+    anon_id: Option<&'a RawValue>,
+    #[serde(borrow, rename = "$identified_id")]
+    identified_id: Option<&'a RawValue>,
+    #[serde(borrow)]
+    alias: Option<&'a RawValue>,
+    #[serde(borrow, rename = "$distinct_ids")]
+    distinct_ids: Option<Vec<&'a RawValue>>,
+}
+
+#[derive(Deserialize, Default)]
+#[serde(default)]
+struct ProfileIds<'a> {
+    #[serde(borrow, rename = "$distinct_id")]
+    distinct_id: Option<&'a RawValue>,
+    #[serde(borrow, rename = "$group_key")]
+    group_key: Option<&'a RawValue>,
+    #[serde(borrow, rename = "$group_id")]
+    group_id: Option<&'a RawValue>,
+}
+
+/// The lane that an event travels in: a device's events stay in order, because the first of them that names a user wins
+/// the device (contract §6). Order between devices of one person does not matter to Mixpanel.
+pub fn event_key(body: &[u8]) -> Key {
+    let Ok(event) = serde_json::from_slice::<EventIds<'_>>(body) else { return 0 };
+    let ids = event.properties;
+    ids.device_id.or(ids.distinct_id).map_or(0, |id| xxh3_64(bare(id)))
+}
+
+/// Every id that an identity event or a profile update names (contract §6 lists the shapes).
+pub fn ordered_keys(record: &Record) -> Vec<Key> {
+    match record.kind {
+        Kind::Identity => {
+            let Ok(event) = serde_json::from_slice::<EventIds<'_>>(&record.body) else { return vec![0] };
+            let ids = event.properties;
+            let single = [
+                ids.distinct_id,
+                ids.device_id,
+                ids.user_id,
+                ids.anon_distinct_id,
+                ids.anon_id,
+                ids.identified_id,
+                ids.alias,
+            ];
+            let listed = ids.distinct_ids.unwrap_or_default();
+            single.into_iter().flatten().chain(listed).map(|id| xxh3_64(bare(id))).collect()
+        }
+        Kind::Profile | Kind::Group => {
+            let Ok(ids) = serde_json::from_slice::<ProfileIds<'_>>(&record.body) else { return vec![0] };
+            match (ids.distinct_id, ids.group_key, ids.group_id) {
+                (Some(id), _, _) => vec![xxh3_64(bare(id))],
+                (None, Some(key), Some(id)) => vec![xxh3_64(bare(key)) ^ xxh3_64(bare(id)).rotate_left(1)],
+                _ => vec![0],
+            }
+        }
+        Kind::Event => vec![event_key(&record.body)],
+    }
+}
+
+/// Whether a profile update has `$add` or `$append`.
+pub fn additive(body: &[u8]) -> bool {
+    #[derive(Deserialize, Default)]
+    #[serde(default)]
+    struct Operators<'a> {
+        #[serde(borrow, rename = "$add")]
+        add: Option<&'a RawValue>,
+        #[serde(borrow, rename = "$append")]
+        append: Option<&'a RawValue>,
+    }
+    serde_json::from_slice::<Operators<'_>>(body).is_ok_and(|ops| ops.add.is_some() || ops.append.is_some())
+}
+
+/// The id's text without quotes and without the `$device:` prefix under which the same device also travels.
+fn bare(id: &RawValue) -> &[u8] {
+    let text = id.get().trim_matches('"');
+    text.strip_prefix("$device:").unwrap_or(text).as_bytes()
+}
+
+#[cfg(test)]
+mod tests {
+    use bytes::Bytes;
+
+    use super::*;
+    use crate::clock::UnixMillis;
+    use crate::record::{Destinations, Origin, Project};
+
+    fn record(kind: Kind, body: &'static str) -> Record {
+        Record {
+            kind,
+            origin: Origin::App,
+            destinations: Destinations::ALL,
+            project: Project::Ours,
+            received_at: UnixMillis(1),
+            body: Bytes::from_static(body.as_bytes()),
+        }
+    }
+
+    #[test]
+    fn an_identity_event_is_about_all_its_ids() {
+        let identify = record(
+            Kind::Identity,
+            r#"{"event":"$identify","properties":{"distinct_id":"u","$anon_distinct_id":"$device:d","$device_id":"d"}}"#,
+        );
+        let keys = ordered_keys(&identify);
+        let profile = record(Kind::Profile, r#"{"$distinct_id":"u","$set":{"a":1}}"#);
+        let anonymous = record(Kind::Profile, r#"{"$distinct_id":"$device:d","$set":{"a":1}}"#);
+        assert!(keys.contains(&ordered_keys(&profile)[0]));
+        assert!(keys.contains(&ordered_keys(&anonymous)[0]));
+        let merge = record(Kind::Identity, r#"{"event":"$merge","properties":{"$distinct_ids":["a","b"]}}"#);
+        assert_eq!(ordered_keys(&merge).len(), 2);
+    }
+
+    #[test]
+    fn additive_operators_are_seen() {
+        assert!(additive(br#"{"$distinct_id":"u","$add":{"n":1}}"#));
+        assert!(additive(br#"{"$append":{"n":1}}"#));
+        assert!(!additive(br#"{"$set":{"$add":1}}"#));
+    }
+}
