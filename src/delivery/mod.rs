@@ -13,6 +13,21 @@ pub mod books;
 pub mod checkpoint;
 pub mod dead_letters;
 pub mod ledger;
+pub mod mixpanel_leg;
 pub mod source;
 pub mod status;
 pub mod tally;
+
+use crate::store::StoreError;
+use crate::vendor::TransportError;
+
+/// Why a leg ended. Whatever it is, the process ends with it: records wait in the journal, and a new process goes on.
+#[derive(Debug, thiserror::Error)]
+pub enum LegError {
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    #[error("a call ended without a definite answer: {0}")]
+    Call(#[from] TransportError),
+    #[error("a task of the leg died: {0}")]
+    Task(#[from] tokio::task::JoinError),
+}

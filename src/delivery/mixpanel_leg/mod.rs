@@ -1,0 +1,231 @@
+//! The Mixpanel leg: journal → lanes → calls → settled records.
+//!
+//! One task owns everything and is the only writer of its books; calls run beside it and come back as messages. A call
+//! that is still under way when the leg ends is dropped: its records stay unsettled and are sent again after the next
+//! start (P5: "in flight").
+
+mod lanes;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures_util::future::{BoxFuture, OptionFuture};
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+use tower::ServiceExt;
+
+use self::lanes::{Batch, LaneId, Lanes};
+use super::LegError;
+use super::books::{Books, HeldOutside, Item};
+use super::source::Source;
+use super::status::LegStatus;
+use crate::clock::SharedClock;
+use crate::config::IdentityMode;
+use crate::mixpanel::answers::{self, Outcome};
+use crate::mixpanel::calls::{Call, Calls};
+use crate::record::Position;
+use crate::settlement::{DeadReason, SkipRule};
+use crate::store::{Entry, State, StoreError};
+use crate::vendor::stack::Stack;
+use crate::vendor::verdict::PauseCause;
+use crate::vendor::{TransportError, VendorAnswer, Verdict};
+
+/// How often progress is written down. What was sent since the last time is sent again after a crash.
+const CHECKPOINT_EVERY: Duration = Duration::from_millis(200);
+
+/// What the leg is made of.
+pub struct Parts {
+    pub state: Arc<dyn State>,
+    pub source: Source,
+    pub books: Books,
+    pub status: LegStatus,
+    pub calls: Calls,
+    pub stack: Stack,
+    pub probe: Stack,
+    pub clock: SharedClock,
+    pub settings: Settings,
+}
+
+/// What the configuration says about this destination.
+#[derive(Clone, Copy, Debug)]
+pub struct Settings {
+    pub enabled: bool,
+    pub identity: IdentityMode,
+    pub max_dead_letter_bytes: u64,
+}
+
+/// A call that has come back.
+struct Sent {
+    lane: LaneId,
+    batch: Batch,
+    result: Result<VendorAnswer, TransportError>,
+}
+
+pub struct MixpanelLeg {
+    parts: Parts,
+    lanes: Lanes,
+    under_way: JoinSet<Sent>,
+    /// The checkpoint being written, and the cursor that it makes durable.
+    writing: Option<BoxFuture<'static, Result<Position, StoreError>>>,
+    probing: Option<BoxFuture<'static, bool>>,
+}
+
+impl MixpanelLeg {
+    pub fn new(parts: Parts) -> Self {
+        let lanes = Lanes::new(parts.calls.can_import());
+        Self { parts, lanes, under_way: JoinSet::new(), writing: None, probing: None }
+    }
+
+    /// Runs until `shutdown`, then waits up to `drain` for calls under way and writes a last checkpoint.
+    pub async fn run(mut self, shutdown: CancellationToken, drain: Duration) -> Result<(), LegError> {
+        let mut tick = tokio::time::interval(CHECKPOINT_EVERY);
+        tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        loop {
+            self.send_what_is_ready();
+            self.publish();
+            let gate = self.parts.status.gate();
+            tokio::select! {
+                () = shutdown.cancelled() => break,
+                Some(sent) = self.under_way.join_next() => self.take_back(sent?)?,
+                entries = self.parts.source.read(), if self.parts.books.has_room() => self.take_in(entries?),
+                Some(written) = OptionFuture::from(self.writing.as_mut()) => {
+                    self.writing = None;
+                    self.parts.status.set_durable_cursor(written?);
+                }
+                Some(healthy) = OptionFuture::from(self.probing.as_mut()) => {
+                    self.probing = None;
+                    if healthy { gate.resume() } else { gate.probe_failed() }
+                }
+                () = gate.probe_due(), if self.probing.is_none() => self.probing = Some(self.probe()),
+                _ = tick.tick(), if self.writing.is_none() && self.parts.books.is_dirty() => self.checkpoint()?,
+            }
+        }
+        self.drain(drain).await
+    }
+
+    fn take_in(&mut self, entries: Vec<Entry>) {
+        for item in entries.into_iter().flat_map(|entry| self.parts.books.admit(entry)).collect::<Vec<_>>() {
+            if self.parts.settings.enabled {
+                self.lanes.push(item);
+            } else {
+                self.parts.books.skip(item.ticket, SkipRule::Disabled);
+            }
+        }
+    }
+
+    fn send_what_is_ready(&mut self) {
+        for (lane, batch) in self.lanes.take() {
+            let stack = self.parts.stack.clone();
+            let calls = self.parts.calls.clone();
+            self.under_way.spawn(async move {
+                let bodies: Vec<_> = batch.items.iter().map(|item| item.record.body.clone()).collect();
+                let result = stack.oneshot(calls.records(batch.call, &bodies)).await;
+                Sent { lane, batch, result }
+            });
+        }
+    }
+
+    fn take_back(&mut self, sent: Sent) -> Result<(), LegError> {
+        let Sent { lane, batch, result } = sent;
+        // The stack waits out everything but a definite answer and a failure of our own store.
+        let answer = result?;
+        if answer.doubtful > 0 && batch.call.additive() {
+            self.parts.books.tally_mut().maybe_twice += batch.items.len() as u64;
+        }
+        match answers::outcome(batch.call, batch.items.len(), &answer) {
+            Outcome::Delivered => self.deliver(batch.items),
+            Outcome::Failed(failed) => self.settle_partly(batch.items, &failed)?,
+            Outcome::Refused(_) if self.ignored_by_vendor(batch.call) => {
+                for item in batch.items {
+                    self.parts.books.skip(item.ticket, SkipRule::IdentityEvent);
+                }
+            }
+            Outcome::Refused(reason) => return self.halve_or_bury(lane, batch, DeadReason::Rejected, &reason),
+            Outcome::TooLarge => {
+                let reason = answer.excerpt(500);
+                return self.halve_or_bury(lane, batch, DeadReason::TooLarge, &reason);
+            }
+        }
+        self.lanes.done(lane);
+        Ok(())
+    }
+
+    /// SDKs send `$identify` and `$create_alias` to simplified-ID projects too, where they mean nothing; whether the
+    /// vendor answers such a call with success is unconfirmed (contract §6).
+    fn ignored_by_vendor(&self, call: Call) -> bool {
+        call == Call::Identity && self.parts.settings.identity == IdentityMode::Simplified
+    }
+
+    fn deliver(&mut self, items: Vec<Item>) {
+        for item in items {
+            self.parts.books.deliver(item.ticket, item.record.kind);
+        }
+    }
+
+    /// `failed` is sorted by index.
+    fn settle_partly(&mut self, items: Vec<Item>, failed: &[(usize, String)]) -> Result<(), LegError> {
+        for (index, item) in items.into_iter().enumerate() {
+            match failed.binary_search_by_key(&index, |(index, _)| *index) {
+                Ok(found) => self.bury(&item, DeadReason::Rejected, &failed[found].1)?,
+                Err(_) => self.parts.books.deliver(item.ticket, item.record.kind),
+            }
+        }
+        Ok(())
+    }
+
+    /// One bad record must not hold back its neighbours: halve until it is alone, then put it aside.
+    fn halve_or_bury(&mut self, lane: LaneId, batch: Batch, reason: DeadReason, answer: &str) -> Result<(), LegError> {
+        match batch.split() {
+            Ok(pieces) => self.lanes.redo(lane, pieces),
+            Err(single) => {
+                for item in &single.items {
+                    self.bury(item, reason, answer)?;
+                }
+                self.lanes.done(lane);
+            }
+        }
+        Ok(())
+    }
+
+    fn bury(&mut self, item: &Item, reason: DeadReason, answer: &str) -> Result<(), LegError> {
+        self.parts.books.die(item, reason, answer, self.parts.clock.now())?;
+        if self.parts.books.dead_bytes() > self.parts.settings.max_dead_letter_bytes {
+            self.parts.status.gate().pause(PauseCause::DeadLettersFull);
+        }
+        Ok(())
+    }
+
+    fn probe(&self) -> BoxFuture<'static, bool> {
+        let probing = self.parts.probe.clone().oneshot(self.parts.calls.probe());
+        Box::pin(async move { probing.await.is_ok_and(|answer| answers::judge(&answer) == Verdict::Definite) })
+    }
+
+    fn checkpoint(&mut self) -> Result<(), LegError> {
+        let (batch, cursor) = self.parts.books.close_page()?;
+        let state = self.parts.state.clone();
+        self.writing = Some(Box::pin(async move { state.write(batch).await.map(|()| cursor) }));
+        Ok(())
+    }
+
+    fn publish(&self) {
+        let snapshot = self.parts.books.snapshot(self.parts.source.next_entry(), HeldOutside::default());
+        self.parts.status.publish(snapshot);
+    }
+
+    /// Nothing new goes out; what is under way may come back, and all of it is written down.
+    async fn drain(mut self, drain: Duration) -> Result<(), LegError> {
+        let deadline = tokio::time::Instant::now() + drain;
+        while let Ok(Some(sent)) = tokio::time::timeout_at(deadline, self.under_way.join_next()).await {
+            self.take_back(sent?)?;
+        }
+        if let Some(writing) = self.writing.take() {
+            writing.await?;
+        }
+        self.checkpoint()?;
+        if let Some(writing) = self.writing.take() {
+            self.parts.status.set_durable_cursor(writing.await?);
+        }
+        self.publish();
+        Ok(())
+    }
+}
