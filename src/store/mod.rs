@@ -14,6 +14,8 @@
 //!
 //! The room knows nothing of vendors, of HTTP or of what a value means.
 
+pub mod sqlite;
+
 use std::time::Duration;
 
 use bytes::Bytes;
