@@ -64,17 +64,34 @@ impl Notice {
         }
     }
 
-    /// YAML to add to the file, where that is the remedy.
-    pub fn block(&self) -> Option<String> {
+    /// What to add to the file, where that is the remedy.
+    pub fn addition(&self) -> Option<Addition> {
         match &self.about {
-            About::ListWithoutCohort { list } => Some(format!(
-                "cohorts:\n  - {{ id: 12345, list: {list}, mode: mirror, schedule: daily }}   # id: the cohort's at Mixpanel"
-            )),
-            About::ConsentNotChosen => {
-                Some("privacy:\n  consent: { property: marketing_ok, value: true }   # or: consent: none".to_owned())
-            }
+            About::ListWithoutCohort { list } => Some(Addition {
+                block: "cohorts",
+                line: format!(
+                    "- {{ id: 12345, list: {list}, mode: mirror, schedule: daily }}   # id: the cohort's at Mixpanel"
+                ),
+            }),
+            About::ConsentNotChosen => Some(Addition {
+                block: "privacy",
+                line: "consent: { property: marketing_ok, value: true }   # or: consent: none".to_owned(),
+            }),
             _ => None,
         }
+    }
+}
+
+/// One line of YAML and the block that it goes into. Two with the same block go under one head.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Addition {
+    pub block: &'static str,
+    pub line: String,
+}
+
+impl fmt::Display for Addition {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}:\n  {}", self.block, self.line)
     }
 }
 

@@ -140,7 +140,7 @@ fn a_list_without_a_cohort_is_named_with_the_block_to_add() {
     let about = |list: &str| About::ListWithoutCohort { list: list.to_owned() };
     let notice = loaded.notices.iter().find(|notice| notice.about == about("at_risk")).unwrap();
     assert_eq!(notice.to_string(), "lists: list at_risk has no cohort, so nothing fills it");
-    let added = format!("{PUBLISHED}{}\n", notice.block().unwrap());
+    let added = format!("{PUBLISHED}{}\n", notice.addition().unwrap());
     let after = super::loaded(&added);
     assert!(after.notices.iter().all(|notice| notice.about != about("at_risk")));
     assert!(after.notices.iter().any(|notice| notice.about == about("engaged_users")));
@@ -151,7 +151,7 @@ fn a_list_without_a_cohort_is_named_with_the_block_to_add() {
 fn the_consent_notice_ends_with_either_choice() {
     let consent = |text: &str| loaded(text).notices.into_iter().find(|notice| notice.about == About::ConsentNotChosen);
     let notice = consent("").unwrap();
-    assert!(consent(&notice.block().unwrap()).is_none());
+    assert!(consent(&notice.addition().unwrap().to_string()).is_none());
     assert!(consent("privacy: { consent: none }").is_none());
 }
 

@@ -1,0 +1,54 @@
+//! How `check` prints what it found: one line each, what is wrong told apart at the left.
+
+use std::collections::BTreeMap;
+
+use super::live::{Finding, Verdict};
+use crate::config::{Addition, Notice, Weight};
+
+pub(super) fn configuration(source: &str, notices: &[Notice]) -> String {
+    let mut out = format!("{source}: configuration ok\n");
+    for notice in notices {
+        let weight = match notice.weight() {
+            Weight::Note => "note",
+            Weight::Warning => "warning",
+        };
+        let place = notice.line.map(|line| format!(" (line {line})")).unwrap_or_default();
+        line(&mut out, weight, &format!("{}{place}: {}", notice.key, notice.about));
+    }
+    out.push_str(&additions(notices));
+    out
+}
+
+/// What the notices would have added, as one piece of YAML to copy.
+fn additions(notices: &[Notice]) -> String {
+    let mut blocks: BTreeMap<&str, Vec<String>> = BTreeMap::new();
+    for Addition { block, line } in notices.iter().filter_map(Notice::addition) {
+        blocks.entry(block).or_default().push(line);
+    }
+    if blocks.is_empty() {
+        return String::new();
+    }
+    let mut out = String::from("to settle this, add what you want of\n");
+    for (block, lines) in blocks {
+        out.push_str(&format!("    {block}:\n"));
+        out.extend(lines.iter().map(|line| format!("      {line}\n")));
+    }
+    out
+}
+
+pub(super) fn findings(findings: &[Finding]) -> String {
+    let mut out = String::from("at the vendors:\n");
+    for finding in findings {
+        let verdict = match finding.verdict {
+            Verdict::Works => "ok",
+            Verdict::Doubtful => "warning",
+            Verdict::Fails => "fails",
+        };
+        line(&mut out, verdict, &format!("{}: {}", finding.subject, finding.said));
+    }
+    out
+}
+
+fn line(out: &mut String, label: &str, text: &str) {
+    out.push_str(&format!("  {label:<8} {text}\n"));
+}

@@ -1,0 +1,107 @@
+//! The command line: which subcommand, which file, which exit code.
+//!
+//! Each subcommand is a thin function in a file of its own that loads the configuration, builds what it needs, and runs
+//! it. Exit codes are an interface: 0 done, 1 the configuration or the start failed or `check` found something that
+//! fails, 64 the command line cannot be understood.
+
+mod check;
+mod logs;
+
+use std::ffi::OsString;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use clap::error::ErrorKind;
+use clap::{Parser, Subcommand};
+
+use crate::config::{self, ConfigError, Loaded};
+
+/// `EX_USAGE` of sysexits.
+const USAGE: u8 = 64;
+
+/// A durable relay from Mixpanel SDKs to Mixpanel and Brevo.
+#[derive(Debug, Parser)]
+#[command(name = "mixrelay", version, disable_help_subcommand = true)]
+struct Cli {
+    /// The configuration file.
+    #[arg(long, global = true, value_name = "FILE", default_value = "mixrelay.yaml")]
+    config: PathBuf,
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Test the configuration, the credentials, and Brevo's attributes and lists, and say what would fail.
+    Check(check::Arguments),
+}
+
+/// Why a subcommand ended without having done its work.
+#[derive(Debug, thiserror::Error)]
+enum Failure {
+    #[error(transparent)]
+    Config(#[from] ConfigError),
+    #[error(transparent)]
+    Logs(#[from] logs::LogsError),
+    #[error("cannot start the runtime: {0}")]
+    Runtime(#[source] std::io::Error),
+    #[error("cannot set up TLS: {0}")]
+    Tls(#[source] reqwest::Error),
+    #[error("cannot write the report: {0}")]
+    Output(#[source] std::io::Error),
+}
+
+/// Runs the command line `args`, the program's name included.
+pub fn run(args: impl IntoIterator<Item = OsString>) -> ExitCode {
+    let cli = match Cli::try_parse_from(args) {
+        Ok(cli) => cli,
+        Err(error) => return answer(&error),
+    };
+    use_ring();
+    let done = logs::start().map_err(Failure::from).and_then(|()| match &cli.command {
+        Command::Check(arguments) => check::run(&cli.config, arguments),
+    });
+    match done {
+        Ok(code) => code,
+        Err(failure) => {
+            eprintln!("{failure}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// Help and version are what was asked for; everything else is a command line that cannot be understood.
+fn answer(error: &clap::Error) -> ExitCode {
+    let asked = matches!(error.kind(), ErrorKind::DisplayHelp | ErrorKind::DisplayVersion);
+    // Nobody is left to tell when the terminal is gone.
+    drop(error.print());
+    if asked { ExitCode::SUCCESS } else { ExitCode::from(USAGE) }
+}
+
+/// TLS through ring, for the whole process. A provider that is there already is as good.
+fn use_ring() {
+    drop(rustls::crypto::ring::default_provider().install_default());
+}
+
+fn load(path: &Path) -> Result<Loaded, ConfigError> {
+    config::load(path, &|name| std::env::var(name).ok())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_well_formed() {
+        use clap::CommandFactory as _;
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn the_file_may_be_named_before_or_after_the_subcommand() {
+        for args in [["mixrelay", "--config", "x.yaml", "check"], ["mixrelay", "check", "--config", "x.yaml"]] {
+            assert_eq!(Cli::try_parse_from(args).unwrap().config, PathBuf::from("x.yaml"));
+        }
+        assert_eq!(Cli::try_parse_from(["mixrelay", "check"]).unwrap().config, PathBuf::from("mixrelay.yaml"));
+    }
+}

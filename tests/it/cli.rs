@@ -1,0 +1,66 @@
+//! The binary as a shell sees it: exit codes, and what goes to which stream.
+
+use std::process::{Command, Output};
+
+fn mixrelay(args: &[&str], variables: &[(&str, &str)]) -> Output {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_mixrelay"));
+    command.args(args).env_clear().envs(variables.iter().copied());
+    command.output().unwrap()
+}
+
+fn config(text: &str) -> tempfile::NamedTempFile {
+    let file = tempfile::NamedTempFile::new().unwrap();
+    std::fs::write(file.path(), text).unwrap();
+    file
+}
+
+#[test]
+fn a_command_line_that_cannot_be_understood_exits_64() {
+    for args in [&[][..], &["frobnicate"], &["check", "--frobnicate"], &["check", "--config"]] {
+        let output = mixrelay(args, &[]);
+        assert_eq!(output.status.code(), Some(64), "{args:?}");
+        assert!(!output.stderr.is_empty());
+    }
+    assert_eq!(mixrelay(&["--help"], &[]).status.code(), Some(0));
+    assert_eq!(mixrelay(&["--version"], &[]).status.code(), Some(0));
+}
+
+#[test]
+fn a_configuration_that_is_wrong_exits_1_and_says_everything_at_once() {
+    let file = config("connectors:\n  mixpanel:\n    project_token: t\n    data_residency: UK\nstor: sqlite:x\n");
+    let path = file.path().to_str().unwrap();
+    let output = mixrelay(&["check", "--offline", "--config", path], &[]);
+    assert_eq!(output.status.code(), Some(1));
+    assert!(output.stdout.is_empty());
+    let said = String::from_utf8(output.stderr).unwrap();
+    let expected = format!(
+        "{path}:4: connectors.mixpanel.data_residency: \"UK\" is not known here; write US, EU or IN\n\
+         {path}:5: stor: unknown key; did you mean `store`?\n"
+    );
+    assert_eq!(said, expected);
+}
+
+#[test]
+fn a_configuration_that_is_not_there_exits_1() {
+    let output = mixrelay(&["check", "--config", "no/such.yaml"], &[]);
+    assert_eq!(output.status.code(), Some(1));
+    assert!(String::from_utf8(output.stderr).unwrap().starts_with("no/such.yaml: cannot be read"));
+}
+
+#[test]
+fn a_good_configuration_exits_0_and_shows_no_secret() {
+    let file = config("event_mapping:\n  Purchase: order_completed\nlists: { at_risk: 17 }\n");
+    let variables = [("MIXPANEL_TOKEN", "thetoken"), ("BREVO_API_KEY", "thesecretkey")];
+    let output = mixrelay(&["check", "--offline", "--config", file.path().to_str().unwrap()], &variables);
+    assert_eq!(output.status.code(), Some(0));
+    let said = String::from_utf8(output.stdout).unwrap();
+    assert!(said.contains("configuration ok") && said.contains("list at_risk has no cohort"), "{said}");
+    assert!(!said.contains("thesecretkey"));
+}
+
+#[test]
+fn a_log_filter_that_is_none_exits_1() {
+    let output = mixrelay(&["check", "--offline"], &[("MIXRELAY_LOG", "a=b=c")]);
+    assert_eq!(output.status.code(), Some(1));
+    assert!(String::from_utf8(output.stderr).unwrap().starts_with("MIXRELAY_LOG: not a log filter"));
+}
