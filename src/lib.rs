@@ -9,6 +9,7 @@
 //!
 //! `docs/architecture.md` walks through it.
 
+pub mod brevo;
 pub mod cli;
 pub mod clock;
 pub mod config;
