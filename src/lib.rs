@@ -15,6 +15,7 @@ pub mod clock;
 pub mod config;
 pub mod delivery;
 pub mod mixpanel;
+pub mod mapping;
 pub mod record;
 pub mod settlement;
 pub mod store;

@@ -88,6 +88,8 @@ pub enum Unplaced {
     ReadOnly,
     #[error("the account has no such attribute")]
     NoSuchAttribute,
+    #[error("not a value that JSON readers agree on")]
+    Unreadable,
 }
 
 impl Unplaced {
@@ -105,6 +107,7 @@ impl Unplaced {
             Unplaced::NotAPhone => "not_a_phone",
             Unplaced::ReadOnly => "read_only",
             Unplaced::NoSuchAttribute => "no_such_attribute",
+            Unplaced::Unreadable => "unreadable",
         }
     }
 }

@@ -1,0 +1,189 @@
+//! The configured mapping, checked once and ready to answer for every record. Swapped whole on reload.
+
+use std::collections::{BTreeMap, HashMap};
+use std::time::Duration;
+
+use crate::brevo::identifiers::ListId;
+use crate::brevo::names::{AttributeName, AttributeNameError, EventName};
+use crate::config::{Mapping, Sync, UnmappedEvents};
+
+/// Where a profile property goes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Target {
+    /// The contact's address.
+    Email,
+    /// The contact's phone number, `SMS`.
+    Phone,
+    Attribute(AttributeName),
+}
+
+/// Why a mapping cannot be used.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum MappingError {
+    #[error("event_mapping: \"{event}\" is mapped to \"{target}\", which holds no letter or digit")]
+    EventName { event: String, target: String },
+    #[error("property_mapping: {property} is mapped to \"{target}\": {error}")]
+    AttributeName { property: String, target: String, error: AttributeNameError },
+    #[error("property_mapping: {property} is mapped to {target}, which Brevo or the relay fills itself")]
+    Reserved { property: String, target: AttributeName },
+}
+
+#[derive(Clone, Debug)]
+pub struct CompiledMapping {
+    events: HashMap<String, EventName>,
+    properties: HashMap<String, Target>,
+    lists: BTreeMap<String, ListId>,
+    unmapped_events: UnmappedEvents,
+    pub sync: Sync,
+    pub stale_after: Duration,
+}
+
+impl CompiledMapping {
+    /// Names every mistake, not only the first.
+    pub fn compile(mapping: &Mapping, sync: Sync) -> Result<Self, Vec<MappingError>> {
+        let mut errors = Vec::new();
+        let mut events = HashMap::new();
+        for (event, target) in &mapping.events {
+            if target.chars().any(|c| c.is_ascii_alphanumeric()) {
+                events.insert(event.clone(), EventName::sanitised(target));
+            } else {
+                errors.push(MappingError::EventName { event: event.clone(), target: target.clone() });
+            }
+        }
+        let mut properties = HashMap::new();
+        for (property, target) in &mapping.properties {
+            match parse_target(property, target) {
+                Ok(target) => {
+                    properties.insert(property.clone(), target);
+                }
+                Err(error) => errors.push(error),
+            }
+        }
+        if !errors.is_empty() {
+            return Err(errors);
+        }
+        let lists = mapping.lists.iter().map(|(name, id)| (name.clone(), ListId(*id))).collect();
+        let (unmapped_events, stale_after) = (mapping.unmapped_events, mapping.stale_after);
+        Ok(Self { events, properties, lists, unmapped_events, sync, stale_after })
+    }
+
+    /// The name under which Brevo gets `event`; `None` when it gets none.
+    ///
+    /// `unmapped_events: forward` lets every name through but those that say who someone is.
+    pub fn event_name(&self, event: &str) -> Option<EventName> {
+        if let Some(name) = self.events.get(event) {
+            return Some(name.clone());
+        }
+        let identity = matches!(event, "$identify" | "$create_alias" | "$merge");
+        match self.unmapped_events {
+            UnmappedEvents::Forward if !identity => Some(EventName::sanitised(event)),
+            UnmappedEvents::Forward | UnmappedEvents::Skip => None,
+        }
+    }
+
+    pub fn target(&self, property: &str) -> Option<&Target> {
+        self.properties.get(property)
+    }
+
+    /// Every attribute that the mapping may write, identifiers left out.
+    pub fn attributes(&self) -> impl Iterator<Item = &AttributeName> {
+        self.properties.values().filter_map(|target| match target {
+            Target::Attribute(name) => Some(name),
+            Target::Email | Target::Phone => None,
+        })
+    }
+
+    /// The list that the configuration calls `name`.
+    pub fn list(&self, name: &str) -> Option<ListId> {
+        self.lists.get(name).copied()
+    }
+}
+
+fn parse_target(property: &str, target: &str) -> Result<Target, MappingError> {
+    let name = AttributeName::parse(target).map_err(|error| MappingError::AttributeName {
+        property: property.to_owned(),
+        target: target.to_owned(),
+        error,
+    })?;
+    if name.is_reserved() {
+        return Err(MappingError::Reserved { property: property.to_owned(), target: name });
+    }
+    Ok(match name.as_str() {
+        "EMAIL" => Target::Email,
+        "SMS" => Target::Phone,
+        _ => Target::Attribute(name),
+    })
+}
+
+#[cfg(test)]
+pub(super) mod tests {
+    use super::*;
+
+    /// The mapping of the product's documentation.
+    pub fn published(unmapped_events: UnmappedEvents) -> CompiledMapping {
+        let owned = |pairs: &[(&str, &str)]| pairs.iter().map(|(a, b)| (a.to_string(), b.to_string())).collect();
+        let mapping = Mapping {
+            events: owned(&[("Purchase", "order_completed"), ("Sign Up", "customer created")]),
+            properties: owned(&[
+                ("$email", "email"),
+                ("$first_name", "FIRSTNAME"),
+                ("$phone", "SMS"),
+                ("plan", "plan_type"),
+                ("total_revenue", "LTV"),
+            ]),
+            unmapped_events,
+            lists: [("all_users".to_owned(), 15)].into(),
+            stale_after: Duration::from_secs(72 * 3600),
+        };
+        let sync = Sync { events: true, profiles: true, cohorts: true, groups: false };
+        CompiledMapping::compile(&mapping, sync).unwrap()
+    }
+
+    #[test]
+    fn event_names_are_looked_up_then_forwarded_or_not() {
+        let skip = published(UnmappedEvents::Skip);
+        let forward = published(UnmappedEvents::Forward);
+        for (event, skipping, forwarding) in [
+            ("Purchase", Some("order_completed"), Some("order_completed")),
+            ("Sign Up", Some("customer_created"), Some("customer_created")),
+            ("Page View", None, Some("Page_View")),
+            ("$session_start", None, Some("session_start")),
+            ("$identify", None, None),
+            ("$create_alias", None, None),
+            ("$merge", None, None),
+        ] {
+            let name = |mapping: &CompiledMapping| mapping.event_name(event).map(|name| name.to_string());
+            assert_eq!(name(&skip).as_deref(), skipping, "{event}");
+            assert_eq!(name(&forward).as_deref(), forwarding, "{event}");
+        }
+    }
+
+    #[test]
+    fn targets_are_identifiers_or_upper_case_attributes() {
+        let mapping = published(UnmappedEvents::Skip);
+        assert_eq!(mapping.target("$email"), Some(&Target::Email));
+        assert_eq!(mapping.target("$phone"), Some(&Target::Phone));
+        assert_eq!(mapping.target("plan"), Some(&Target::Attribute(AttributeName::parse("PLAN_TYPE").unwrap())));
+        assert_eq!(mapping.target("other"), None);
+        let mut names: Vec<_> = mapping.attributes().map(AttributeName::as_str).collect();
+        names.sort_unstable();
+        assert_eq!(names, ["FIRSTNAME", "LTV", "PLAN_TYPE"]);
+        assert_eq!(mapping.list("all_users"), Some(ListId(15)));
+    }
+
+    #[test]
+    fn every_mistake_is_named() {
+        let mapping = Mapping {
+            events: [("A".to_owned(), "--".to_owned())].into(),
+            properties: [("a".to_owned(), "PLAN TYPE".to_owned()), ("b".to_owned(), "ext_id".to_owned())].into(),
+            unmapped_events: UnmappedEvents::Skip,
+            lists: BTreeMap::new(),
+            stale_after: Duration::ZERO,
+        };
+        let sync = Sync { events: true, profiles: true, cohorts: true, groups: false };
+        let errors = CompiledMapping::compile(&mapping, sync).unwrap_err();
+        assert_eq!(errors.len(), 3);
+        assert!(errors[1].to_string().contains("PLAN TYPE"), "{}", errors[1]);
+        assert!(errors[2].to_string().contains("EXT_ID"), "{}", errors[2]);
+    }
+}

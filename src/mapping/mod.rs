@@ -1,0 +1,30 @@
+//! Mixpanel record → what Brevo needs of it: pure functions.
+//!
+//! Owns the reading of a record's body as far as Brevo is concerned ([`event`], [`profile`]), the configured mapping in
+//! a form that answers quickly ([`CompiledMapping`]), and the decisions: what is sent, under which name, with which
+//! properties, and what is skipped by which rule. `docs/mapping.md` is the same for users.
+//!
+//! Must not know: the store, the network, the clock, who a distinct_id is. Times are passed in.
+//!
+//! Invariants:
+//!
+//! * A decision depends on the record and the mapping alone: a replay decides as the first reading did.
+//! * A record that is skipped costs one borrowed pass over its bytes and no copies.
+//! * Nothing that Brevo would refuse for its form (name, key, size) is in a mapped event.
+
+pub mod compiled;
+pub mod dedup;
+pub mod event;
+pub mod fields;
+pub mod preview;
+pub mod profile;
+pub mod properties;
+pub mod skip;
+
+pub use compiled::{CompiledMapping, MappingError, Target};
+pub use dedup::dedup_key;
+pub use event::{EventDecision, EventView, MappedEvent, is_stale, map_event};
+pub use fields::Unreadable;
+pub use preview::preview;
+pub use profile::{GroupView, Operator, ProfileChange, ProfileDecision, ProfileView, map_profile};
+pub use skip::SkipRule;

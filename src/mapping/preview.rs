@@ -1,0 +1,254 @@
+//! What Brevo would be sent for one record, and why not: for `mixrelay map` and the admin API.
+
+use serde_json::{Map, Value, json};
+
+use super::compiled::CompiledMapping;
+use super::event::{EventDecision, EventView, MappedEvent, is_stale, map_event};
+use super::fields::{Fields, Unreadable};
+use super::profile::{ProfileChange, ProfileDecision, ProfileView, map_profile};
+use super::skip::SkipRule;
+use crate::brevo::account::{AccountModel, AttributeToCreate};
+use crate::brevo::coerce::{AttributeValue, Clearing, Unplaced, coerce};
+use crate::brevo::names::AttributeName;
+use crate::brevo::wire::{Attributes, ContactUpsert, EventIdentifiers};
+use crate::clock::UnixMillis;
+use crate::record::Kind;
+
+/// Describes the way of one record (one JSON object) to Brevo:
+///
+/// `{"kind", "distinct_id", "decision", "rule"?, "explanation"?, "calls": [{"method", "path", "body"}], "not_placed":
+/// [{"name", "reason", "explanation"}], "dropped": [{"property", "reason"}], "creates": [{"attribute", "type"}]}`.
+///
+/// `decision` is `send`, `skip`, `fold` (the value depends on what is known of the person) or `unreadable`. Without
+/// `account`, attributes are taken to have the type that fits the value. Identity is not resolved: the contact is
+/// addressed by the record's own distinct_id.
+pub fn preview(record: &str, mapping: &CompiledMapping, account: Option<&AccountModel>, now: UnixMillis) -> Value {
+    let described = match kind_of(record) {
+        Ok(kind @ (Kind::Event | Kind::Identity)) => event(record, kind, mapping, now),
+        Ok(Kind::Profile) => profile(record, mapping, account),
+        Ok(Kind::Group) => Ok(skipped("group", None, SkipRule::GroupsOff)),
+        Err(error) => Err(error),
+    };
+    described.unwrap_or_else(|error| json!({"decision": "unreadable", "explanation": error.to_string()}))
+}
+
+fn kind_of(record: &str) -> Result<Kind, Unreadable> {
+    let fields: Fields<'_> = serde_json::from_str(record)?;
+    Ok(match fields.get("event").map(|event| event.get()) {
+        Some("\"$identify\"" | "\"$create_alias\"" | "\"$merge\"") => Kind::Identity,
+        Some(_) => Kind::Event,
+        None if fields.get("$group_key").is_some() => Kind::Group,
+        None => Kind::Profile,
+    })
+}
+
+fn skipped(kind: &str, distinct_id: Option<&str>, rule: SkipRule) -> Value {
+    json!({
+        "kind": kind,
+        "distinct_id": distinct_id,
+        "decision": "skip",
+        "rule": rule.label(),
+        "explanation": rule.explanation(),
+    })
+}
+
+fn event(record: &str, kind: Kind, mapping: &CompiledMapping, now: UnixMillis) -> Result<Value, Unreadable> {
+    let view = EventView::parse(record.as_bytes())?;
+    let distinct_id = view.distinct_id.as_deref();
+    Ok(match map_event(&view, mapping, now) {
+        EventDecision::Skip(rule) => skipped(kind.label(), distinct_id, rule),
+        EventDecision::Send(mapped) if is_stale(mapped.time, now, mapping.stale_after) => {
+            skipped(kind.label(), distinct_id, SkipRule::Stale)
+        }
+        EventDecision::Send(mapped) => sent_event(kind, distinct_id, mapped),
+    })
+}
+
+fn sent_event(kind: Kind, distinct_id: Option<&str>, mapped: MappedEvent) -> Value {
+    let dropped: Vec<_> =
+        mapped.dropped.iter().map(|d| json!({"property": d.property, "reason": d.reason.label()})).collect();
+    let identifiers = EventIdentifiers { ext_id: distinct_id.map(str::to_owned), ..Default::default() };
+    json!({
+        "kind": kind.label(),
+        "distinct_id": distinct_id,
+        "decision": "send",
+        "calls": [call("/events", json!(mapped.into_wire(identifiers)))],
+        "dropped": dropped,
+    })
+}
+
+fn call(path: &str, body: Value) -> Value {
+    json!({"method": "POST", "path": path, "body": body})
+}
+
+fn profile(record: &str, mapping: &CompiledMapping, account: Option<&AccountModel>) -> Result<Value, Unreadable> {
+    let view = ProfileView::parse(record.as_bytes())?;
+    let distinct_id = view.distinct_id.as_deref();
+    let kind = Kind::Profile.label();
+    let change = match map_profile(&view, mapping) {
+        ProfileDecision::Skip(rule) => return Ok(skipped(kind, distinct_id, rule)),
+        ProfileDecision::Change(change) => change,
+    };
+    if change.delete {
+        return Ok(skipped(kind, distinct_id, SkipRule::ProfileDeleted));
+    }
+    let needs_fold = change.needs_fold;
+    let placement = place(change, account);
+    let mut described = Map::new();
+    described.insert("kind".to_owned(), json!(kind));
+    described.insert("distinct_id".to_owned(), json!(distinct_id));
+    if needs_fold {
+        described.insert("decision".to_owned(), json!("fold"));
+        let explanation = "an operator other than $set and $unset touches a mapped property: the value depends on what is \
+                           known of the person";
+        described.insert("explanation".to_owned(), json!(explanation));
+    } else if placement.is_empty() {
+        described.insert("decision".to_owned(), json!("skip"));
+        described.insert("rule".to_owned(), json!(SkipRule::NotPlaced.label()));
+        described.insert("explanation".to_owned(), json!(SkipRule::NotPlaced.explanation()));
+    } else {
+        let mut upsert = placement.upsert;
+        upsert.ext_id = distinct_id.map(str::to_owned);
+        described.insert("decision".to_owned(), json!("send"));
+        described.insert("calls".to_owned(), json!([call("/contacts", json!(upsert))]));
+    }
+    described.insert("not_placed".to_owned(), Value::Array(placement.not_placed));
+    described.insert("creates".to_owned(), Value::Array(placement.creates));
+    Ok(Value::Object(described))
+}
+
+struct Placement {
+    upsert: ContactUpsert,
+    not_placed: Vec<Value>,
+    creates: Vec<Value>,
+}
+
+impl Placement {
+    fn is_empty(&self) -> bool {
+        self.upsert.email.is_none() && self.upsert.attributes.is_empty()
+    }
+
+    fn refuse(&mut self, name: &str, reason: Unplaced) {
+        self.not_placed.push(json!({"name": name, "reason": reason.label(), "explanation": reason.to_string()}));
+    }
+
+    fn set(&mut self, name: AttributeName, value: &Value, account: Option<&AccountModel>) {
+        let known = account.and_then(|account| account.kind(&name));
+        let new = if known.is_none() { AttributeToCreate::for_value(&name, value) } else { None };
+        if let (Some(new), Some(_)) = (&new, account) {
+            self.creates.push(json!({"attribute": name, "type": new.kind.label()}));
+        }
+        let new = new.map(|new| new.kind.kind());
+        match coerce(value, known.or(new.as_ref())) {
+            Ok(placed) => {
+                if !placed.unknown_options.is_empty() {
+                    self.refuse(&format!("{name}: {}", placed.unknown_options.join(", ")), Unplaced::UnknownOption);
+                }
+                self.upsert.attributes.insert(name, placed.value);
+            }
+            Err(reason) => self.refuse(name.as_str(), reason),
+        }
+    }
+}
+
+fn place(change: ProfileChange, account: Option<&AccountModel>) -> Placement {
+    let upsert = ContactUpsert {
+        email: change.email,
+        ext_id: None,
+        attributes: Attributes::new(),
+        list_ids: Vec::new(),
+        update_enabled: true,
+    };
+    let mut placement = Placement { upsert, not_placed: Vec::new(), creates: Vec::new() };
+    for (property, reason) in change.unplaced {
+        placement.refuse(&property, reason);
+    }
+    for (name, value) in change.set {
+        placement.set(name, &value, account);
+    }
+    for name in change.unset {
+        placement.upsert.attributes.insert(name, Clearing::default().value());
+    }
+    if let Some(phone) = change.phone {
+        placement.upsert.attributes.insert(AttributeName::sms(), AttributeValue::Text(phone.to_string()));
+    }
+    placement
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::compiled::tests::published;
+    use super::*;
+    use crate::config::UnmappedEvents;
+
+    const NOW: UnixMillis = UnixMillis(1_700_000_100_000);
+
+    fn shown(record: &Value) -> Value {
+        preview(&record.to_string(), &published(UnmappedEvents::Skip), None, NOW)
+    }
+
+    #[test]
+    fn a_sent_event_shows_its_call() {
+        let shown = shown(&json!({"event": "Purchase", "properties":
+            {"distinct_id": "u", "time": 1_700_000_000, "amount": 9.5, "deep": {"x": null}}}));
+        assert_eq!(shown["decision"], "send");
+        assert_eq!(
+            shown["calls"],
+            json!([{"method": "POST", "path": "/events", "body": {
+                "event_name": "order_completed",
+                "identifiers": {"ext_id": "u"},
+                "event_date": "2023-11-14T22:13:20.000Z",
+                "event_properties": {"amount": 9.5, "deep": {}},
+            }}])
+        );
+    }
+
+    #[test]
+    fn skips_show_their_rule() {
+        for (record, rule) in [
+            (json!({"event": "Other", "properties": {}}), "unmapped_event"),
+            (json!({"event": "$identify", "properties": {}}), "unmapped_event"),
+            (json!({"event": "Purchase", "properties": {"time": 1_600_000_000}}), "stale"),
+            (json!({"event": "Purchase", "properties": {"$ignore": true}}), "ignored"),
+            (json!({"$distinct_id": "u", "$set": {"other": 1}}), "no_mapped_property"),
+            (json!({"$distinct_id": "u", "$set": {"$email": "n/a"}}), "not_placed"),
+            (json!({"$distinct_id": "u", "$delete": ""}), "profile_deleted"),
+            (json!({"$group_key": "k", "$group_id": "1", "$set": {}}), "groups_off"),
+        ] {
+            let shown = shown(&record);
+            assert_eq!((&shown["decision"], &shown["rule"]), (&json!("skip"), &json!(rule)), "{record}");
+        }
+    }
+
+    #[test]
+    fn a_profile_shows_the_contact_and_what_does_not_fit() {
+        let record = json!({"$distinct_id": "u", "$set":
+            {"$email": "A@b.co", "$phone": "0612345678", "plan": "pro", "total_revenue": "lots"}});
+        let attributes = serde_json::from_value(json!({"attributes": [
+            {"name": "LTV", "category": "normal", "type": "float"}]}))
+        .unwrap();
+        let account = AccountModel::new(&attributes, []);
+        let shown = preview(&record.to_string(), &published(UnmappedEvents::Skip), Some(&account), NOW);
+        assert_eq!(shown["decision"], "send");
+        assert_eq!(
+            shown["calls"][0]["body"],
+            json!({"email": "a@b.co", "ext_id": "u", "attributes": {"PLAN_TYPE": "pro"}, "updateEnabled": true})
+        );
+        assert_eq!(shown["creates"], json!([{"attribute": "PLAN_TYPE", "type": "text"}]));
+        let reasons: Vec<_> = shown["not_placed"].as_array().unwrap().iter().map(|n| n["reason"].clone()).collect();
+        assert_eq!(reasons, ["no_country_code", "not_a_number"]);
+    }
+
+    #[test]
+    fn a_value_that_depends_on_the_past_is_to_be_folded() {
+        assert_eq!(shown(&json!({"$distinct_id": "u", "$add": {"total_revenue": 5}}))["decision"], "fold");
+    }
+
+    #[test]
+    fn nonsense_is_unreadable() {
+        for record in ["", "[]", "{", r#"{"event":7}"#] {
+            let shown = preview(record, &published(UnmappedEvents::Skip), None, NOW);
+            assert_eq!(shown["decision"], "unreadable", "{record}");
+        }
+    }
+}
