@@ -34,6 +34,8 @@ labelled! {
         UnmappedEvent = "unmapped_event",
         /// The profile update touches no mapped property.
         NoMappedProperty = "no_mapped_property",
+        /// The profile update touches a mapped property, but none of its values can be placed at Brevo.
+        NotPlaced = "not_placed",
         /// `$ignore` is set.
         Ignored = "ignored",
         /// An identity event: what it links is kept, nothing of it is sent.
@@ -56,6 +58,33 @@ labelled! {
         Damaged = "damaged",
         /// A profile deletion that `on_profile_delete: keep` leaves without consequence at Brevo.
         ProfileDelete = "profile_delete",
+    }
+}
+
+impl SkipRule {
+    /// One sentence for people: the preview and the admin API show it beside the label.
+    pub fn explanation(self) -> &'static str {
+        match self {
+            SkipRule::NotForThisDestination => "the record is for other destinations only",
+            SkipRule::Disabled => "the destination is switched off or not configured",
+            SkipRule::EventsOff => "connectors.mixpanel.sync.events is off",
+            SkipRule::ProfilesOff => "connectors.mixpanel.sync.profiles is off",
+            SkipRule::GroupsOff => "connectors.mixpanel.sync.groups is off",
+            SkipRule::UnmappedEvent => "the event is not in event_mapping, and unmapped_events is skip",
+            SkipRule::NoMappedProperty => "the update touches no property of property_mapping",
+            SkipRule::NotPlaced => "none of the update's mapped values can be placed",
+            SkipRule::Ignored => "the record carries $ignore",
+            SkipRule::IdentityEvent => "the event says who someone is: what it links is kept, nothing of it is sent",
+            SkipRule::Stale => "the event is older than stale_after",
+            SkipRule::Duplicate => "the event is a resend of one that is already known",
+            SkipRule::Observed => "connectors.brevo.mode is observe",
+            SkipRule::NotInPilot => "connectors.brevo.mode is pilot, and the person is none of pilot_emails",
+            SkipRule::Expired => "the record waited on its person's shelf until parking ran out",
+            SkipRule::Purged => "the dead letter was purged or grew too old",
+            SkipRule::Overflow => "the disk was full, and when_full gives up this destination's oldest records",
+            SkipRule::Damaged => "the stored block that held the record is damaged",
+            SkipRule::ProfileDelete => "the profile was deleted at Mixpanel, and on_profile_delete keeps the contact",
+        }
     }
 }
 

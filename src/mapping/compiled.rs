@@ -74,9 +74,8 @@ impl CompiledMapping {
         if let Some(name) = self.events.get(event) {
             return Some(name.clone());
         }
-        let identity = matches!(event, "$identify" | "$create_alias" | "$merge");
         match self.unmapped_events {
-            UnmappedEvents::Forward if !identity => Some(EventName::sanitised(event)),
+            UnmappedEvents::Forward if !is_identity(event) => Some(EventName::sanitised(event)),
             UnmappedEvents::Forward | UnmappedEvents::Skip => None,
         }
     }
@@ -97,6 +96,11 @@ impl CompiledMapping {
     pub fn list(&self, name: &str) -> Option<ListId> {
         self.lists.get(name).copied()
     }
+}
+
+/// The events that say who someone is (Mixpanel contract §6).
+pub(super) fn is_identity(event: &str) -> bool {
+    matches!(event, "$identify" | "$create_alias" | "$merge")
 }
 
 fn parse_target(property: &str, target: &str) -> Result<Target, MappingError> {
@@ -133,10 +137,9 @@ pub(super) mod tests {
             ]),
             unmapped_events,
             lists: [("all_users".to_owned(), 15)].into(),
-            stale_after: Duration::from_secs(72 * 3600),
+            ..Mapping::default()
         };
-        let sync = Sync { events: true, profiles: true, cohorts: true, groups: false };
-        CompiledMapping::compile(&mapping, sync).unwrap()
+        CompiledMapping::compile(&mapping, Sync::default()).unwrap()
     }
 
     #[test]
@@ -176,12 +179,9 @@ pub(super) mod tests {
         let mapping = Mapping {
             events: [("A".to_owned(), "--".to_owned())].into(),
             properties: [("a".to_owned(), "PLAN TYPE".to_owned()), ("b".to_owned(), "ext_id".to_owned())].into(),
-            unmapped_events: UnmappedEvents::Skip,
-            lists: BTreeMap::new(),
-            stale_after: Duration::ZERO,
+            ..Mapping::default()
         };
-        let sync = Sync { events: true, profiles: true, cohorts: true, groups: false };
-        let errors = CompiledMapping::compile(&mapping, sync).unwrap_err();
+        let errors = CompiledMapping::compile(&mapping, Sync::default()).unwrap_err();
         assert_eq!(errors.len(), 3);
         assert!(errors[1].to_string().contains("PLAN TYPE"), "{}", errors[1]);
         assert!(errors[2].to_string().contains("EXT_ID"), "{}", errors[2]);

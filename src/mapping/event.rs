@@ -7,13 +7,13 @@ use std::time::Duration;
 use serde::de::{Deserialize, Deserializer, Error as _, IgnoredAny, MapAccess, Visitor};
 use serde_json::value::RawValue;
 
-use super::compiled::CompiledMapping;
+use super::compiled::{CompiledMapping, is_identity};
 use super::fields::{self, Fields, Text, Unreadable};
 use super::properties::{Dropped, event_properties};
-use super::skip::SkipRule;
 use crate::brevo::names::EventName;
 use crate::brevo::wire;
 use crate::clock::UnixMillis;
+use crate::settlement::SkipRule;
 
 /// An event's (or identity event's) body, read in one pass and borrowed from its bytes.
 #[derive(Clone, Debug)]
@@ -153,7 +153,8 @@ pub fn map_event(view: &EventView<'_>, mapping: &CompiledMapping, received_at: U
         return EventDecision::Skip(SkipRule::Ignored);
     }
     let Some(name) = mapping.event_name(&view.name) else {
-        return EventDecision::Skip(SkipRule::UnmappedEvent);
+        let identity = is_identity(&view.name);
+        return EventDecision::Skip(if identity { SkipRule::IdentityEvent } else { SkipRule::UnmappedEvent });
     };
     let properties = event_properties(&view.properties);
     EventDecision::Send(MappedEvent {
@@ -218,7 +219,7 @@ mod tests {
     fn skips_name_their_rule() {
         for (body, rule) in [
             (r#"{"event":"Other","properties":{}}"#, SkipRule::UnmappedEvent),
-            (r#"{"event":"$identify","properties":{}}"#, SkipRule::UnmappedEvent),
+            (r#"{"event":"$identify","properties":{}}"#, SkipRule::IdentityEvent),
             (r#"{"event":"Purchase","properties":{"$ignore":true}}"#, SkipRule::Ignored),
         ] {
             assert!(matches!(decide(body), EventDecision::Skip(found) if found == rule), "{body}");

@@ -19,7 +19,6 @@ pub mod fields;
 pub mod preview;
 pub mod profile;
 pub mod properties;
-pub mod skip;
 
 pub use compiled::{CompiledMapping, MappingError, Target};
 pub use dedup::dedup_key;
@@ -27,4 +26,3 @@ pub use event::{EventDecision, EventView, MappedEvent, is_stale, map_event};
 pub use fields::Unreadable;
 pub use preview::preview;
 pub use profile::{GroupView, Operator, ProfileChange, ProfileDecision, ProfileView, map_profile};
-pub use skip::SkipRule;

@@ -2,17 +2,17 @@
 
 use serde_json::{Map, Value, json};
 
-use super::compiled::CompiledMapping;
+use super::compiled::{CompiledMapping, is_identity};
 use super::event::{EventDecision, EventView, MappedEvent, is_stale, map_event};
-use super::fields::{Fields, Unreadable};
+use super::fields::{Fields, Unreadable, scalar_text};
 use super::profile::{ProfileChange, ProfileDecision, ProfileView, map_profile};
-use super::skip::SkipRule;
 use crate::brevo::account::{AccountModel, AttributeToCreate};
 use crate::brevo::coerce::{AttributeValue, Clearing, Unplaced, coerce};
 use crate::brevo::names::AttributeName;
 use crate::brevo::wire::{Attributes, ContactUpsert, EventIdentifiers};
 use crate::clock::UnixMillis;
 use crate::record::Kind;
+use crate::settlement::SkipRule;
 
 /// Describes the way of one record (one JSON object) to Brevo:
 ///
@@ -34,8 +34,8 @@ pub fn preview(record: &str, mapping: &CompiledMapping, account: Option<&Account
 
 fn kind_of(record: &str) -> Result<Kind, Unreadable> {
     let fields: Fields<'_> = serde_json::from_str(record)?;
-    Ok(match fields.get("event").map(|event| event.get()) {
-        Some("\"$identify\"" | "\"$create_alias\"" | "\"$merge\"") => Kind::Identity,
+    Ok(match fields.get("event") {
+        Some(name) if scalar_text(name).is_some_and(|name| is_identity(&name)) => Kind::Identity,
         Some(_) => Kind::Event,
         None if fields.get("$group_key").is_some() => Kind::Group,
         None => Kind::Profile,
@@ -90,7 +90,7 @@ fn profile(record: &str, mapping: &CompiledMapping, account: Option<&AccountMode
         ProfileDecision::Change(change) => change,
     };
     if change.delete {
-        return Ok(skipped(kind, distinct_id, SkipRule::ProfileDeleted));
+        return Ok(skipped(kind, distinct_id, SkipRule::ProfileDelete));
     }
     let needs_fold = change.needs_fold;
     let placement = place(change, account);
@@ -207,12 +207,12 @@ mod tests {
     fn skips_show_their_rule() {
         for (record, rule) in [
             (json!({"event": "Other", "properties": {}}), "unmapped_event"),
-            (json!({"event": "$identify", "properties": {}}), "unmapped_event"),
+            (json!({"event": "$identify", "properties": {}}), "identity_event"),
             (json!({"event": "Purchase", "properties": {"time": 1_600_000_000}}), "stale"),
             (json!({"event": "Purchase", "properties": {"$ignore": true}}), "ignored"),
             (json!({"$distinct_id": "u", "$set": {"other": 1}}), "no_mapped_property"),
             (json!({"$distinct_id": "u", "$set": {"$email": "n/a"}}), "not_placed"),
-            (json!({"$distinct_id": "u", "$delete": ""}), "profile_deleted"),
+            (json!({"$distinct_id": "u", "$delete": ""}), "profile_delete"),
             (json!({"$group_key": "k", "$group_id": "1", "$set": {}}), "groups_off"),
         ] {
             let shown = shown(&record);

@@ -8,11 +8,11 @@ use serde_json::value::RawValue;
 
 use super::compiled::{CompiledMapping, Target};
 use super::fields::{self, Fields, Text, Unreadable};
-use super::skip::SkipRule;
 use crate::brevo::coerce::Unplaced;
 use crate::brevo::identifiers::{Email, Phone};
 use crate::brevo::names::AttributeName;
 use crate::clock::UnixMillis;
+use crate::settlement::SkipRule;
 
 /// One operator of an update with its operand (Mixpanel contract §5).
 #[derive(Clone, Debug)]
