@@ -14,6 +14,7 @@ pub mod cli;
 pub mod clock;
 pub mod config;
 pub mod delivery;
+pub mod edge;
 pub mod mapping;
 pub mod mixpanel;
 pub mod record;

@@ -1,0 +1,304 @@
+//! Reading a request's body: inflated, bounded in bytes, in time and by the shared budget.
+//!
+//! A body that ends early, too large or too slowly is an error and nothing of it is used. A gzip bomb stops at the cap:
+//! output space is reserved before it is written.
+
+use std::time::Duration;
+
+use axum::body::Body;
+use bytes::Bytes;
+use flate2::{Decompress, FlushDecompress, Status};
+use http::HeaderMap;
+use http::header::{CONTENT_ENCODING, CONTENT_LENGTH};
+use http_body::Body as _;
+use http_body_util::BodyExt as _;
+use tokio::time::Instant;
+
+use super::budget::{Account, Budget, NoRoom};
+use crate::mixpanel::MAX_BODY_BYTES;
+
+/// First allocation for a body that comes in pieces.
+const FIRST_BUFFER: usize = 16 << 10;
+/// Concatenated gzip members in one body; each costs a fresh window, and no SDK sends more than one.
+const MAX_MEMBERS: usize = 16;
+/// How much of a refused body is read and thrown away, so that the caller gets to read the answer.
+const DRAIN_BYTES: usize = 64 << 20;
+
+#[derive(Clone, Copy, Debug)]
+pub struct IntakeLimits {
+    /// Cap on the body as sent and as inflated.
+    pub body_bytes: usize,
+    /// Longest pause between two pieces of a body.
+    pub idle: Duration,
+    /// Longest time for a whole body.
+    pub total: Duration,
+}
+
+impl Default for IntakeLimits {
+    fn default() -> Self {
+        Self { body_bytes: MAX_BODY_BYTES, idle: Duration::from_secs(15), total: Duration::from_secs(60) }
+    }
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum IntakeError {
+    #[error("the body exceeds the limit")]
+    TooLarge,
+    #[error("the body did not arrive in time")]
+    TooSlow,
+    #[error("the body ended early")]
+    Broken,
+    #[error("the body is not what its Content-Encoding says")]
+    NotInflatable,
+    #[error("the body's Content-Encoding is not supported")]
+    UnknownEncoding,
+    #[error(transparent)]
+    NoRoom(#[from] NoRoom),
+}
+
+/// A whole, inflated body and the budget that it holds.
+#[derive(Debug)]
+pub struct Intake {
+    pub body: Bytes,
+    pub account: Account,
+}
+
+/// Reads `body` to its end. `observe` sees it as sent, piece by piece (for a signature).
+pub async fn read(
+    headers: &HeaderMap,
+    body: Body,
+    limits: &IntakeLimits,
+    budget: &Budget,
+    observe: &mut (dyn FnMut(&[u8]) + Send),
+) -> Result<Intake, IntakeError> {
+    let encoding = Encoding::of(headers)?;
+    let mut pieces = Pieces { body, deadline: Instant::now() + limits.total, idle: limits.idle };
+    let announced = headers.get(CONTENT_LENGTH).and_then(|v| v.to_str().ok()).and_then(|v| v.parse::<usize>().ok());
+    let mut account = budget.open();
+    let result = if announced.is_some_and(|length| length > limits.body_bytes) {
+        Err(IntakeError::TooLarge)
+    } else {
+        collect(&mut pieces, encoding, limits.body_bytes, &mut account, observe).await
+    };
+    match result {
+        Ok(body) => Ok(Intake { body, account }),
+        Err(error) => {
+            drop(account);
+            if matches!(error, IntakeError::TooLarge | IntakeError::NoRoom(_)) {
+                pieces.drain().await;
+            }
+            Err(error)
+        }
+    }
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Encoding {
+    /// None announced; gzip is still recognised by its first bytes.
+    Plain,
+    Gzip,
+    Deflate,
+}
+
+impl Encoding {
+    fn of(headers: &HeaderMap) -> Result<Self, IntakeError> {
+        let Some(value) = headers.get(CONTENT_ENCODING) else { return Ok(Encoding::Plain) };
+        let value = value.to_str().unwrap_or_default().trim();
+        match value.to_ascii_lowercase().as_str() {
+            "" | "identity" => Ok(Encoding::Plain),
+            "gzip" | "x-gzip" => Ok(Encoding::Gzip),
+            "deflate" => Ok(Encoding::Deflate),
+            _ => Err(IntakeError::UnknownEncoding),
+        }
+    }
+}
+
+struct Pieces {
+    body: Body,
+    deadline: Instant,
+    idle: Duration,
+}
+
+impl Pieces {
+    async fn next(&mut self) -> Result<Option<Bytes>, IntakeError> {
+        loop {
+            let by = self.deadline.min(Instant::now() + self.idle);
+            match tokio::time::timeout_at(by, self.body.frame()).await {
+                Err(_) => return Err(IntakeError::TooSlow),
+                Ok(None) => return Ok(None),
+                Ok(Some(Err(_))) => return Err(IntakeError::Broken),
+                Ok(Some(Ok(frame))) => match frame.into_data() {
+                    Ok(data) if data.is_empty() => {}
+                    Ok(data) => return Ok(Some(data)),
+                    Err(_trailers) => {}
+                },
+            }
+        }
+    }
+
+    async fn drain(&mut self) {
+        let mut read = 0;
+        while let Ok(Some(piece)) = self.next().await {
+            read += piece.len();
+            if read > DRAIN_BYTES {
+                return;
+            }
+        }
+    }
+}
+
+async fn collect(
+    pieces: &mut Pieces,
+    encoding: Encoding,
+    cap: usize,
+    account: &mut Account,
+    observe: &mut (dyn FnMut(&[u8]) + Send),
+) -> Result<Bytes, IntakeError> {
+    let Some(mut first) = pieces.next().await? else { return Ok(Bytes::new()) };
+    observe(&first);
+    // The magic number may come in two pieces.
+    while first.len() < 2 {
+        let Some(more) = pieces.next().await? else { break };
+        observe(&more);
+        first = [first, more].concat().into();
+    }
+    match encoding {
+        // A proxy may have inflated the body and left the header, or the other way round: the bytes decide.
+        Encoding::Plain | Encoding::Gzip if first.starts_with(&[0x1f, 0x8b]) => {
+            let inflater = Inflater::new(Decompress::new_gzip(15), true, cap);
+            inflate(inflater, first, pieces, account, observe).await
+        }
+        Encoding::Deflate => {
+            inflate(Inflater::new(Decompress::new(true), false, cap), first, pieces, account, observe).await
+        }
+        Encoding::Plain | Encoding::Gzip => plain(first, pieces, cap, account, observe).await,
+    }
+}
+
+async fn plain(
+    first: Bytes,
+    pieces: &mut Pieces,
+    cap: usize,
+    account: &mut Account,
+    observe: &mut (dyn FnMut(&[u8]) + Send),
+) -> Result<Bytes, IntakeError> {
+    if first.len() > cap {
+        return Err(IntakeError::TooLarge);
+    }
+    account.cover(first.len()).await?;
+    // Most bodies of apps come in one piece, which is then used as it stands.
+    if pieces.body.is_end_stream() {
+        return Ok(first);
+    }
+    let mut out: Vec<u8> = first.into();
+    while let Some(piece) = pieces.next().await? {
+        observe(&piece);
+        let length = out.len() + piece.len();
+        if length > cap {
+            return Err(IntakeError::TooLarge);
+        }
+        if length > out.capacity() {
+            let capacity = length.max(out.capacity() * 2).clamp(FIRST_BUFFER, cap.max(FIRST_BUFFER));
+            account.cover(capacity).await?;
+            out.reserve_exact(capacity - out.len());
+        }
+        out.extend_from_slice(&piece);
+    }
+    Ok(out.into())
+}
+
+async fn inflate(
+    mut inflater: Inflater,
+    first: Bytes,
+    pieces: &mut Pieces,
+    account: &mut Account,
+    observe: &mut (dyn FnMut(&[u8]) + Send),
+) -> Result<Bytes, IntakeError> {
+    let mut next = Some(first);
+    let mut sent = 0;
+    while let Some(piece) = next {
+        sent += piece.len();
+        if sent > inflater.cap {
+            return Err(IntakeError::TooLarge);
+        }
+        inflater.push(&piece, account).await?;
+        next = pieces.next().await?;
+        if let Some(piece) = &next {
+            observe(piece);
+        }
+    }
+    if !inflater.ended {
+        return Err(IntakeError::Broken);
+    }
+    Ok(inflater.out.into())
+}
+
+struct Inflater {
+    stream: Decompress,
+    gzip: bool,
+    out: Vec<u8>,
+    cap: usize,
+    members: usize,
+    ended: bool,
+}
+
+impl Inflater {
+    fn new(stream: Decompress, gzip: bool, cap: usize) -> Self {
+        Self { stream, gzip, out: Vec::new(), cap, members: 1, ended: false }
+    }
+
+    async fn push(&mut self, mut input: &[u8], account: &mut Account) -> Result<(), IntakeError> {
+        // A full buffer may hide output that needs no further input.
+        while !input.is_empty() || (!self.ended && self.out.len() == self.out.capacity()) {
+            if self.ended && !self.next_member(input)? {
+                return Ok(());
+            }
+            if self.out.len() == self.out.capacity() {
+                self.grow(account).await?;
+            }
+            let (consumed_before, length_before) = (self.stream.total_in(), self.out.len());
+            let status = self
+                .stream
+                .decompress_vec(input, &mut self.out, FlushDecompress::None)
+                .map_err(|_| IntakeError::NotInflatable)?;
+            if self.out.len() > self.cap {
+                return Err(IntakeError::TooLarge);
+            }
+            let consumed = usize::try_from(self.stream.total_in() - consumed_before).unwrap_or(input.len());
+            input = &input[consumed..];
+            let stuck = consumed == 0 && self.out.len() == length_before;
+            match status {
+                Status::StreamEnd => self.ended = true,
+                _ if stuck && input.is_empty() => return Ok(()),
+                _ if stuck => return Err(IntakeError::NotInflatable),
+                _ => {}
+            }
+        }
+        Ok(())
+    }
+
+    /// Starts the next gzip member when `input` begins one. Anything else behind the end is padding and ignored.
+    fn next_member(&mut self, input: &[u8]) -> Result<bool, IntakeError> {
+        if !self.gzip || input[0] != 0x1f {
+            return Ok(false);
+        }
+        if self.members == MAX_MEMBERS {
+            return Err(IntakeError::NotInflatable);
+        }
+        self.members += 1;
+        self.stream = Decompress::new_gzip(15);
+        self.ended = false;
+        Ok(true)
+    }
+
+    /// Doubles the room for output, up to one byte over the cap: that byte tells a body at the cap from a larger one.
+    async fn grow(&mut self, account: &mut Account) -> Result<(), IntakeError> {
+        let capacity = (self.out.capacity() * 2).clamp(FIRST_BUFFER, self.cap.max(FIRST_BUFFER) + 1);
+        if capacity <= self.out.len() {
+            return Err(IntakeError::TooLarge);
+        }
+        account.cover(capacity).await?;
+        self.out.reserve_exact(capacity - self.out.len());
+        Ok(())
+    }
+}

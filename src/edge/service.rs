@@ -1,0 +1,187 @@
+//! The router: the table of [`super::routes`] bound to its handlers.
+
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::sync::Arc;
+
+use axum::Router;
+use axum::body::Body;
+use axum::extract::{ConnectInfo, Request};
+use axum::middleware;
+use axum::routing::{self, MethodRouter};
+use bytes::Bytes;
+use http::{Response, StatusCode};
+use tokio::time::Instant;
+
+use super::auth::{self, Keys, ReplayGuard};
+use super::budget::{self, Budget};
+use super::ids::Minter;
+use super::ingest::Ingest;
+use super::intake::IntakeLimits;
+use super::routes::{Endpoint, Methods, ROUTES, Route};
+use super::{answer, cors};
+use crate::clock::SharedClock;
+use crate::config::Config;
+use crate::mixpanel::Api;
+use crate::mixpanel::validate::Tokens;
+use crate::store::{AppendError, Journal};
+use crate::telemetry;
+
+/// What the edge needs, handed in.
+pub struct EdgeParts {
+    pub config: Arc<Config>,
+    pub journal: Arc<dyn Journal>,
+    pub clock: SharedClock,
+    pub minter: Minter,
+    pub limits: IntakeLimits,
+    pub budget: Budget,
+}
+
+impl EdgeParts {
+    /// With the limits that the documentation states. Fails when the system has no randomness to give.
+    pub fn new(config: Arc<Config>, journal: Arc<dyn Journal>, clock: SharedClock) -> Result<Self, getrandom::Error> {
+        Ok(Self {
+            config,
+            journal,
+            clock,
+            minter: Minter::new()?,
+            limits: IntakeLimits::default(),
+            budget: Budget::new(budget::DEFAULT_BYTES),
+        })
+    }
+}
+
+/// Ingestion, pass-through, health and the API document. Admin routes are merged in by the caller.
+pub fn router(parts: EdgeParts) -> Router {
+    let config = parts.config.clone();
+    let tokens = Tokens::new(config.mixpanel.project_tokens.clone(), config.mixpanel.forward_tokens.clone());
+    let keys = Arc::new(Keys::new(&config, tokens.clone()));
+    let journal = parts.journal.clone();
+    let ingest = Arc::new(Ingest {
+        config: parts.config,
+        journal: parts.journal,
+        clock: parts.clock,
+        tokens,
+        keys: keys.clone(),
+        replay_guard: ReplayGuard::default(),
+        budget: parts.budget,
+        limits: parts.limits,
+        minter: parts.minter,
+    });
+    let prefix = config.server.path_prefix.as_deref();
+    let mut router = Router::new();
+    for route in ROUTES {
+        let handler = match route.endpoint {
+            Endpoint::Ingest(api) => ingestion(route, api, &ingest, &keys),
+            Endpoint::Pass(_) => continue,
+            Endpoint::Welcome => fixed(route, || answer::body(StatusCode::OK, "application/json", WELCOME)),
+            Endpoint::Health => fixed(route, || answer::body(StatusCode::OK, "text/plain; charset=utf-8", OK)),
+            Endpoint::Ready => {
+                let journal = journal.clone();
+                fixed(route, move || ready(journal.as_ref()))
+            }
+            Endpoint::OpenApi => fixed(route, || answer::body(StatusCode::OK, "application/yaml", OPENAPI)),
+        };
+        for path in paths(route, prefix) {
+            router = router.route(&path, handler.clone());
+        }
+    }
+    router
+        .method_not_allowed_fallback(|| async { not_found(StatusCode::METHOD_NOT_ALLOWED, "method not allowed") })
+        .fallback(|| async { not_found(StatusCode::NOT_FOUND, "no such route") })
+        // Outermost, so that no answer leaves without it.
+        .layer(cors::layer(&config.server.cors_origins))
+}
+
+const OK: Bytes = Bytes::from_static(b"ok\n");
+const OPENAPI: Bytes = Bytes::from_static(include_bytes!("../../openapi.yaml"));
+/// The vendor's own words at `GET /` (contract §1).
+const WELCOME: Bytes =
+    Bytes::from_static(br#"{"error":"Welcome. Get started with our API by visiting https://developer.mixpanel.com/"}"#);
+
+/// Every path that a route answers at.
+fn paths(route: &Route, prefix: Option<&str>) -> Vec<String> {
+    let mut paths = vec![route.path.to_owned()];
+    if route.for_apps {
+        let is_file = route.path.contains(['.', '*']);
+        if !is_file {
+            paths.push(format!("{}/", route.path));
+        }
+        if let Some(prefix) = prefix {
+            paths.extend(paths.clone().into_iter().map(|path| format!("{prefix}{path}")));
+        }
+    }
+    paths
+}
+
+fn ingestion(route: &'static Route, api: Api, ingest: &Arc<Ingest>, keys: &Arc<Keys>) -> MethodRouter {
+    let ingest = ingest.clone();
+    let handler = move |request: Request| {
+        let ingest = ingest.clone();
+        async move {
+            let started = Instant::now();
+            let peer = peer(&request);
+            let (head, body) = request.into_parts();
+            let response = ingest.handle(api, head, body, peer).await;
+            telemetry::http_request(route.path, response.status().as_u16(), started.elapsed());
+            response
+        }
+    };
+    let router = by_method(route.methods, handler);
+    // Only /import asks who is calling; the others are public by nature.
+    if api == Api::Import { router.layer(middleware::from_fn_with_state(keys.clone(), auth::identify)) } else { router }
+}
+
+fn by_method<H, T>(methods: Methods, handler: H) -> MethodRouter
+where
+    H: axum::handler::Handler<T, ()>,
+    T: 'static,
+{
+    match methods {
+        Methods::Get => routing::get(handler),
+        Methods::Post => routing::post(handler),
+        Methods::GetPost => routing::get(handler.clone()).post(handler),
+    }
+}
+
+fn fixed(route: &'static Route, answer: impl Fn() -> Response<Body> + Clone + Send + Sync + 'static) -> MethodRouter {
+    routing::get(move || async move {
+        let response = answer();
+        telemetry::http_request(route.path, response.status().as_u16(), std::time::Duration::ZERO);
+        response
+    })
+}
+
+/// The peer's address, which the server loop puts into every request. Without one (a router called directly) nothing
+/// is known of the caller.
+fn peer(request: &Request) -> IpAddr {
+    let info = request.extensions().get::<ConnectInfo<SocketAddr>>();
+    info.map_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED), |ConnectInfo(address)| address.ip())
+}
+
+#[derive(serde::Serialize)]
+struct Plain<'a> {
+    error: &'a str,
+}
+
+fn not_found(status: StatusCode, error: &str) -> Response<Body> {
+    telemetry::http_request("unmatched", status.as_u16(), std::time::Duration::ZERO);
+    answer::json(status, &Plain { error })
+}
+
+fn ready(journal: &dyn Journal) -> Response<Body> {
+    match journal.ready() {
+        Ok(()) => answer::body(StatusCode::OK, "text/plain; charset=utf-8", Bytes::from_static(b"ready\n")),
+        Err(error) => {
+            // What failed, without the file names that a detail may hold: the route is open to all.
+            let error = match error {
+                AppendError::Busy | AppendError::TooLarge { .. } => "the store is busy",
+                AppendError::DiskFull { .. } => "the disk is nearly full",
+                AppendError::Poisoned(_) => "the store has failed",
+            };
+            answer::json(StatusCode::SERVICE_UNAVAILABLE, &Plain { error })
+        }
+    }
+}
+
+#[cfg(test)]
+pub(super) mod tests;
