@@ -74,6 +74,13 @@ impl<'a> Report<'a> {
         notices.sort_by_key(|notice| notice.line.unwrap_or(usize::MAX));
         (problems, notices)
     }
+
+    /// Full patterns of all keys that were asked for, `cohorts[].id`.
+    #[cfg(test)]
+    pub fn known_keys(&self) -> Vec<String> {
+        let known = self.known.borrow();
+        known.iter().flat_map(|(block, keys)| keys.iter().map(|key| joined(block, key))).collect()
+    }
 }
 
 fn hint(known: &BTreeMap<String, BTreeSet<&'static str>>, block: &str, key: &str) -> KeyHint {

@@ -1,6 +1,7 @@
 //! Whole files in, configuration or problems out.
 
 mod accepted;
+mod documented;
 mod refused;
 
 use super::{ConfigErrors, Loaded, parse};
