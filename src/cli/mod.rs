@@ -6,6 +6,7 @@
 
 mod check;
 mod logs;
+mod map;
 
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
@@ -34,6 +35,8 @@ struct Cli {
 enum Command {
     /// Test the configuration, the credentials, and Brevo's attributes and lists, and say what would fail.
     Check(check::Arguments),
+    /// Read Mixpanel records on standard input and print what Brevo would be sent for each.
+    Map,
 }
 
 /// Why a subcommand ended without having done its work.
@@ -47,7 +50,9 @@ enum Failure {
     Runtime(#[source] std::io::Error),
     #[error("cannot set up TLS: {0}")]
     Tls(#[source] reqwest::Error),
-    #[error("cannot write the report: {0}")]
+    #[error(transparent)]
+    Input(#[from] map::InputError),
+    #[error("cannot write the answer: {0}")]
     Output(#[source] std::io::Error),
 }
 
@@ -60,6 +65,7 @@ pub fn run(args: impl IntoIterator<Item = OsString>) -> ExitCode {
     use_ring();
     let done = logs::start().map_err(Failure::from).and_then(|()| match &cli.command {
         Command::Check(arguments) => check::run(&cli.config, arguments),
+        Command::Map => map::run(&cli.config),
     });
     match done {
         Ok(code) => code,

@@ -152,7 +152,8 @@ pub enum BrevoMode {
 pub struct Mapping {
     /// Mixpanel event name → Brevo event name.
     pub events: BTreeMap<String, String>,
-    /// Mixpanel profile property → Brevo attribute, or `email` / `SMS` for the identifiers.
+    /// Mixpanel profile property → Brevo attribute in upper case (`SMS` is the phone), or `email`.
+    /// Loaded ones are legal names, and none is reserved.
     pub properties: BTreeMap<String, String>,
     pub unmapped_events: UnmappedEvents,
     /// List name → Brevo list id.

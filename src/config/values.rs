@@ -13,11 +13,9 @@ use url::{Host, Url};
 use super::error::{Bad, Remedy};
 use super::model::{Secret, SigningSecret, StoreEngine};
 use super::yaml::Scalar;
+use crate::brevo::names::{AttributeName, EventName};
 
 type Parsed<T> = Result<T, Bad>;
-
-/// Brevo's bound on event names and property keys, taken for attribute names too.
-const MAX_BREVO_NAME: usize = 255;
 
 pub(super) fn text(scalar: &Scalar) -> Parsed<String> {
     if scalar.text.trim().is_empty() {
@@ -294,44 +292,48 @@ pub(super) fn email_pattern(scalar: &Scalar) -> Parsed<String> {
     Err(Bad::new("is not an address", "a whole address, or \"*@example.com\" for everybody of a domain"))
 }
 
-/// A name that Brevo takes for an event, a property or an attribute.
-pub(super) fn brevo_name(scalar: &Scalar) -> Parsed<String> {
-    let legal = |c: char| c.is_ascii_alphanumeric() || c == '_' || c == '-';
-    if !scalar.text.is_empty() && scalar.text.len() <= MAX_BREVO_NAME && scalar.text.chars().all(legal) {
+/// An event's name at Brevo, which must be a legal one: a silent repair would surprise whoever looks for it there.
+pub(super) fn event_name(scalar: &Scalar) -> Parsed<String> {
+    let otherwise = "1 to 255 letters, digits, _ and -";
+    let near = EventName::sanitised(&scalar.text);
+    if near.as_str() == scalar.text {
         return Ok(scalar.text.clone());
     }
-    let otherwise = "1 to 255 letters, digits, _ and -";
-    let made = proposal(&scalar.text);
-    let write = if made.is_empty() { Remedy::Text(otherwise) } else { Remedy::Proposal { made, otherwise } };
+    let has_name_char = scalar.text.chars().any(|c| c.is_ascii_alphanumeric());
+    let write = match has_name_char {
+        true => Remedy::Proposal { made: near.as_str().to_owned(), otherwise },
+        false => Remedy::Text(otherwise),
+    };
     Err(Bad { why: "is not a name that Brevo takes", write })
 }
 
-/// The nearest legal name: runs of other characters become one `_`.
-fn proposal(name: &str) -> String {
-    let mut out = String::new();
-    for c in name.trim().chars() {
-        let c = if c.is_ascii_alphanumeric() || c == '-' { c } else { '_' };
-        if c != '_' || !out.ends_with('_') {
-            out.push(c);
-        }
+/// An attribute's name at Brevo, upper case as Brevo matches it; `email` is the identifier.
+pub(super) fn attribute(scalar: &Scalar) -> Parsed<String> {
+    let otherwise = "1 to 50 letters, digits, _ and -";
+    let illegal = |_| {
+        let near = EventName::sanitised(&scalar.text).as_str().to_ascii_uppercase();
+        let write = match AttributeName::parse(&near) {
+            Ok(name) if scalar.text.chars().any(|c| c.is_ascii_alphanumeric()) => {
+                Remedy::Proposal { made: name.as_str().to_owned(), otherwise }
+            }
+            _ => Remedy::Text(otherwise),
+        };
+        Bad { why: "is not a name that Brevo takes", write }
+    };
+    let name = AttributeName::parse(&scalar.text).map_err(illegal)?;
+    if name.is_reserved() {
+        return Err(Bad::new("is an attribute that Brevo or the relay fills itself", "another attribute"));
     }
-    out.truncate(MAX_BREVO_NAME);
-    out.trim_matches('_').to_owned()
+    Ok(if name.as_str() == "EMAIL" { "email".to_owned() } else { name.as_str().to_owned() })
 }
 
-/// A Brevo attribute, with the two identifiers in the spelling that the mapping looks for.
-pub(super) fn attribute(scalar: &Scalar) -> Parsed<String> {
-    let name = brevo_name(scalar)?;
-    if name.eq_ignore_ascii_case("email") {
-        return Ok("email".to_owned());
+/// An attribute of a company, by its internal name (Brevo contract §6).
+pub(super) fn company_attribute(scalar: &Scalar) -> Parsed<String> {
+    let legal = |c: char| c.is_ascii_alphanumeric() || c == '_' || c == '-';
+    if !scalar.text.is_empty() && scalar.text.chars().all(legal) {
+        return Ok(scalar.text.clone());
     }
-    if name.eq_ignore_ascii_case("sms") {
-        return Ok("SMS".to_owned());
-    }
-    if name.eq_ignore_ascii_case("ext_id") {
-        return Err(Bad::new("is where the relay keeps the distinct_id", "another attribute"));
-    }
-    Ok(name)
+    Err(Bad::new("is not a company attribute's internal name", "letters, digits, _ and -, such as industry"))
 }
 
 /// A value as YAML means it: true, 12 and "12" are three different ones.

@@ -7,7 +7,10 @@ use http::header::{HeaderMap, HeaderName, HeaderValue};
 use serde_json::Value;
 
 use super::live::{Finding, NoAnswer, Vendors};
-use crate::config::{Brevo, Config, Mapping};
+use crate::brevo::account::{AccountModel, AttributeKind};
+use crate::brevo::names::AttributeName;
+use crate::brevo::wire::AttributeList;
+use crate::config::{Brevo, BrevoMode, Config, Mapping};
 use crate::vendor::Family;
 
 const KEY: &str = "connectors.brevo.api_key";
@@ -74,18 +77,15 @@ impl Account<'_> {
             Ok((status, _)) => return vec![Finding::doubtful(SUBJECT, format!("not tested: Brevo answered {status}"))],
             Err(error) => return vec![Finding::doubtful(SUBJECT, format!("not tested: {error}"))],
         };
-        let categories: BTreeMap<String, String> = body["attributes"]
-            .as_array()
-            .into_iter()
-            .flatten()
-            .filter_map(|attribute| Some((attribute["name"].as_str()?, attribute["category"].as_str()?)))
-            .map(|(name, category)| (name.to_uppercase(), category.to_owned()))
-            .collect();
-        let attribute = |(property, name): (&String, &String)| {
-            let category = categories.get(&name.to_uppercase()).map(String::as_str);
-            placed(self.brevo, format!("{SUBJECT}.{property}"), name, category)
+        let Ok(attributes) = serde_json::from_value::<AttributeList>(body) else {
+            return vec![Finding::doubtful(SUBJECT, "not tested: Brevo's answer is no list of attributes")];
         };
-        mapping.properties.iter().filter(|(_, name)| !is_identifier(name)).map(attribute).collect()
+        let account = AccountModel::new(&attributes, []);
+        let mapped = mapping.properties.iter().filter(|(_, name)| *name != "email");
+        let named = mapped.filter_map(|(property, name)| Some((property, AttributeName::parse(name).ok()?)));
+        named
+            .map(|(property, name)| placed(self.brevo, format!("{SUBJECT}.{property}"), &name, account.kind(&name)))
+            .collect()
     }
 
     async fn lists(&self, lists: &BTreeMap<String, u64>) -> Vec<Finding> {
@@ -109,24 +109,26 @@ impl Account<'_> {
     }
 }
 
-/// Identifiers of a contact are no attributes of the account.
-fn is_identifier(name: &str) -> bool {
-    matches!(name, "email" | "SMS" | "WHATSAPP" | "LANDLINE_NUMBER")
-}
-
 /// Brevo drops values for attributes that it does not have, with a success answer (contract §5), so this is where a
 /// person learns of it.
-fn placed(brevo: &Brevo, subject: String, name: &str, category: Option<&str>) -> Finding {
-    match category {
-        Some("normal" | "category") => Finding::works(subject, format!("attribute {name}")),
-        Some(other) => {
-            Finding::fails(subject, format!("attribute {name} is of the kind {other}, which cannot be written"))
+fn placed(brevo: &Brevo, subject: String, name: &AttributeName, kind: Option<&AttributeKind>) -> Finding {
+    match kind {
+        Some(AttributeKind::ReadOnly) => {
+            Finding::fails(subject, format!("attribute {name} is filled by Brevo or its users, and cannot be written"))
         }
-        None if brevo.create_attributes => Finding::works(subject, format!("attribute {name} will be created")),
+        Some(kind) => Finding::works(subject, format!("attribute {name}, {}", kind.label())),
+        None if brevo.create_attributes && brevo.mode == BrevoMode::Live => {
+            Finding::works(subject, format!("attribute {name} will be created"))
+        }
+        None if brevo.create_attributes => Finding::doubtful(
+            subject,
+            format!("the account has no attribute {name} yet; it is created when mode is live"),
+        ),
         None => Finding::fails(
             subject,
             format!(
-                "the account has no attribute {name}, and Brevo drops its values without a word; create it, or set create_attributes: true"
+                "the account has no attribute {name}, and Brevo drops its values without a word; \
+                 create it, or set create_attributes: true"
             ),
         ),
     }

@@ -16,7 +16,7 @@ pub(super) fn mapping(root: &mut Section<'_>, lists: BTreeMap<String, u64>) -> M
     let default = Mapping::default();
     let unmapped = [("skip", UnmappedEvents::Skip), ("forward", UnmappedEvents::Forward)];
     Mapping {
-        events: names(root.pairs("event_mapping"), values::brevo_name),
+        events: names(root.pairs("event_mapping"), values::event_name),
         properties: properties(root),
         unmapped_events: root.scalar("unmapped_events", values::choice(&unmapped)).unwrap_or_default(),
         lists,
@@ -51,7 +51,7 @@ fn groups(root: &mut Section<'_>) -> BTreeMap<String, GroupMapping> {
     let group = |(group_key, item): (String, Item<'_>)| {
         let mut block = item.section()?;
         let name = block.scalar("name", values::text).unwrap_or_else(|| "$name".to_owned());
-        let properties = names(block.pairs("properties"), values::brevo_name);
+        let properties = names(block.pairs("properties"), values::company_attribute);
         block.finish();
         Some((group_key, GroupMapping { name, properties }))
     };

@@ -1,6 +1,8 @@
 use proptest::prelude::*;
 
 use super::super::*;
+use crate::mapping::CompiledMapping;
+
 use super::{COMPLETE, PUBLISHED, environment, error, errors};
 
 #[test]
@@ -87,9 +89,9 @@ fn names_that_brevo_would_refuse_come_with_a_proposal() {
         error("event_mapping:\n  Purchase: \"order completed!\"\n"),
         "mixrelay.yaml:2: event_mapping.Purchase: \"order completed!\" is not a name that Brevo takes; write order_completed"
     );
-    assert!(error("property_mapping: { plan: 'Plan Type' }").ends_with("write Plan_Type"));
-    assert!(error("property_mapping: { plan: '€' }").ends_with("write 1 to 255 letters, digits, _ and -"));
-    assert!(error("property_mapping: { id: ext_id }").contains("distinct_id"));
+    assert!(error("property_mapping: { plan: 'Plan Type' }").ends_with("write PLAN_TYPE"));
+    assert!(error("property_mapping: { plan: '€' }").ends_with("write 1 to 50 letters, digits, _ and -"));
+    assert!(error("property_mapping: { id: ext_id }").contains("fills itself"));
 }
 
 #[test]
@@ -222,9 +224,15 @@ proptest! {
 
     #[test]
     fn reading_damaged_files_never_panics_and_always_says_why(text in nearly_configuration()) {
-        if let Err(errors) = parse(&text, "x", &environment) {
-            prop_assert!(!errors.problems.is_empty());
-            prop_assert!(!errors.to_string().contains("fromenv"));
+        match parse(&text, "x", &environment) {
+            // What is loaded, the mapping can use.
+            Ok(Loaded { config, .. }) => {
+                prop_assert!(CompiledMapping::compile(&config.mapping, config.mixpanel.sync).is_ok());
+            }
+            Err(errors) => {
+                prop_assert!(!errors.problems.is_empty());
+                prop_assert!(!errors.to_string().contains("fromenv"));
+            }
         }
     }
 }

@@ -1,0 +1,95 @@
+//! `mixrelay map`: Mixpanel records in, what Brevo would be sent out. Nothing is sent, and no vendor is asked.
+
+use std::io::{BufRead, IsTerminal as _, Write};
+use std::path::Path;
+use std::process::ExitCode;
+
+use serde_json::Value;
+use serde_json::value::RawValue;
+
+use super::Failure;
+use crate::clock::{Clock as _, SystemClock, UnixMillis};
+use crate::mapping::{CompiledMapping, MappingError, preview};
+
+#[derive(Debug, thiserror::Error)]
+pub(super) enum InputError {
+    #[error("standard input: {0}; give one JSON record after the other, or arrays of them")]
+    Json(#[from] serde_json::Error),
+    #[error("{}", lines(.0))]
+    Mapping(Vec<MappingError>),
+}
+
+fn lines(errors: &[MappingError]) -> String {
+    errors.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n")
+}
+
+pub(super) fn run(path: &Path) -> Result<ExitCode, Failure> {
+    let config = super::load(path)?.config;
+    let mapping = CompiledMapping::compile(&config.mapping, config.mixpanel.sync).map_err(InputError::Mapping)?;
+    let out = std::io::stdout().lock();
+    let pretty = out.is_terminal();
+    all(std::io::stdin().lock(), out, pretty, &mapping, SystemClock.now())?;
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Describes every record of `input`, one JSON value a line or, `pretty`, spread for people.
+fn all(
+    input: impl BufRead,
+    mut out: impl Write,
+    pretty: bool,
+    mapping: &CompiledMapping,
+    now: UnixMillis,
+) -> Result<(), Failure> {
+    let values = serde_json::Deserializer::from_reader(input).into_iter::<Box<RawValue>>();
+    for value in values {
+        let value = value.map_err(InputError::Json)?;
+        for record in records(value)? {
+            let described = preview(record.get(), mapping, None, now);
+            print(&mut out, pretty, &described).map_err(Failure::Output)?;
+        }
+    }
+    out.flush().map_err(Failure::Output)
+}
+
+/// A record by itself, or those of an array.
+fn records(value: Box<RawValue>) -> Result<Vec<Box<RawValue>>, InputError> {
+    if value.get().starts_with('[') { Ok(serde_json::from_str(value.get())?) } else { Ok(vec![value]) }
+}
+
+fn print(out: &mut impl Write, pretty: bool, described: &Value) -> std::io::Result<()> {
+    if pretty { writeln!(out, "{described:#}") } else { writeln!(out, "{described}") }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::parse;
+
+    fn mapped(input: &str) -> Result<Vec<Value>, Failure> {
+        let text = "event_mapping: { Purchase: order_completed }";
+        let config = parse(text, "x", &|_| Some("t".to_owned())).unwrap().config;
+        let mapping = CompiledMapping::compile(&config.mapping, config.mixpanel.sync).unwrap();
+        let mut out = Vec::new();
+        all(input.as_bytes(), &mut out, false, &mapping, UnixMillis(1_700_000_000_000))?;
+        let lines = String::from_utf8(out).unwrap();
+        Ok(lines.lines().map(|line| serde_json::from_str(line).unwrap()).collect())
+    }
+
+    #[test]
+    fn lines_arrays_and_spread_records_are_all_read() {
+        let purchase = r#"{"event":"Purchase","properties":{"distinct_id":"u1","time":1700000000}}"#;
+        let input =
+            format!("{purchase}\n[{purchase}, {purchase}]\n{{\n \"event\": \"Other\",\n \"properties\": {{}}}}");
+        let described = mapped(&input).unwrap();
+        let decisions: Vec<_> = described.iter().map(|d| d["decision"].as_str().unwrap()).collect();
+        assert_eq!(decisions, ["send", "send", "send", "skip"]);
+        assert_eq!(described[0]["calls"][0]["body"]["event_name"], "order_completed");
+    }
+
+    #[test]
+    fn what_is_not_json_is_told_with_its_line() {
+        let error = mapped("{}\nnonsense").unwrap_err().to_string();
+        assert!(error.starts_with("standard input: ") && error.contains("line 2"), "{error}");
+        assert!(mapped("").unwrap().is_empty());
+    }
+}
