@@ -18,6 +18,7 @@ pub mod edge;
 pub mod mapping;
 pub mod mixpanel;
 pub mod record;
+pub mod sandbox;
 pub mod settlement;
 pub mod store;
 pub mod telemetry;

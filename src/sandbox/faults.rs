@@ -1,0 +1,186 @@
+//! Faults on request: what goes wrong, for whom, on which paths and how often.
+
+use std::collections::BTreeMap;
+use std::convert::Infallible;
+use std::time::Duration;
+
+use axum::body::Body;
+use axum::http::{HeaderName, HeaderValue, StatusCode};
+use axum::response::Response;
+use bytes::Bytes;
+use futures_util::stream;
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
+
+use super::http::{Call, Reply};
+use super::server::Reset;
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Vendor {
+    Mixpanel,
+    Brevo,
+}
+
+/// Whether the vendor has done the work by the time the fault strikes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Moment {
+    /// Nothing is stored.
+    #[default]
+    Before,
+    /// The request took effect; only its answer is lost or spoilt.
+    After,
+}
+
+/// One rule of `PUT /faults`.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Fault {
+    /// Both vendors when absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub vendor: Option<Vendor>,
+    /// Paths that begin so (`/import`, `/v3/contacts`); all when absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub path_prefix: Option<String>,
+    /// For the next N matching requests; until deleted when absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub times: Option<u64>,
+    #[serde(default)]
+    pub when: Moment,
+    #[serde(flatten)]
+    pub kind: FaultKind,
+}
+
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(tag = "kind", rename_all = "snake_case")]
+pub enum FaultKind {
+    /// Answers late. Adds up with other faults.
+    Latency { ms: u64 },
+    /// A fixed status. Without a body, one in the vendor's manner.
+    Status {
+        status: u16,
+        #[serde(default)]
+        headers: BTreeMap<String, String>,
+        #[serde(default)]
+        body: Option<Value>,
+    },
+    /// Ends the connection with a TCP reset.
+    Reset,
+    /// Reads the request and never answers.
+    BlackHole,
+    /// A 200 whose body is not what its type says.
+    Garbage,
+    /// A 200 with an error inside.
+    ErrorInOk {
+        #[serde(default)]
+        body: Option<Value>,
+    },
+    /// The answer trickles, `chunk` bytes every `every_ms`.
+    Slow { chunk: usize, every_ms: u64 },
+}
+
+/// The faults in force, with how often each has struck.
+#[derive(Debug, Default)]
+pub(super) struct Faults {
+    rules: Vec<(Fault, u64)>,
+}
+
+/// What is to happen to one request.
+#[derive(Debug, Default)]
+pub(super) struct Plan {
+    pub delay: Duration,
+    pub before: Option<FaultKind>,
+    pub after: Option<FaultKind>,
+}
+
+impl Faults {
+    pub fn replace(&mut self, faults: Vec<Fault>) {
+        self.rules = faults.into_iter().map(|fault| (fault, 0)).collect();
+    }
+
+    pub fn clear(&mut self) {
+        self.rules.clear();
+    }
+
+    pub fn describe(&self) -> Value {
+        self.rules.iter().map(|(fault, hits)| json!({ "fault": fault, "hits": hits })).collect()
+    }
+
+    /// Spends one use of every latency that matches, and of the first other fault that does.
+    pub fn take(&mut self, vendor: Vendor, call: &Call) -> Plan {
+        let mut plan = Plan::default();
+        for (fault, hits) in &mut self.rules {
+            let matches = fault.vendor.is_none_or(|only| only == vendor)
+                && fault.path_prefix.as_ref().is_none_or(|prefix| call.path.starts_with(prefix))
+                && fault.times.is_none_or(|times| *hits < times);
+            if !matches {
+                continue;
+            }
+            if let FaultKind::Latency { ms } = fault.kind {
+                plan.delay += Duration::from_millis(ms);
+            } else if plan.before.is_some() || plan.after.is_some() {
+                continue;
+            } else if fault.when == Moment::Before && !matches!(fault.kind, FaultKind::Slow { .. }) {
+                plan.before = Some(fault.kind.clone());
+            } else {
+                plan.after = Some(fault.kind.clone());
+            }
+            *hits += 1;
+        }
+        plan
+    }
+}
+
+impl FaultKind {
+    /// What the caller sees. `reply` is the true answer, when the request was worked on. `None` cuts the connection.
+    pub(super) async fn play(self, reply: Option<Reply>, reset: Reset) -> Option<Response<Body>> {
+        match self {
+            FaultKind::Latency { .. } => reply.map(Reply::into_response),
+            FaultKind::Status { status, headers, body } => {
+                let status = StatusCode::from_u16(status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+                let body = body.unwrap_or_else(|| {
+                    let reason = status.canonical_reason().unwrap_or("error");
+                    json!({ "code": status.as_u16(), "error": reason, "message": reason, "status": reason })
+                });
+                let mut reply = Reply::json(status, &body);
+                for (name, value) in &headers {
+                    if let (Ok(name), Ok(value)) =
+                        (HeaderName::from_bytes(name.as_bytes()), HeaderValue::from_str(value))
+                    {
+                        reply.headers.push((name, value));
+                    }
+                }
+                Some(reply.into_response())
+            }
+            FaultKind::Reset => {
+                reset.request();
+                None
+            }
+            FaultKind::BlackHole => std::future::pending().await,
+            FaultKind::Garbage => {
+                let garbage: &[u8] = b"<html>\x00\xff\xfe{]]]} not what you asked for";
+                Some(Reply::new(StatusCode::OK, "application/json", garbage).into_response())
+            }
+            FaultKind::ErrorInOk { body } => {
+                let body = body.unwrap_or_else(
+                    || json!({ "error": "something went wrong", "status": 0, "code": "internal", "message": "something went wrong" }),
+                );
+                Some(Reply::ok(&body).into_response())
+            }
+            FaultKind::Slow { chunk, every_ms } => reply.map(|reply| trickle(reply, chunk.max(1), every_ms)),
+        }
+    }
+}
+
+fn trickle(reply: Reply, chunk: usize, every_ms: u64) -> Response<Body> {
+    let mut response = Reply { body: Bytes::new(), ..reply.clone() }.into_response();
+    *response.body_mut() = Body::from_stream(stream::unfold(reply.body, move |mut rest| async move {
+        if rest.is_empty() {
+            return None;
+        }
+        tokio::time::sleep(Duration::from_millis(every_ms)).await;
+        let next = rest.split_to(chunk.min(rest.len()));
+        Some((Ok::<Bytes, Infallible>(next), rest))
+    }));
+    response
+}
