@@ -185,7 +185,7 @@ mod tests {
 
     fn model() -> AccountModel {
         let attributes = serde_json::from_value(json!({"attributes": [
-            {"name": "FIRSTNAME", "category": "normal", "type": "text"},
+            {"name": "FIRSTNAME", "category": "normal", "type": "text", "enumeration": null},
             {"name": "LTV", "category": "normal", "type": "float"},
             {"name": "BIRTHDAY", "category": "normal", "type": "date"},
             {"name": "VIP", "category": "normal", "type": "boolean"},

@@ -18,7 +18,7 @@ pub const MAX_ATTRIBUTE_NAME: usize = 50;
 pub struct EventName(String);
 
 impl EventName {
-    /// The nearest name that Brevo takes, see [`sanitise`]: `Sign Up` becomes `Sign_Up`. A name of which no character
+    /// The nearest name that Brevo takes: `Sign Up` becomes `Sign_Up`. A name of which no character
     /// can stay (`购买`) becomes `event_` and a hash of it, the same every time.
     pub fn sanitised(raw: &str) -> Self {
         Self(sanitise(raw, "event").into_owned())

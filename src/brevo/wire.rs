@@ -3,12 +3,17 @@
 
 use std::collections::BTreeMap;
 
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::value::RawValue;
 
 use super::coerce::AttributeValue;
 use super::identifiers::{ContactId, Email, FolderId, ListId};
 use super::names::{AttributeName, EventName};
+
+/// Reads null as absence: the vendor's serialisers write either, and a start must not fail over it.
+fn or_default<'de, D: Deserializer<'de>, T: Default + Deserialize<'de>>(deserializer: D) -> Result<T, D::Error> {
+    Ok(Option::deserialize(deserializer)?.unwrap_or_default())
+}
 
 /// Attribute values of one contact, by name.
 pub type Attributes = BTreeMap<AttributeName, AttributeValue>;
@@ -78,14 +83,14 @@ pub struct Contact {
     /// Phone-only contacts show a placeholder address here (contract §3.1), which is not checked.
     #[serde(default)]
     pub email: Option<String>,
-    #[serde(default)]
+    #[serde(default, deserialize_with = "or_default")]
     pub email_blacklisted: bool,
-    #[serde(default)]
+    #[serde(default, deserialize_with = "or_default")]
     pub sms_blacklisted: bool,
-    #[serde(default)]
+    #[serde(default, deserialize_with = "or_default")]
     pub list_ids: Vec<ListId>,
     /// By name as Brevo writes it, identifiers (`EXT_ID`, `SMS`) among them.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "or_default")]
     pub attributes: serde_json::Map<String, serde_json::Value>,
 }
 
@@ -121,7 +126,7 @@ pub struct BatchErrors {
 #[serde(rename_all = "camelCase")]
 pub struct BatchError {
     /// From 0.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "or_default")]
     pub event_index: Vec<usize>,
     #[serde(default)]
     pub message: String,
@@ -167,9 +172,9 @@ pub enum ListChanged {
 
 #[derive(Clone, Debug, Deserialize)]
 pub struct ListChange {
-    #[serde(default)]
+    #[serde(default, deserialize_with = "or_default")]
     pub success: Vec<serde_json::Value>,
-    #[serde(default)]
+    #[serde(default, deserialize_with = "or_default")]
     pub failure: Vec<serde_json::Value>,
 }
 
@@ -187,9 +192,9 @@ pub struct Attribute {
     pub category: String,
     #[serde(rename = "type", default)]
     pub kind: Option<String>,
-    #[serde(default)]
+    #[serde(default, deserialize_with = "or_default")]
     pub enumeration: Vec<EnumerationItem>,
-    #[serde(default)]
+    #[serde(default, deserialize_with = "or_default")]
     pub multi_category_options: Vec<String>,
 }
 
@@ -224,7 +229,7 @@ pub struct List {
     #[serde(default)]
     pub folder_id: Option<FolderId>,
     /// The one total that Brevo keeps filling (contract §4).
-    #[serde(default)]
+    #[serde(default, deserialize_with = "or_default")]
     pub unique_subscribers: u64,
 }
 
