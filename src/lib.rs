@@ -9,6 +9,7 @@
 //!
 //! `docs/architecture.md` walks through it.
 
+pub mod admin;
 pub mod brevo;
 pub mod cli;
 pub mod clock;
@@ -17,8 +18,10 @@ pub mod delivery;
 pub mod edge;
 pub mod mapping;
 pub mod mixpanel;
+pub mod people;
 pub mod record;
 pub mod sandbox;
+pub mod serve;
 pub mod settlement;
 pub mod store;
 pub mod telemetry;

@@ -7,6 +7,7 @@
 mod check;
 mod logs;
 mod map;
+mod serve;
 
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
@@ -16,6 +17,7 @@ use clap::error::ErrorKind;
 use clap::{Parser, Subcommand};
 
 use crate::config::{self, ConfigError, Loaded};
+use crate::serve::{RunError, StartError};
 
 /// `EX_USAGE` of sysexits.
 const USAGE: u8 = 64;
@@ -37,6 +39,8 @@ enum Command {
     Check(check::Arguments),
     /// Read Mixpanel records on standard input and print what Brevo would be sent for each.
     Map,
+    /// Run the relay until SIGTERM.
+    Serve,
 }
 
 /// Why a subcommand ended without having done its work.
@@ -54,6 +58,12 @@ enum Failure {
     Input(#[from] map::InputError),
     #[error("cannot write the answer: {0}")]
     Output(#[source] std::io::Error),
+    #[error("cannot set up metrics: {0}")]
+    Metrics(#[from] metrics_exporter_prometheus::BuildError),
+    #[error(transparent)]
+    Start(#[from] StartError),
+    #[error(transparent)]
+    Run(#[from] RunError),
 }
 
 /// Runs the command line `args`, the program's name included.
@@ -66,6 +76,7 @@ pub fn run(args: impl IntoIterator<Item = OsString>) -> ExitCode {
     let done = logs::start().map_err(Failure::from).and_then(|()| match &cli.command {
         Command::Check(arguments) => check::run(&cli.config, arguments),
         Command::Map => map::run(&cli.config),
+        Command::Serve => serve::run(&cli.config),
     });
     match done {
         Ok(code) => code,

@@ -17,6 +17,7 @@ pub mod mixpanel_leg;
 pub mod source;
 pub mod status;
 pub mod tally;
+pub mod trimmer;
 
 use crate::store::StoreError;
 use crate::vendor::TransportError;

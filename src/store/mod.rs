@@ -157,8 +157,12 @@ pub enum Table {
     Checkpoints,
     /// `canonical distinct_id` → folded person (JSON). Personal data: identifiers and mapped attributes.
     People,
-    /// `person key, 0x00, position` → a waiting record. Personal data: whole records.
+    /// `canonical distinct_id` → what Brevo is owed for that person (JSON). Personal data: the identifier.
+    Debts,
+    /// `hash of the canonical distinct_id, position` → a waiting record. Personal data: whole records.
     Shelves,
+    /// `position` → whose record waits there, and its size. Personal data: the identifier.
+    ShelfOrder,
     /// `destination byte, position` → dead letter (JSON). Personal data: whole records and vendor answers.
     DeadLetters,
     /// `family` → durable budget (JSON). No personal data.
@@ -172,10 +176,12 @@ pub enum Table {
 }
 
 impl Table {
-    pub const ALL: [Table; 8] = [
+    pub const ALL: [Table; 10] = [
         Table::Checkpoints,
         Table::People,
+        Table::Debts,
         Table::Shelves,
+        Table::ShelfOrder,
         Table::DeadLetters,
         Table::Budgets,
         Table::Dedup,
@@ -188,7 +194,9 @@ impl Table {
         match self {
             Table::Checkpoints => "checkpoints",
             Table::People => "people",
+            Table::Debts => "debts",
             Table::Shelves => "shelves",
+            Table::ShelfOrder => "shelf_order",
             Table::DeadLetters => "dead_letters",
             Table::Budgets => "budgets",
             Table::Dedup => "dedup",
@@ -199,7 +207,7 @@ impl Table {
 
     /// Whether erasure (CORE 12) has to look here.
     pub fn holds_personal_data(self) -> bool {
-        matches!(self, Table::People | Table::Shelves | Table::DeadLetters)
+        matches!(self, Table::People | Table::Debts | Table::Shelves | Table::ShelfOrder | Table::DeadLetters)
     }
 }
 

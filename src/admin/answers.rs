@@ -1,0 +1,57 @@
+//! Shapes that every admin answer shares.
+
+use axum::Json;
+use axum::http::StatusCode;
+use axum::response::{IntoResponse, Response};
+use serde::Serialize;
+
+use crate::store::StoreError;
+
+/// `{"error":{"code","message","hint"}}`.
+#[derive(Debug)]
+pub struct AdminError {
+    status: StatusCode,
+    code: &'static str,
+    message: String,
+    hint: &'static str,
+}
+
+#[derive(Serialize)]
+struct Envelope<'a> {
+    error: Body<'a>,
+}
+
+#[derive(Serialize)]
+struct Body<'a> {
+    code: &'a str,
+    message: &'a str,
+    hint: &'a str,
+}
+
+impl AdminError {
+    pub fn not_found(message: String, hint: &'static str) -> Self {
+        Self { status: StatusCode::NOT_FOUND, code: "not_found", message, hint }
+    }
+
+    pub fn invalid(message: String, hint: &'static str) -> Self {
+        Self { status: StatusCode::BAD_REQUEST, code: "invalid", message, hint }
+    }
+}
+
+impl From<StoreError> for AdminError {
+    fn from(error: StoreError) -> Self {
+        Self {
+            status: StatusCode::SERVICE_UNAVAILABLE,
+            code: "store",
+            message: error.to_string(),
+            hint: "see the relay's log; a failed store ends the process, and the next start says what it found",
+        }
+    }
+}
+
+impl IntoResponse for AdminError {
+    fn into_response(self) -> Response {
+        let body = Body { code: self.code, message: &self.message, hint: self.hint };
+        (self.status, Json(&Envelope { error: body })).into_response()
+    }
+}

@@ -1,0 +1,62 @@
+//! The relay's own API for the people who run it: status, metrics, dead letters, pause and resume.
+//!
+//! Reads what legs and store let others see; the only thing it changes is a gate. Errors are
+//! `{"error":{"code","message","hint"}}`.
+
+mod answers;
+mod dead_letters;
+mod status;
+
+use std::sync::Arc;
+
+use axum::Router;
+use axum::routing::{get, post};
+use metrics_exporter_prometheus::PrometheusHandle;
+
+use crate::clock::SharedClock;
+use crate::delivery::status::LegStatus;
+use crate::edge::auth::admin::{AdminAuth, require_admin};
+use crate::store::{Journal, State};
+use crate::vendor::budget::Budgets;
+
+/// What the admin API looks at.
+#[derive(Clone)]
+pub struct Parts {
+    pub legs: Arc<Vec<LegStatus>>,
+    pub journal: Arc<dyn Journal>,
+    pub state: Arc<dyn State>,
+    pub budgets: Arc<Budgets>,
+    pub metrics: PrometheusHandle,
+    pub clock: SharedClock,
+    pub auth: AdminAuth,
+}
+
+/// Every path served here, for the test that holds the published description against it.
+pub const PATHS: &[&str] =
+    &["/metrics", "/v1/status", "/v1/dead-letters", "/v1/destinations/{name}/pause", "/v1/destinations/{name}/resume"];
+
+fn api() -> Router<Parts> {
+    Router::new()
+        .route("/v1/status", get(status::status))
+        .route("/v1/dead-letters", get(dead_letters::list))
+        .route("/v1/destinations/{name}/pause", post(status::pause))
+        .route("/v1/destinations/{name}/resume", post(status::resume))
+}
+
+/// For the public listener: everything behind the admin token.
+pub fn public_router(parts: Parts) -> Router {
+    let auth = parts.auth.clone();
+    api()
+        .route("/metrics", get(status::metrics))
+        .layer(axum::middleware::from_fn_with_state(auth, require_admin))
+        .with_state(parts)
+}
+
+/// For `admin_listen`: metrics are open there, everything else still wants the token. No trust by address.
+pub fn private_router(parts: Parts) -> Router {
+    let auth = parts.auth.clone();
+    api()
+        .layer(axum::middleware::from_fn_with_state(auth, require_admin))
+        .route("/metrics", get(status::metrics))
+        .with_state(parts)
+}

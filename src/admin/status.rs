@@ -1,0 +1,126 @@
+//! Status, metrics, pause and resume.
+
+use axum::Json;
+use axum::extract::{Path, State};
+use axum::http::header::CONTENT_TYPE;
+use axum::response::{IntoResponse, Response};
+use serde::Serialize;
+
+use super::Parts;
+use super::answers::AdminError;
+use crate::delivery::status::{LegStatus, Report};
+use crate::record::Destination;
+use crate::store::StoreError;
+use crate::telemetry;
+use crate::vendor::Family;
+use crate::vendor::verdict::PauseCause;
+
+#[derive(Serialize)]
+pub struct Status {
+    version: &'static str,
+    accepted: AcceptedCounts,
+    store: StoreSize,
+    destinations: Vec<Report>,
+    budgets: Vec<Budget>,
+}
+
+#[derive(Serialize)]
+struct AcceptedCounts {
+    event: u64,
+    profile: u64,
+    group: u64,
+}
+
+#[derive(Serialize)]
+struct StoreSize {
+    entries: u64,
+    records: u64,
+    bytes: u64,
+    /// Null while the store takes appends; else why it does not.
+    refuses: Option<String>,
+}
+
+#[derive(Serialize)]
+struct Budget {
+    vendor: &'static str,
+    family: &'static str,
+    limit: u64,
+    seconds: f64,
+    remaining: u64,
+}
+
+pub async fn status(State(parts): State<Parts>) -> Result<Json<Status>, AdminError> {
+    let accepted = parts.journal.accepted();
+    let size = parts.journal.size().await?;
+    let mut budgets = Vec::new();
+    for family in Family::ALL {
+        for (limit, remaining) in parts.budgets.windows(family).await {
+            budgets.push(Budget {
+                vendor: family.vendor(),
+                family: family.label(),
+                limit: limit.amount,
+                seconds: limit.span.as_secs_f64(),
+                remaining,
+            });
+        }
+    }
+    Ok(Json(Status {
+        version: env!("CARGO_PKG_VERSION"),
+        accepted: AcceptedCounts { event: accepted.event, profile: accepted.profile, group: accepted.group },
+        store: StoreSize {
+            entries: size.entries,
+            records: size.records,
+            bytes: size.bytes,
+            refuses: parts.journal.ready().err().map(|error| error.to_string()),
+        },
+        destinations: reports(&parts).await?,
+        budgets,
+    }))
+}
+
+async fn reports(parts: &Parts) -> Result<Vec<Report>, StoreError> {
+    let mut reports = Vec::with_capacity(parts.legs.len());
+    for leg in parts.legs.iter() {
+        reports.push(leg.report().await?);
+    }
+    Ok(reports)
+}
+
+/// The exposition, with everything that is read from the store brought up to date first.
+pub async fn metrics(State(parts): State<Parts>) -> Result<Response, AdminError> {
+    let accepted = parts.journal.accepted();
+    telemetry::accepted_total("event", accepted.event);
+    telemetry::accepted_total("profile", accepted.profile);
+    telemetry::accepted_total("group", accepted.group);
+    reports(&parts).await?;
+    parts.metrics.run_upkeep();
+    Ok(([(CONTENT_TYPE, "text/plain; version=0.0.4")], parts.metrics.render()).into_response())
+}
+
+pub async fn pause(State(parts): State<Parts>, Path(name): Path<String>) -> Result<Json<Report>, AdminError> {
+    let leg = leg(&parts, &name)?;
+    leg.gate().pause(PauseCause::ByHand);
+    tracing::warn!(destination = %leg.destination(), "paused by hand");
+    Ok(Json(leg.report().await?))
+}
+
+pub async fn resume(State(parts): State<Parts>, Path(name): Path<String>) -> Result<Json<Report>, AdminError> {
+    let leg = leg(&parts, &name)?;
+    leg.gate().resume();
+    tracing::info!(destination = %leg.destination(), "resumed by hand");
+    Ok(Json(leg.report().await?))
+}
+
+fn leg<'a>(parts: &'a Parts, name: &str) -> Result<&'a LegStatus, AdminError> {
+    let wanted = destination(name)?;
+    let found = parts.legs.iter().find(|leg| leg.destination() == wanted);
+    found.ok_or_else(|| AdminError::not_found(format!("{name} has no leg"), "mixpanel and brevo are the destinations"))
+}
+
+/// A destination by its published name.
+pub fn destination(name: &str) -> Result<Destination, AdminError> {
+    let found = Destination::ALL.into_iter().find(|destination| destination.label() == name);
+    found.ok_or_else(|| {
+        AdminError::not_found(format!("no destination {name}"), "mixpanel and brevo are the destinations")
+    })
+}

@@ -1,0 +1,64 @@
+//! `mixrelay serve`: the relay itself.
+
+use std::io::Write as _;
+use std::path::Path;
+use std::process::ExitCode;
+use std::sync::Arc;
+
+use serde::Serialize;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio_util::sync::CancellationToken;
+
+use super::{Failure, load};
+use crate::clock::SystemClock;
+use crate::serve::Relay;
+use crate::telemetry;
+
+/// The one line on standard output, for scripts that let the system choose the ports.
+#[derive(Serialize)]
+struct Listening {
+    listening: Option<std::net::SocketAddr>,
+    admin: Option<std::net::SocketAddr>,
+}
+
+pub(super) fn run(path: &Path) -> Result<ExitCode, Failure> {
+    let loaded = load(path)?;
+    for notice in &loaded.notices {
+        tracing::warn!("{notice}");
+    }
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().map_err(Failure::Runtime)?;
+    runtime.block_on(async {
+        let shutdown = CancellationToken::new();
+        tokio::spawn(stop_on_signal(shutdown.clone()));
+        let relay = Relay::build(loaded.config, Arc::new(SystemClock), telemetry::install()?).await?;
+        let (listening, admin) = relay.addresses();
+        announce(&Listening { listening, admin })?;
+        relay.run(shutdown).await?;
+        tracing::info!("drained and stopped");
+        Ok(ExitCode::SUCCESS)
+    })
+}
+
+fn announce(listening: &Listening) -> Result<(), Failure> {
+    let mut out = std::io::stdout();
+    serde_json::to_writer(&mut out, listening).map_err(|e| Failure::Output(e.into()))?;
+    out.write_all(b"\n").and_then(|()| out.flush()).map_err(Failure::Output)
+}
+
+/// SIGTERM and Ctrl-C drain; a second one ends at once, as the shell's default would.
+pub(super) async fn stop_on_signal(shutdown: CancellationToken) {
+    let (Ok(mut term), Ok(mut int)) = (signal(SignalKind::terminate()), signal(SignalKind::interrupt())) else {
+        return tracing::error!("cannot listen for signals: only SIGKILL will stop this process");
+    };
+    for first in [true, false] {
+        tokio::select! {
+            _ = term.recv() => {}
+            _ = int.recv() => {}
+        }
+        if !first {
+            std::process::exit(130);
+        }
+        tracing::info!("stopping: what is under way may finish; a second signal ends at once");
+        shutdown.cancel();
+    }
+}

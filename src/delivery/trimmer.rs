@@ -1,0 +1,30 @@
+//! Gives the journal's space back once every leg has passed, less the tail that is kept as history.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::watch;
+
+use crate::clock::SharedClock;
+use crate::record::{EntryId, Position};
+use crate::store::{Journal, StoreError, Tail};
+
+/// Between two looks when there was nothing more to trim.
+const IDLE: Duration = Duration::from_secs(5);
+/// Between two small steps: appends go first.
+const STEP: Duration = Duration::from_millis(20);
+
+/// Trims for as long as the process lives. `cursors` are the legs' durable cursors: what lies below all of them was
+/// settled and written down everywhere.
+pub async fn run(
+    journal: Arc<dyn Journal>,
+    cursors: Vec<watch::Receiver<Position>>,
+    tail: Tail,
+    clock: SharedClock,
+) -> Result<(), StoreError> {
+    loop {
+        let below = cursors.iter().map(|cursor| cursor.borrow().entry).min().unwrap_or(EntryId::FIRST);
+        let report = journal.trim(below, tail, clock.now()).await?;
+        tokio::time::sleep(if report.more { STEP } else { IDLE }).await;
+    }
+}

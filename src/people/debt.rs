@@ -1,0 +1,55 @@
+//! What Brevo is owed for a person (CORE 4). Pure.
+
+use std::collections::BTreeSet;
+
+use serde::{Deserialize, Serialize};
+
+use super::person::Folded;
+use crate::brevo::names::AttributeName;
+use crate::clock::UnixMillis;
+use crate::record::Position;
+
+/// Profile records that were folded and not yet told to Brevo. Only Brevo's answer settles it; however many records it
+/// covers, one write does.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Debt {
+    /// Of the oldest record.
+    pub since: Position,
+    /// When the oldest record was received.
+    pub oldest: UnixMillis,
+    pub records: u64,
+    /// An identifier has changed.
+    pub identifiers: bool,
+    /// Attributes whose present value Brevo is owed.
+    pub attributes: BTreeSet<AttributeName>,
+}
+
+impl Debt {
+    pub fn new(position: Position, received_at: UnixMillis, folded: Folded) -> Self {
+        Self {
+            since: position,
+            oldest: received_at,
+            records: 1,
+            identifiers: folded.identifiers,
+            attributes: folded.attributes.into_iter().collect(),
+        }
+    }
+
+    /// This debt and `other` as one.
+    pub fn join(mut self, other: Debt) -> Debt {
+        self.since = self.since.min(other.since);
+        self.oldest = self.oldest.min(other.oldest);
+        self.records += other.records;
+        self.identifiers |= other.identifiers;
+        self.attributes.extend(other.attributes);
+        self
+    }
+}
+
+/// Two debts that may be there, as one.
+pub fn join(a: Option<Debt>, b: Option<Debt>) -> Option<Debt> {
+    match (a, b) {
+        (Some(a), Some(b)) => Some(a.join(b)),
+        (a, b) => a.or(b),
+    }
+}

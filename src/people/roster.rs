@@ -1,0 +1,148 @@
+//! The people in memory: those that the leg works on, and a bounded number of others that may be asked for again.
+//!
+//! Changed people are handed out as rows for the next checkpoint, in key order, which is how the store writes them
+//! fastest. A person is only let go when nothing of them is changed and nobody works on them.
+
+use std::collections::{BTreeSet, HashMap};
+use std::sync::Arc;
+
+use super::debt::{self, Debt};
+use super::person::Person;
+use crate::store::{KeyRange, Pair, State, StoreError, Table, WriteBatch};
+
+/// People kept in memory. A person with a handful of attributes takes about half a kilobyte.
+const CAPACITY: usize = 50_000;
+
+/// Canonical distinct_id.
+pub type PersonId = Arc<str>;
+
+/// A person in memory.
+#[derive(Clone, Debug, Default)]
+pub struct Resident {
+    pub person: Person,
+    /// Owed, and covered by no call under way.
+    pub debt: Option<Debt>,
+    /// Covered by the call under way; owed again when it fails.
+    pub paying: Option<Debt>,
+}
+
+impl Resident {
+    /// Everything that is owed, whether a call is under way for it or not.
+    pub fn owed(&self) -> Option<Debt> {
+        debt::join(self.paying.clone(), self.debt.clone())
+    }
+
+    /// Adds to what is owed.
+    pub fn owe(&mut self, more: Debt) {
+        self.debt = debt::join(self.debt.take(), Some(more));
+    }
+}
+
+#[derive(Debug, Default)]
+pub struct Roster {
+    residents: HashMap<PersonId, Resident>,
+    dirty: BTreeSet<PersonId>,
+}
+
+impl Roster {
+    /// Those of `ids` that are not in memory, each once.
+    pub fn missing<'a>(&self, ids: impl Iterator<Item = &'a PersonId>) -> Vec<PersonId> {
+        let missing: BTreeSet<_> = ids.filter(|id| !self.residents.contains_key(*id)).cloned().collect();
+        missing.into_iter().collect()
+    }
+
+    /// Takes in what [`load`] has read. Whoever is in memory already is newer.
+    pub fn take_in(&mut self, loaded: Vec<(PersonId, Resident)>) {
+        for (id, resident) in loaded {
+            self.residents.entry(id).or_insert(resident);
+        }
+    }
+
+    pub fn get(&self, id: &PersonId) -> Option<&Resident> {
+        self.residents.get(id)
+    }
+
+    /// The person, to be changed; a new one when they are not in memory, so callers load first.
+    pub fn edit(&mut self, id: &PersonId) -> &mut Resident {
+        if !self.dirty.contains(id) {
+            self.dirty.insert(id.clone());
+        }
+        self.residents.entry(id.clone()).or_default()
+    }
+
+    /// Adds the rows of everyone who has changed since the last call.
+    pub fn put_changes(&mut self, batch: &mut WriteBatch) -> Result<(), StoreError> {
+        for id in std::mem::take(&mut self.dirty) {
+            let Some(resident) = self.residents.get(&id) else { continue };
+            batch.put(Table::People, id.as_bytes(), json(&resident.person)?);
+            match resident.owed() {
+                Some(debt) => batch.put(Table::Debts, id.as_bytes(), json(&debt)?),
+                None => batch.delete(Table::Debts, id.as_bytes()),
+            }
+        }
+        Ok(())
+    }
+
+    pub fn is_dirty(&self) -> bool {
+        !self.dirty.is_empty()
+    }
+
+    /// Makes room when there are too many: lets everyone go who is unchanged and not `in_use`. Rows of changes handed
+    /// out must be written by then, or a person would be read back as they were.
+    pub fn let_go(&mut self, in_use: impl Fn(&PersonId) -> bool) {
+        if self.residents.len() > CAPACITY {
+            let dirty = &self.dirty;
+            self.residents.retain(|id, _| dirty.contains(id) || in_use(id));
+        }
+    }
+
+    pub fn len(&self) -> usize {
+        self.residents.len()
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.residents.is_empty()
+    }
+}
+
+fn json(value: &impl serde::Serialize) -> Result<Vec<u8>, StoreError> {
+    serde_json::to_vec(value).map_err(|e| StoreError::Failed(e.to_string()))
+}
+
+fn read<T: serde::de::DeserializeOwned>(what: &str, id: &str, value: &[u8]) -> Result<T, StoreError> {
+    serde_json::from_slice(value).map_err(|e| StoreError::Corrupt(format!("{what} of {} bytes of id: {e}", id.len())))
+}
+
+/// Reads `ids` with what they are owed; someone never seen is a new person.
+pub async fn load(state: &Arc<dyn State>, ids: Vec<PersonId>) -> Result<Vec<(PersonId, Resident)>, StoreError> {
+    let keys: Vec<Vec<u8>> = ids.iter().map(|id| id.as_bytes().to_vec()).collect();
+    let people = state.get(Table::People, keys.clone()).await?;
+    let debts = state.get(Table::Debts, keys).await?;
+    let mut loaded = Vec::with_capacity(ids.len());
+    for ((id, person), debt) in ids.into_iter().zip(people).zip(debts) {
+        let person = person.map(|value| read("person", &id, &value)).transpose()?.unwrap_or_default();
+        let debt = debt.map(|value| read("debt", &id, &value)).transpose()?;
+        loaded.push((id, Resident { person, debt, paying: None }));
+    }
+    Ok(loaded)
+}
+
+/// A page of everyone who is owed something, in key order, after `after`.
+pub async fn indebted(
+    state: &Arc<dyn State>,
+    after: Option<&PersonId>,
+    limit: usize,
+) -> Result<Vec<(PersonId, Debt)>, StoreError> {
+    let mut range = KeyRange::all();
+    if let Some(after) = after {
+        range.from = after.as_bytes().to_vec();
+        range.from.push(0); // the next key in byte order
+    }
+    let pairs = state.scan(Table::Debts, range, limit).await?;
+    let debt = |(key, value): Pair| {
+        let id = String::from_utf8(key).map_err(|_| StoreError::Corrupt("key of a debt".to_owned()))?;
+        let debt = read("debt", &id, &value)?;
+        Ok((PersonId::from(id), debt))
+    };
+    pairs.into_iter().map(debt).collect()
+}

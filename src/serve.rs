@@ -1,0 +1,263 @@
+//! Wiring: builds the relay from its configuration, runs it, and takes it down in order.
+//!
+//! Going down: the edge stops accepting and finishes what it has, then the legs finish what is under way and write
+//! their last checkpoint. A task that ends by itself, whatever the reason, ends the relay: what it left undone is in the
+//! journal, and a new process goes on.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use metrics_exporter_prometheus::PrometheusHandle;
+use tokio::net::TcpListener;
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+
+use crate::admin;
+use crate::clock::SharedClock;
+use crate::config::{self, Config, StoreEngine};
+use crate::delivery::LegError;
+use crate::delivery::books::Books;
+use crate::delivery::checkpoint::Checkpoint;
+use crate::delivery::mixpanel_leg::{self, MixpanelLeg};
+use crate::delivery::source::Source;
+use crate::delivery::status::LegStatus;
+use crate::delivery::trimmer;
+use crate::edge::auth::admin::{AdminAuth, AdminTokenError, admin_token};
+use crate::edge::{self, EdgeParts};
+use crate::mixpanel;
+use crate::record::Destination;
+use crate::store::sqlite::{self, CursorAhead, OpenError, OpenOptions, SqliteStore};
+use crate::store::{Journal, State, StoreError, Tail};
+use crate::vendor::Transport;
+use crate::vendor::budget::Budgets;
+use crate::vendor::gate::SharedGate;
+use crate::vendor::stack::{self, Reader};
+
+/// How long requests and calls under way may take to end after a SIGTERM.
+const DRAIN: Duration = Duration::from_secs(10);
+
+/// Why the relay did not start. Nothing listens then.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    #[error(transparent)]
+    Open(#[from] OpenError),
+    #[error(transparent)]
+    Cursor(#[from] CursorAhead),
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    #[error("server.{key}: cannot listen on {address}: {source}")]
+    Listen { key: &'static str, address: SocketAddr, source: std::io::Error },
+    #[error("cannot set up TLS for outgoing calls: {0}")]
+    Tls(#[from] reqwest::Error),
+    #[error(transparent)]
+    MixpanelCredentials(#[from] mixpanel::calls::BadCredentials),
+    #[error(transparent)]
+    AdminToken(#[from] AdminTokenError),
+    #[error("the system has no randomness to give: {0}")]
+    Randomness(#[from] getrandom::Error),
+    #[error("a task ended while the relay was starting: {0}")]
+    Task(#[from] tokio::task::JoinError),
+}
+
+/// Why a running relay ended by itself.
+#[derive(Debug, thiserror::Error)]
+pub enum RunError {
+    #[error("the {name} ended: {source}")]
+    Leg { name: &'static str, source: LegError },
+    #[error("trimming the journal failed: {0}")]
+    Trimmer(StoreError),
+    #[error(
+        "the store has failed: records are safe up to the last acknowledged one; the next start says what it finds"
+    )]
+    StoreFailed,
+    #[error("a listener failed: {0}")]
+    Listener(std::io::Error),
+    #[error("a task died: {0}")]
+    Task(#[from] tokio::task::JoinError),
+}
+
+/// A relay that is built and listens, but does not run yet.
+pub struct Relay {
+    store: SqliteStore,
+    edge: axum::Router,
+    listener: TcpListener,
+    private: Option<(TcpListener, axum::Router)>,
+    mixpanel: MixpanelLeg,
+    legs: Vec<LegStatus>,
+    tail: Tail,
+    clock: SharedClock,
+}
+
+impl Relay {
+    /// Opens the store and the listeners and puts everything together. `metrics` is the process's recorder.
+    pub async fn build(config: Config, clock: SharedClock, metrics: PrometheusHandle) -> Result<Self, StartError> {
+        let config = Arc::new(config);
+        let store = open(&config, clock.clone()).await?;
+        let journal: Arc<dyn Journal> = store.journal.clone();
+        let state: Arc<dyn State> = store.state.clone();
+        let budgets = Arc::new(Budgets::open(state.clone(), clock.clone()).await?);
+        let transport = Transport::new()?;
+        let room = Room { config: &config, store: &store, clock: &clock, budgets: &budgets, transport: &transport };
+        let (mixpanel, mixpanel_status) = room.mixpanel_leg().await?;
+        let legs = vec![mixpanel_status];
+
+        let admin = admin::Parts {
+            legs: Arc::new(legs.clone()),
+            journal: journal.clone(),
+            state,
+            budgets,
+            metrics,
+            clock: clock.clone(),
+            auth: AdminAuth::new(&admin_token(&config)?),
+        };
+        let edge = edge::router(EdgeParts::new(config.clone(), journal, clock.clone())?)
+            .merge(admin::public_router(admin.clone()));
+        let listener = listen("listen", config.server.listen).await?;
+        let private = match config.server.admin_listen {
+            Some(address) => Some((listen("admin_listen", address).await?, admin::private_router(admin))),
+            None => None,
+        };
+        let tail = Tail { max_age: config.retention.history, max_bytes: config.retention.history_bytes };
+        Ok(Self { store, edge, listener, private, mixpanel, legs, tail, clock })
+    }
+
+    /// Where the relay listens: for apps, and for the people who run it.
+    pub fn addresses(&self) -> (Option<SocketAddr>, Option<SocketAddr>) {
+        let private = self.private.as_ref().and_then(|(listener, _)| listener.local_addr().ok());
+        (self.listener.local_addr().ok(), private)
+    }
+
+    /// Runs until `shutdown`, then drains. Errors when something ended that should not have.
+    pub async fn run(self, shutdown: CancellationToken) -> Result<(), RunError> {
+        let legs_down = CancellationToken::new();
+        let mut servers = JoinSet::new();
+        let mut legs = JoinSet::new();
+        let edge = axum::serve(self.listener, self.edge.into_make_service_with_connect_info::<SocketAddr>());
+        let stop = shutdown.clone();
+        servers.spawn(async move { edge.with_graceful_shutdown(stop.cancelled_owned()).await });
+        if let Some((listener, router)) = self.private {
+            let stop = shutdown.clone();
+            servers.spawn(async move {
+                let server = axum::serve(listener, router.into_make_service_with_connect_info::<SocketAddr>());
+                server.with_graceful_shutdown(stop.cancelled_owned()).await
+            });
+        }
+        let leg = self.mixpanel.run(legs_down.clone(), DRAIN);
+        legs.spawn(async move { leg.await.map_err(|source| RunError::Leg { name: "Mixpanel leg", source }) });
+        let cursors = self.legs.iter().map(LegStatus::durable_cursor).collect();
+        let trimming = trimmer::run(self.store.journal.clone(), cursors, self.tail, self.clock.clone());
+        let mut failed = self.store.failed();
+
+        let outcome = tokio::select! {
+            biased; // a shutdown also ends the servers: it is looked at first
+            () = shutdown.cancelled() => Ok(()),
+            Some(ended) = servers.join_next() => Err(ended_server(ended)),
+            Some(ended) = legs.join_next() => ended?.and(Ok(())),
+            ended = trimming => ended.map_err(RunError::Trimmer),
+            _ = failed.wait_for(|failed| *failed) => Err(RunError::StoreFailed),
+        };
+        // On the way down for any reason: nothing new comes in, then the legs write what they know.
+        shutdown.cancel();
+        drop(tokio::time::timeout(DRAIN, async { while servers.join_next().await.is_some() {} }).await);
+        servers.abort_all();
+        legs_down.cancel();
+        let mut drained = Ok(());
+        while let Some(ended) = legs.join_next().await {
+            drained = drained.and(ended?);
+        }
+        outcome.and(drained)
+    }
+}
+
+fn ended_server(ended: Result<std::io::Result<()>, tokio::task::JoinError>) -> RunError {
+    match ended {
+        Ok(Ok(())) => RunError::Listener(std::io::Error::other("it stopped by itself")),
+        Ok(Err(error)) => RunError::Listener(error),
+        Err(error) => RunError::Task(error),
+    }
+}
+
+async fn open(config: &Arc<Config>, clock: SharedClock) -> Result<SqliteStore, StartError> {
+    let StoreEngine::Sqlite(path) = &config.store.engine;
+    let options = OpenOptions {
+        path: path.clone(),
+        min_free: config.store.min_free,
+        allow_volatile: config.store.allow_volatile,
+        clock,
+    };
+    let store = tokio::task::spawn_blocking(move || sqlite::open(options)).await??;
+    let found = &store.recovery;
+    tracing::info!(
+        epoch = found.epoch.0,
+        entries = found.entries,
+        records = found.records,
+        next_entry = found.tip.0,
+        log_bytes = found.log_bytes,
+        damaged_entries = found.quarantined.len(),
+        took_ms = found.took.as_millis() as u64,
+        "store opened"
+    );
+    Ok(store)
+}
+
+async fn listen(key: &'static str, address: SocketAddr) -> Result<TcpListener, StartError> {
+    TcpListener::bind(address).await.map_err(|source| StartError::Listen { key, address, source })
+}
+
+/// What every leg is built from.
+struct Room<'a> {
+    config: &'a Arc<Config>,
+    store: &'a SqliteStore,
+    clock: &'a SharedClock,
+    budgets: &'a Arc<Budgets>,
+    transport: &'a Transport,
+}
+
+impl Room<'_> {
+    fn state(&self) -> Arc<dyn State> {
+        self.store.state.clone()
+    }
+
+    fn journal(&self) -> Arc<dyn Journal> {
+        self.store.journal.clone()
+    }
+
+    /// The leg's books, opened at its checkpoint, with the status that others see.
+    async fn books(
+        &self,
+        destination: Destination,
+        gate: Arc<SharedGate>,
+    ) -> Result<(Books, Source, LegStatus), StartError> {
+        let journal = self.journal();
+        let checkpoint = Checkpoint::load(&self.state(), destination, journal.epoch()).await?;
+        self.store.journal.check_cursor(checkpoint.cursor)?;
+        let cursor = checkpoint.cursor;
+        let books = Books::open(&self.state(), destination, checkpoint).await?;
+        let status = LegStatus::new(destination, journal.clone(), self.clock.clone(), gate, cursor);
+        Ok((books, Source::start(journal, cursor.entry), status))
+    }
+
+    async fn mixpanel_leg(&self) -> Result<(MixpanelLeg, LegStatus), StartError> {
+        let settings: &config::Mixpanel = &self.config.mixpanel;
+        let gate = Arc::new(SharedGate::default());
+        let (books, source, status) = self.books(Destination::Mixpanel, gate.clone()).await?;
+        let reader = Reader { judge: mixpanel::answers::judge, meter: mixpanel::answers::meter };
+        let parts = mixpanel_leg::Parts {
+            state: self.state(),
+            source,
+            books,
+            status: status.clone(),
+            calls: mixpanel::calls::Calls::new(settings)?,
+            stack: stack::build(self.transport.clone(), gate, self.budgets.clone(), reader),
+            probe: stack::probe_stack(self.transport.clone(), self.budgets.clone(), reader),
+            clock: self.clock.clone(),
+            settings: mixpanel_leg::Settings {
+                enabled: settings.enabled,
+                identity: settings.identity,
+                max_dead_letter_bytes: self.config.retention.dead_letter_bytes,
+            },
+        };
+        Ok((MixpanelLeg::new(parts), status))
+    }
+}
