@@ -5,6 +5,7 @@
 //! fails, 64 the command line cannot be understood.
 
 mod check;
+mod health;
 mod logs;
 mod map;
 mod serve;
@@ -37,6 +38,8 @@ struct Cli {
 enum Command {
     /// Test the configuration, the credentials, and Brevo's attributes and lists, and say what would fail.
     Check(check::Arguments),
+    /// Ask the running relay whether it is alive.
+    Health,
     /// Read Mixpanel records on standard input and print what Brevo would be sent for each.
     Map,
     /// Run the relay until SIGTERM.
@@ -54,6 +57,8 @@ enum Failure {
     Runtime(#[source] std::io::Error),
     #[error("cannot set up TLS: {0}")]
     Tls(#[source] reqwest::Error),
+    #[error(transparent)]
+    Health(#[from] health::HealthError),
     #[error(transparent)]
     Input(#[from] map::InputError),
     #[error("cannot write the answer: {0}")]
@@ -75,6 +80,7 @@ pub fn run(args: impl IntoIterator<Item = OsString>) -> ExitCode {
     use_ring();
     let done = logs::start().map_err(Failure::from).and_then(|()| match &cli.command {
         Command::Check(arguments) => check::run(&cli.config, arguments),
+        Command::Health => health::run(&cli.config),
         Command::Map => map::run(&cli.config),
         Command::Serve => serve::run(&cli.config),
     });

@@ -227,7 +227,7 @@ pub(super) fn path_prefix(scalar: &Scalar) -> Parsed<String> {
 }
 
 /// First path parts that the relay or the vendor's API already use (DESIGN 2.1).
-const RESERVED_PATHS: [&str; 24] = [
+pub(super) const RESERVED_PATHS: [&str; 26] = [
     "api",
     "cohorts",
     "console",
@@ -241,7 +241,9 @@ const RESERVED_PATHS: [&str; 24] = [
     "import",
     "insights",
     "jql",
+    "lib.js",
     "lib.min.js",
+    "libs",
     "lookup-tables",
     "metrics",
     "openapi.yaml",

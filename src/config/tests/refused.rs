@@ -154,6 +154,14 @@ fn values_that_are_not_what_they_should_be() {
 }
 
 #[test]
+fn no_prefix_can_hide_a_route() {
+    for route in crate::edge::routes::ROUTES {
+        let first = route.path.trim_start_matches('/').split('/').next().unwrap();
+        assert!(first.is_empty() || values::RESERVED_PATHS.contains(&first), "{first} is not reserved");
+    }
+}
+
+#[test]
 fn no_message_repeats_a_secret() {
     let hidden = "sup3rs3cr3t value";
     for text in [
