@@ -24,10 +24,13 @@ pub mod ids;
 pub mod ingest;
 pub mod intake;
 pub mod options;
+pub mod passthrough;
 mod privacy;
 pub mod routes;
+pub mod server;
 mod service;
 pub mod splice;
 
 pub use intake::IntakeLimits;
-pub use service::{EdgeParts, router};
+pub use server::{ConnectionLimits, serve};
+pub use service::{EdgeError, EdgeParts, router};

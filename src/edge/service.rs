@@ -17,7 +17,8 @@ use super::budget::{self, Budget};
 use super::ids::Minter;
 use super::ingest::Ingest;
 use super::intake::IntakeLimits;
-use super::routes::{Endpoint, Methods, ROUTES, Route};
+use super::passthrough::PassThrough;
+use super::routes::{Endpoint, Methods, ROUTES, Route, Upstream};
 use super::{answer, cors};
 use crate::clock::SharedClock;
 use crate::config::Config;
@@ -32,20 +33,31 @@ pub struct EdgeParts {
     pub journal: Arc<dyn Journal>,
     pub clock: SharedClock,
     pub minter: Minter,
+    pub pass_through: PassThrough,
     pub limits: IntakeLimits,
     pub budget: Budget,
 }
 
+/// Why the edge cannot be built.
+#[derive(Debug, thiserror::Error)]
+pub enum EdgeError {
+    #[error("the system has no randomness to give: {0}")]
+    Random(#[from] getrandom::Error),
+    #[error("TLS for calls to the vendor cannot be set up: {0}")]
+    Tls(#[from] reqwest::Error),
+}
+
 impl EdgeParts {
-    /// With the limits that the documentation states. Fails when the system has no randomness to give.
-    pub fn new(config: Arc<Config>, journal: Arc<dyn Journal>, clock: SharedClock) -> Result<Self, getrandom::Error> {
+    /// With the limits that the documentation states. A TLS provider must be installed in the process.
+    pub fn new(config: Arc<Config>, journal: Arc<dyn Journal>, clock: SharedClock) -> Result<Self, EdgeError> {
         Ok(Self {
+            minter: Minter::new()?,
+            pass_through: PassThrough::new(&config, clock.clone())?,
+            limits: IntakeLimits::default(),
+            budget: Budget::new(budget::DEFAULT_BYTES),
             config,
             journal,
             clock,
-            minter: Minter::new()?,
-            limits: IntakeLimits::default(),
-            budget: Budget::new(budget::DEFAULT_BYTES),
         })
     }
 }
@@ -67,12 +79,13 @@ pub fn router(parts: EdgeParts) -> Router {
         limits: parts.limits,
         minter: parts.minter,
     });
+    let pass_through = Arc::new(parts.pass_through);
     let prefix = config.server.path_prefix.as_deref();
     let mut router = Router::new();
     for route in ROUTES {
         let handler = match route.endpoint {
             Endpoint::Ingest(api) => ingestion(route, api, &ingest, &keys),
-            Endpoint::Pass(_) => continue,
+            Endpoint::Pass(upstream) => passing(route, upstream, &pass_through),
             Endpoint::Welcome => fixed(route, || answer::body(StatusCode::OK, "application/json", WELCOME)),
             Endpoint::Health => fixed(route, || answer::body(StatusCode::OK, "text/plain; charset=utf-8", OK)),
             Endpoint::Ready => {
@@ -129,6 +142,21 @@ fn ingestion(route: &'static Route, api: Api, ingest: &Arc<Ingest>, keys: &Arc<K
     let router = by_method(route.methods, handler);
     // Only /import asks who is calling; the others are public by nature.
     if api == Api::Import { router.layer(middleware::from_fn_with_state(keys.clone(), auth::identify)) } else { router }
+}
+
+fn passing(route: &'static Route, upstream: Upstream, pass_through: &Arc<PassThrough>) -> MethodRouter {
+    let pass_through = pass_through.clone();
+    by_method(route.methods, move |request: Request| {
+        let pass_through = pass_through.clone();
+        async move {
+            let started = Instant::now();
+            let peer = peer(&request);
+            let (head, body) = request.into_parts();
+            let response = pass_through.handle(upstream, head, body, peer).await;
+            telemetry::http_request(route.path, response.status().as_u16(), started.elapsed());
+            response
+        }
+    })
 }
 
 fn by_method<H, T>(methods: Methods, handler: H) -> MethodRouter

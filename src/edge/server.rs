@@ -1,0 +1,125 @@
+//! The server loop: connections bounded in number and in the time that their heads may take, and a drain at the end.
+//!
+//! `axum::serve` sets no limit on either, and ten thousand callers that send a byte a minute would each keep a task and
+//! its buffers for good. Here a connection without a whole request head within [`ConnectionLimits::head`] is closed
+//! (that ends idle keep-alive connections too), and past [`ConnectionLimits::connections`] the loop stops accepting
+//! until one ends: the kernel's queue holds the rest, outside this process's memory.
+//!
+//! HTTP/1.1 only: telling the versions apart by their first bytes would be a wait without an end, and no SDK speaks
+//! HTTP/2 without TLS.
+
+use std::convert::Infallible;
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::Router;
+use axum::body::Body;
+use axum::extract::ConnectInfo;
+use http::{Request, Response};
+use hyper::body::Incoming;
+use hyper::server::conn::http1;
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::Semaphore;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+use tower::ServiceExt as _;
+
+/// Largest request head, in bytes. A GET with a single event in its query fits; mobile SDKs send bodies.
+const MAX_HEAD: usize = 64 << 10;
+/// How long to leave `accept` alone after it failed: out of file descriptors, it would fail again at once.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+
+#[derive(Clone, Copy, Debug)]
+pub struct ConnectionLimits {
+    /// Open at once.
+    pub connections: usize,
+    /// From opening a connection, or from the end of its last answer, to a whole request head.
+    pub head: Duration,
+    /// How long requests under way may take once the shutdown has begun.
+    pub drain: Duration,
+}
+
+impl Default for ConnectionLimits {
+    fn default() -> Self {
+        Self { connections: 16_384, head: Duration::from_secs(30), drain: Duration::from_secs(20) }
+    }
+}
+
+/// Serves `app` until `shutdown`, then drains: no new connections, requests under way are answered.
+pub async fn serve(listener: TcpListener, app: Router, limits: ConnectionLimits, shutdown: CancellationToken) {
+    let slots = Arc::new(Semaphore::new(limits.connections));
+    let connections = TaskTracker::new();
+    // Told apart from `shutdown`: connections that outlive the drain are cut.
+    let cut = CancellationToken::new();
+    loop {
+        let next = async {
+            // The semaphore is never closed.
+            let slot = slots.clone().acquire_owned().await.map_err(io::Error::other)?;
+            listener.accept().await.map(|(stream, peer)| (stream, peer, slot))
+        };
+        let accepted = tokio::select! {
+            () = shutdown.cancelled() => break,
+            accepted = next => accepted,
+        };
+        match accepted {
+            Ok((stream, peer, slot)) => {
+                let connection = connection(stream, peer, app.clone(), limits, shutdown.clone());
+                let cut = cut.clone();
+                connections.spawn(async move {
+                    tokio::select! {
+                        () = connection => {}
+                        () = cut.cancelled() => {}
+                    }
+                    drop(slot);
+                });
+            }
+            Err(_) => tokio::time::sleep(ACCEPT_PAUSE).await,
+        }
+    }
+    drop(listener);
+    connections.close();
+    if tokio::time::timeout(limits.drain, connections.wait()).await.is_err() {
+        cut.cancel();
+        connections.wait().await;
+    }
+}
+
+async fn connection(
+    stream: TcpStream,
+    peer: SocketAddr,
+    app: Router,
+    limits: ConnectionLimits,
+    shutdown: CancellationToken,
+) {
+    // An answer is one small packet that nothing follows.
+    if stream.set_nodelay(true).is_err() {
+        return;
+    }
+    let service = service_fn(move |request: Request<Incoming>| respond(app.clone(), request, peer));
+    let connection = http1::Builder::new()
+        .timer(TokioTimer::new())
+        .header_read_timeout(limits.head)
+        .max_buf_size(MAX_HEAD)
+        .pipeline_flush(true)
+        .serve_connection(TokioIo::new(stream), service);
+    tokio::pin!(connection);
+    tokio::select! {
+        // How a connection ends says nothing about the relay: callers hang up as they like.
+        _ended = connection.as_mut() => return,
+        () = shutdown.cancelled() => connection.as_mut().graceful_shutdown(),
+    }
+    drop(connection.await);
+}
+
+async fn respond(app: Router, request: Request<Incoming>, peer: SocketAddr) -> Result<Response<Body>, Infallible> {
+    let mut request = request.map(Body::new);
+    request.extensions_mut().insert(ConnectInfo(peer));
+    app.oneshot(request).await
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,109 @@
+//! Real connections over loopback: callers that stall, break off or leave.
+
+use std::time::Instant;
+
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+
+use super::*;
+use crate::clock::ManualClock;
+use crate::edge::budget::Budget;
+use crate::edge::service::tests::{CONFIG, MemoryJournal, NOW, config};
+use crate::edge::{EdgeParts, IntakeLimits, router};
+
+struct Served {
+    address: SocketAddr,
+    journal: Arc<MemoryJournal>,
+    budget: Budget,
+    shutdown: CancellationToken,
+    task: tokio::task::JoinHandle<()>,
+}
+
+async fn served(limits: ConnectionLimits) -> Served {
+    drop(rustls::crypto::ring::default_provider().install_default());
+    let journal = Arc::new(MemoryJournal::default());
+    let mut parts = EdgeParts::new(Arc::new(config(CONFIG)), journal.clone(), ManualClock::at(NOW)).unwrap();
+    parts.limits = IntakeLimits { idle: Duration::from_millis(200), total: Duration::from_secs(2), ..parts.limits };
+    let budget = parts.budget.clone();
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let shutdown = CancellationToken::new();
+    let task = tokio::spawn(serve(listener, router(parts), limits, shutdown.clone()));
+    Served { address, journal, budget, shutdown, task }
+}
+
+fn limits() -> ConnectionLimits {
+    ConnectionLimits { connections: 64, head: Duration::from_millis(200), drain: Duration::from_millis(500) }
+}
+
+async fn read_all(stream: &mut TcpStream) -> String {
+    let mut bytes = Vec::new();
+    // A reset after the answer is how a server ends a connection whose request it did not read to the end.
+    drop(stream.read_to_end(&mut bytes).await);
+    String::from_utf8_lossy(&bytes).into_owned()
+}
+
+const HALF: &str = "POST /track HTTP/1.1\r\nhost: r\r\norigin: https://shop.example\r\ncontent-type: application/json\r\n\
+                    content-length: 500\r\n\r\n[{\"event\":\"a\",";
+
+#[tokio::test]
+async fn a_head_that_never_ends_is_cut_off() {
+    let served = served(limits()).await;
+    let started = Instant::now();
+    for beginning in ["", "P", "GET / HTTP/1.1\r\nhost:"] {
+        let mut stream = TcpStream::connect(served.address).await.unwrap();
+        stream.write_all(beginning.as_bytes()).await.unwrap();
+        read_all(&mut stream).await;
+    }
+    assert!(started.elapsed() < Duration::from_secs(5));
+}
+
+#[tokio::test]
+async fn a_slow_body_is_told_to_come_back_with_cors_headers() {
+    let served = served(limits()).await;
+    let mut stream = TcpStream::connect(served.address).await.unwrap();
+    stream.write_all(HALF.as_bytes()).await.unwrap();
+    let answer = read_all(&mut stream).await.to_ascii_lowercase();
+    assert!(answer.starts_with("http/1.1 503"), "{answer}");
+    assert!(answer.contains("retry-after: 5"), "{answer}");
+    assert!(answer.contains("access-control-allow-origin: https://shop.example"), "{answer}");
+    assert!(served.journal.records.lock().unwrap().is_empty());
+}
+
+#[tokio::test]
+async fn half_a_request_is_not_stored_and_gives_its_budget_back() {
+    let served = served(limits()).await;
+    let free = served.budget.free();
+    let mut stream = TcpStream::connect(served.address).await.unwrap();
+    stream.write_all(HALF.as_bytes()).await.unwrap();
+    drop(stream);
+    let given_back = async {
+        while served.budget.free() != free {
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(5), given_back).await.unwrap();
+    assert!(served.journal.records.lock().unwrap().is_empty());
+}
+
+#[tokio::test]
+async fn more_connections_than_allowed_wait_outside() {
+    let served = served(ConnectionLimits { connections: 1, ..limits() }).await;
+    let mut first = TcpStream::connect(served.address).await.unwrap();
+    first.write_all(b"GET / HTTP/1.1\r\n").await.unwrap();
+    let mut second = TcpStream::connect(served.address).await.unwrap();
+    second.write_all(b"GET /healthz HTTP/1.1\r\nhost: r\r\nconnection: close\r\n\r\n").await.unwrap();
+    // The first is cut off after its head's time; then it is the second's turn.
+    assert!(read_all(&mut second).await.starts_with("HTTP/1.1 200"));
+}
+
+#[tokio::test]
+async fn a_shutdown_answers_what_is_under_way_and_ends() {
+    let served = served(limits()).await;
+    let mut idle = TcpStream::connect(served.address).await.unwrap();
+    idle.write_all(b"GET /healthz HTTP/1.1\r\nhost: r\r\n\r\n").await.unwrap();
+    let mut first = [0; 12];
+    idle.read_exact(&mut first).await.unwrap();
+    served.shutdown.cancel();
+    tokio::time::timeout(Duration::from_secs(5), served.task).await.unwrap().unwrap();
+    assert_eq!(&first, b"HTTP/1.1 200");
+}
