@@ -24,7 +24,7 @@ use crate::delivery::source::Source;
 use crate::delivery::status::LegStatus;
 use crate::delivery::trimmer;
 use crate::edge::auth::admin::{AdminAuth, AdminTokenError, admin_token};
-use crate::edge::{self, EdgeParts};
+use crate::edge::{self, ConnectionLimits, EdgeError, EdgeParts};
 use crate::mixpanel;
 use crate::record::Destination;
 use crate::store::sqlite::{self, CursorAhead, OpenError, OpenOptions, SqliteStore};
@@ -54,8 +54,8 @@ pub enum StartError {
     MixpanelCredentials(#[from] mixpanel::calls::BadCredentials),
     #[error(transparent)]
     AdminToken(#[from] AdminTokenError),
-    #[error("the system has no randomness to give: {0}")]
-    Randomness(#[from] getrandom::Error),
+    #[error(transparent)]
+    Edge(#[from] EdgeError),
     #[error("a task ended while the relay was starting: {0}")]
     Task(#[from] tokio::task::JoinError),
 }
@@ -133,9 +133,12 @@ impl Relay {
         let legs_down = CancellationToken::new();
         let mut servers = JoinSet::new();
         let mut legs = JoinSet::new();
-        let edge = axum::serve(self.listener, self.edge.into_make_service_with_connect_info::<SocketAddr>());
-        let stop = shutdown.clone();
-        servers.spawn(async move { edge.with_graceful_shutdown(stop.cancelled_owned()).await });
+        let limits = ConnectionLimits { drain: DRAIN, ..ConnectionLimits::default() };
+        let edge = edge::serve(self.listener, self.edge, limits, shutdown.clone());
+        servers.spawn(async move {
+            edge.await;
+            Ok(())
+        });
         if let Some((listener, router)) = self.private {
             let stop = shutdown.clone();
             servers.spawn(async move {

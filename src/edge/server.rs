@@ -53,8 +53,9 @@ impl Default for ConnectionLimits {
 pub async fn serve(listener: TcpListener, app: Router, limits: ConnectionLimits, shutdown: CancellationToken) {
     let slots = Arc::new(Semaphore::new(limits.connections));
     let connections = TaskTracker::new();
-    // Told apart from `shutdown`: connections that outlive the drain are cut.
+    // Told apart from `shutdown`: connections that outlive the drain, or this future, are cut.
     let cut = CancellationToken::new();
+    let _cut_when_dropped = cut.clone().drop_guard();
     loop {
         let next = async {
             // The semaphore is never closed.
