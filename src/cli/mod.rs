@@ -8,6 +8,7 @@ mod check;
 mod health;
 mod logs;
 mod map;
+mod sandbox;
 mod serve;
 
 use std::ffi::OsString;
@@ -42,6 +43,8 @@ enum Command {
     Health,
     /// Read Mixpanel records on standard input and print what Brevo would be sent for each.
     Map,
+    /// Simulate Mixpanel and Brevo on this machine, and print a configuration that points at them.
+    Sandbox(sandbox::Arguments),
     /// Run the relay until SIGTERM.
     Serve,
 }
@@ -61,6 +64,8 @@ enum Failure {
     Health(#[from] health::HealthError),
     #[error(transparent)]
     Input(#[from] map::InputError),
+    #[error(transparent)]
+    Sandbox(#[from] sandbox::SandboxError),
     #[error("cannot write the answer: {0}")]
     Output(#[source] std::io::Error),
     #[error("cannot set up metrics: {0}")]
@@ -82,6 +87,7 @@ pub fn run(args: impl IntoIterator<Item = OsString>) -> ExitCode {
         Command::Check(arguments) => check::run(&cli.config, arguments),
         Command::Health => health::run(&cli.config),
         Command::Map => map::run(&cli.config),
+        Command::Sandbox(arguments) => sandbox::run(arguments),
         Command::Serve => serve::run(&cli.config),
     });
     match done {

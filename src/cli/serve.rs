@@ -11,6 +11,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::{Failure, load};
 use crate::clock::SystemClock;
+use crate::config::Weight;
 use crate::serve::Relay;
 use crate::telemetry;
 
@@ -24,7 +25,10 @@ struct Listening {
 pub(super) fn run(path: &Path) -> Result<ExitCode, Failure> {
     let loaded = load(path)?;
     for notice in &loaded.notices {
-        tracing::warn!("{notice}");
+        match notice.weight() {
+            Weight::Warning => tracing::warn!("{notice}"),
+            Weight::Note => tracing::info!("{notice}"),
+        }
     }
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().map_err(Failure::Runtime)?;
     runtime.block_on(async {

@@ -1,7 +1,8 @@
 //! Keys that are read and checked, and that this version does not act on. `check` and `serve` name each that is set.
-//! The row goes when the room that acts on the key arrives.
+//! The row goes when the room that acts on the key arrives. Keys of which only some values are idle say so where they
+//! are read.
 
-const IDLE: [(&str, &str); 22] = [
+const IDLE: [(&str, &str); 19] = [
     ("auth.tokens", "only the admin token opens the admin routes"),
     ("cohorts", "no list is filled from a cohort"),
     ("connectors.mixpanel.oauth_token", "no deletion or retrieval of people is asked of Mixpanel"),
@@ -13,10 +14,7 @@ const IDLE: [(&str, &str); 22] = [
     ("max_removal_share", "no list is mirrored, so nobody is removed"),
     ("on_gdpr_deletion", "a deletion at Mixpanel is not carried to Brevo"),
     ("on_profile_delete", "a deleted profile leaves the contact as it is"),
-    ("privacy.brevo", "Brevo gets properties that this would keep back"),
-    ("privacy.consent", "people who did not agree are sent to Brevo too"),
     ("privacy.hash_key", "nothing is hashed"),
-    ("privacy.mixpanel", "Mixpanel gets properties that this would keep back"),
     ("privacy.on_consent_withdrawn", "a withdrawal changes nothing at Brevo"),
     ("retention.runs", "there are no runs to keep"),
     ("retention.tombstones", "there are no tombstones to keep"),

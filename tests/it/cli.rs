@@ -1,6 +1,7 @@
 //! The binary as a shell sees it: exit codes, and what goes to which stream.
 
-use std::process::{Command, Output};
+use std::io::{BufRead as _, BufReader};
+use std::process::{Command, Output, Stdio};
 
 fn mixrelay(args: &[&str], variables: &[(&str, &str)]) -> Output {
     let mut command = Command::new(env!("CARGO_BIN_EXE_mixrelay"));
@@ -63,4 +64,59 @@ fn a_log_filter_that_is_none_exits_1() {
     let output = mixrelay(&["check", "--offline"], &[("MIXRELAY_LOG", "a=b=c")]);
     assert_eq!(output.status.code(), Some(1));
     assert!(String::from_utf8(output.stderr).unwrap().starts_with("MIXRELAY_LOG: not a log filter"));
+}
+
+/// A child that is killed when the test ends, however it ends.
+struct Running(std::process::Child);
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        drop(self.0.kill());
+        drop(self.0.wait());
+    }
+}
+
+impl Running {
+    fn start(args: &[&str]) -> Running {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_mixrelay"));
+        Running(command.args(args).env_clear().stdout(Stdio::piped()).stderr(Stdio::null()).spawn().unwrap())
+    }
+
+    /// Standard output up to the first line that begins with `last`.
+    fn said(&mut self, last: &str) -> String {
+        let mut text = String::new();
+        for line in BufReader::new(self.0.stdout.take().unwrap()).lines() {
+            let line = line.unwrap();
+            text.push_str(&line);
+            text.push('\n');
+            if line.starts_with(last) {
+                break;
+            }
+        }
+        text
+    }
+}
+
+#[test]
+fn the_sandbox_prints_a_configuration_whose_live_checks_all_work() {
+    let any = "127.0.0.1:0";
+    let mut sandbox = Running::start(&["sandbox", "--mixpanel", any, "--brevo", any, "--control", any]);
+    let printed = sandbox.said("store:");
+    let file = config(&printed);
+    let output = mixrelay(&["check", "--config", file.path().to_str().unwrap()], &[]);
+    let said = String::from_utf8(output.stdout).unwrap();
+    assert_eq!(output.status.code(), Some(0), "{said}");
+    for line in [
+        "ok       connectors.mixpanel.service_account: may use project 12345",
+        "ok       connectors.brevo.api_key: accepted by Brevo",
+        "ok       property_mapping.total_revenue: attribute LTV, float",
+        "ok       lists.all_users: list 15",
+    ] {
+        assert!(said.contains(line), "{said}");
+    }
+    let wrong = config(&printed.replace("xkeysib-sandbox", "xkeysib-other").replace("sandbox-secret", "other"));
+    let output = mixrelay(&["check", "--config", wrong.path().to_str().unwrap()], &[]);
+    let said = String::from_utf8(output.stdout).unwrap();
+    assert_eq!(output.status.code(), Some(1), "{said}");
+    assert_eq!(said.matches("\n  fails ").count(), 2, "{said}");
 }

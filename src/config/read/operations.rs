@@ -5,7 +5,7 @@ use crate::config::model::{
     Retention, WhenFull,
 };
 use crate::config::notice::About;
-use crate::config::reader::{Report, Section};
+use crate::config::reader::{Item, Report, Section};
 use crate::config::values;
 
 pub(super) fn privacy(mut block: Section<'_>, report: &Report<'_>) -> Privacy {
@@ -18,8 +18,8 @@ pub(super) fn privacy(mut block: Section<'_>, report: &Report<'_>) -> Privacy {
     let privacy = Privacy {
         ip: block.scalar("ip", values::choice(&ip)).unwrap_or_default(),
         hash_key: block.hidden("hash_key", values::passphrase),
-        mixpanel: policy(block.section("mixpanel")),
-        brevo: policy(block.section("brevo")),
+        mixpanel: policy(block.section("mixpanel"), "Mixpanel gets properties that this would keep back"),
+        brevo: policy(block.section("brevo"), "Brevo gets properties that this would keep back"),
         consent: consent(&mut block),
         on_consent_withdrawn: block.scalar("on_consent_withdrawn", values::choice(&withdrawn)).unwrap_or_default(),
     };
@@ -34,11 +34,15 @@ pub(super) fn privacy(mut block: Section<'_>, report: &Report<'_>) -> Privacy {
     privacy
 }
 
-fn policy(mut block: Section<'_>) -> PropertyPolicy {
+fn policy(mut block: Section<'_>, meanwhile: &'static str) -> PropertyPolicy {
+    let named = |item: Item<'_>| {
+        item.notice(About::NotActedOn { meanwhile });
+        item.scalar(values::text)
+    };
     let policy = PropertyPolicy {
-        drop: block.list("drop", |item| item.scalar(values::text)),
-        hash: block.list("hash", |item| item.scalar(values::text)),
-        only: block.list("only", |item| item.scalar(values::text)),
+        drop: block.list("drop", named),
+        hash: block.list("hash", named),
+        only: block.list("only", named),
     };
     block.finish();
     policy
@@ -50,6 +54,7 @@ fn consent(block: &mut Section<'_>) -> Consent {
     if !item.is_block() {
         return item.scalar(values::choice(&[("none", ())])).map_or(Consent::Unchosen, |()| Consent::NotNeeded);
     }
+    item.notice(About::NotActedOn { meanwhile: "people who did not agree are sent to Brevo too" });
     let Some(mut rule) = item.section() else { return Consent::Unchosen };
     let property = rule.scalar("property", values::text);
     let value = rule.scalar("value", values::json).unwrap_or(serde_json::Value::Bool(true));
