@@ -55,7 +55,7 @@ fn own(sandbox: &Sandbox, call: &Call, path: &[&str]) -> Result<Value, Refusal> 
         ("GET", []) => Ok(json!({
             "sandbox": "mixrelay",
             "endpoints": ["/switches", "/faults", "/reset", "/mixpanel/{events,updates,profiles,groups,requests,counts,seed}",
-                "/brevo/{contacts,events,companies,lists,requests,counts,seed}"],
+                "/brevo/{contacts,events,updates,companies,lists,requests,counts,seed}"],
         })),
         ("GET", ["switches"]) => Ok(json!(*sandbox.switches())),
         ("PUT", ["switches"]) => {
@@ -128,6 +128,7 @@ fn brevo(sandbox: &Sandbox, call: &Call, path: &[&str]) -> Result<Value, Refusal
         ("GET", ["contacts"]) => Some(vendor.show_contacts(call, &switches, now)),
         ("GET", ["contacts", id]) => vendor.show_contact(id, call, &switches, now),
         ("GET", ["events"]) => Some(vendor.show_events(call)),
+        ("GET", ["updates"]) => Some(vendor.show_updates(call)),
         ("GET", ["companies"]) => Some(vendor.show_companies()),
         ("GET", ["lists", id]) => id.parse().ok().and_then(|id| vendor.show_list(id, call, &switches, now)),
         ("GET", ["requests"]) => Some(vendor.show_requests(call)),

@@ -5,15 +5,19 @@ use std::convert::Infallible;
 use std::time::Duration;
 
 use axum::body::Body;
+use axum::http::header::CONTENT_LENGTH;
 use axum::http::{HeaderName, HeaderValue, StatusCode};
 use axum::response::Response;
 use bytes::Bytes;
-use futures_util::stream;
+use futures_util::{StreamExt, stream};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 use super::http::{Call, Reply};
 use super::server::Reset;
+
+/// Long enough on loopback for bytes written to be on their way.
+const FLUSHED: Duration = Duration::from_millis(20);
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -75,6 +79,8 @@ pub enum FaultKind {
         #[serde(default)]
         body: Option<Value>,
     },
+    /// The answer ends in the middle, after so many bytes of its body, and the connection with it.
+    BreakOff { after_bytes: usize },
     /// The answer trickles, `chunk` bytes every `every_ms`.
     Slow { chunk: usize, every_ms: u64 },
 }
@@ -120,7 +126,7 @@ impl Faults {
                 plan.delay += Duration::from_millis(ms);
             } else if plan.before.is_some() || plan.after.is_some() {
                 continue;
-            } else if fault.when == Moment::Before && !matches!(fault.kind, FaultKind::Slow { .. }) {
+            } else if fault.when == Moment::Before && !fault.kind.spoils_the_answer() {
                 plan.before = Some(fault.kind.clone());
             } else {
                 plan.after = Some(fault.kind.clone());
@@ -132,6 +138,11 @@ impl Faults {
 }
 
 impl FaultKind {
+    /// There must be an answer for these to spoil, so the work is always done.
+    fn spoils_the_answer(&self) -> bool {
+        matches!(self, FaultKind::Slow { .. } | FaultKind::BreakOff { .. })
+    }
+
     /// What the caller sees. `reply` is the true answer, when the request was worked on. `None` cuts the connection.
     pub(super) async fn play(self, reply: Option<Reply>, reset: Reset) -> Option<Response<Body>> {
         match self {
@@ -167,9 +178,25 @@ impl FaultKind {
                 );
                 Some(Reply::ok(&body).into_response())
             }
+            FaultKind::BreakOff { after_bytes } => reply.map(|reply| break_off(reply, after_bytes)),
             FaultKind::Slow { chunk, every_ms } => reply.map(|reply| trickle(reply, chunk.max(1), every_ms)),
         }
     }
+}
+
+/// The announced length stays that of the whole, so a caller can tell.
+fn break_off(reply: Reply, after_bytes: usize) -> Response<Body> {
+    let whole = reply.body.len();
+    let kept = reply.body.slice(..after_bytes.min(whole.saturating_sub(1)));
+    let mut response = Reply { body: Bytes::new(), ..reply }.into_response();
+    response.headers_mut().insert(CONTENT_LENGTH, HeaderValue::from(whole));
+    let end = async {
+        // What was written so far must leave first: a failed body throws unsent bytes away.
+        tokio::time::sleep(FLUSHED).await;
+        Err(std::io::Error::from(std::io::ErrorKind::ConnectionAborted))
+    };
+    *response.body_mut() = Body::from_stream(stream::once(async { Ok(kept) }).chain(stream::once(end)));
+    response
 }
 
 fn trickle(reply: Reply, chunk: usize, every_ms: u64) -> Response<Body> {

@@ -103,25 +103,30 @@ pub(super) struct Requests {
 }
 
 impl Requests {
-    /// `path` is the endpoint's name, `reply` absent when a fault kept the request from the vendor.
+    /// `path` is the endpoint's name.
     pub fn note(
         &mut self,
         call: &Call,
         path: &'static str,
         batch: Option<usize>,
-        reply: Option<&Reply>,
+        reply: &Reply,
         at: UnixMillis,
         logs: &LogSwitches,
     ) {
+        let status = reply.status.as_u16();
+        *self.by_path.entry(path).or_default() += 1;
+        *self.by_status.entry(status).or_default() += 1;
+        self.keep(call, batch, Some(status), at, logs);
+    }
+
+    /// A request that a fault kept from the vendor.
+    pub fn note_faulted(&mut self, call: &Call, at: UnixMillis, logs: &LogSwitches) {
+        self.faulted += 1;
+        self.keep(call, None, None, at, logs);
+    }
+
+    fn keep(&mut self, call: &Call, batch: Option<usize>, status: Option<u16>, at: UnixMillis, logs: &LogSwitches) {
         self.total += 1;
-        let status = reply.map(|reply| reply.status.as_u16());
-        match status {
-            Some(status) => {
-                *self.by_path.entry(path).or_default() += 1;
-                *self.by_status.entry(status).or_default() += 1;
-            }
-            None => self.faulted += 1,
-        }
         if logs.counts_only {
             return;
         }

@@ -75,7 +75,7 @@ pub struct MixpanelSwitches {
     pub track_success: TrackSuccess,
     /// More than 2,000 records on `/track`, `/engage`, `/groups`.
     pub oversize_batch: OversizeBatch,
-    /// `$identify` and its kin on `/track` of a simplified project.
+    /// `$identify` and its kin on `/track` of a simplified project; stored, they link a device as any event does.
     pub simplified_identity_event: SimplifiedIdentityEvent,
     /// `$identify` of an original project wants a version 4 UUID as the anonymous id.
     pub anon_id_must_be_uuid4: bool,
@@ -165,7 +165,7 @@ choice!(FailedRecordIdKey { InsertId, DollarInsertId });
 choice!(OldTrackEvent { AcceptAndDrop, Refuse });
 choice!(TrackSuccess { AnyValid, AllValid });
 choice!(OversizeBatch { Accept, Refuse, TooLarge });
-choice!(SimplifiedIdentityEvent { Ignore, Refuse });
+choice!(SimplifiedIdentityEvent { Ignore, Store, Refuse });
 choice!(TypeMismatch { Keep, Overwrite });
 choice!(GroupAddAppend { Ignore, Apply });
 choice!(ImageKind { Png, Gif });

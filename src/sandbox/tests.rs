@@ -2,6 +2,7 @@
 
 use std::time::{Duration, Instant};
 
+use http_body_util::BodyExt;
 use serde_json::{Value, json};
 
 use super::SandboxConfig;
@@ -70,6 +71,9 @@ async fn late_slow_spoilt_and_lying_answers() {
     faults(&sandbox, json!({ "kind": "error_in_ok", "times": 1 })).await;
     let (status, _, body) = sandbox.send(track(&sandbox)).await;
     assert!(status == 200 && body.contains("went wrong"));
+    faults(&sandbox, json!({ "kind": "break_off", "after_bytes": 5, "times": 1 })).await;
+    let broken = sandbox.http.get(format!("{}/lib.min.js", sandbox.mixpanel)).send().await.expect("a head");
+    assert!(reqwest::Body::from(broken).collect().await.is_err(), "broken off, not ended as if whole");
     faults(&sandbox, json!({ "kind": "slow", "chunk": 10, "every_ms": 20, "times": 1 })).await;
     let started = Instant::now();
     let slow = sandbox.http.get(format!("{}/lib.min.js", sandbox.mixpanel));

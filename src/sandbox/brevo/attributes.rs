@@ -2,14 +2,15 @@
 
 use std::collections::BTreeMap;
 
+use axum::http::StatusCode;
 use jiff::civil::Date;
 use serde_json::{Value, json};
 
 use super::super::account::AttributeSpec;
+use super::super::http::Reply;
 use super::super::switches::{BrevoSwitches, ClearBy, DateTimeInDate};
-use super::{Answer, Context, State, created, error, invalid, no_content, not_found};
+use super::{Answer, Context, State, error, invalid, no_content, not_found};
 use crate::clock::UnixMillis;
-use axum::http::StatusCode;
 
 const MAX_OPTION: usize = 200;
 
@@ -114,11 +115,11 @@ fn describe(spec: &AttributeSpec) -> Value {
 
 pub fn list(state: &mut State, _: &Context<'_>, _: &[&str]) -> Answer {
     let all: Vec<Value> = state.attributes.by_name.values().map(|attribute| describe(&attribute.spec)).collect();
-    Ok(super::Reply::ok(&json!({ "attributes": all })))
+    Ok(Reply::ok(&json!({ "attributes": all })))
 }
 
 /// The options in a body: labels of `enumeration`, or `multiCategoryOptions`.
-fn options(body: &Value) -> Result<Vec<String>, super::Reply> {
+fn options(body: &Value) -> Result<Vec<String>, Reply> {
     let labels = body["enumeration"].as_array().into_iter().flatten().map(|entry| entry["label"].as_str());
     let choices = body["multiCategoryOptions"].as_array().into_iter().flatten().map(Value::as_str);
     let all: Option<Vec<&str>> = labels.chain(choices).collect();
@@ -150,7 +151,7 @@ pub fn create(state: &mut State, context: &Context<'_>, path: &[&str]) -> Answer
         options: options(&context.body)?,
     };
     state.attributes.put(spec, Some(context.now));
-    Ok(super::Reply { body: bytes::Bytes::new(), ..created(&Value::Null) })
+    Ok(Reply::empty(StatusCode::CREATED))
 }
 
 /// Only options can change; a type cannot.

@@ -11,6 +11,50 @@ use super::super::switches::ConflictCode;
 use super::attributes::Fit;
 use super::directory::{Contact, Key};
 use super::{Answer, Context, State, created, error, invalid, missing, no_content, not_found};
+use crate::clock::UnixMillis;
+
+/// What brought a write.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Via {
+    Create,
+    Update,
+    OptIn,
+    Event,
+    Import,
+    Seed,
+}
+
+impl Via {
+    pub fn name(self) -> &'static str {
+        match self {
+            Via::Create => "POST /contacts",
+            Via::Update => "PUT /contacts",
+            Via::OptIn => "POST /contacts/doubleOptinConfirmation",
+            Via::Event => "event",
+            Via::Import => "import",
+            Via::Seed => "seed",
+        }
+    }
+}
+
+/// One write that took effect, for the inspection API.
+#[derive(Debug)]
+pub struct ContactWrite {
+    seq: u64,
+    at: UnixMillis,
+    pub via: Via,
+    pub contact_id: i64,
+    /// The attributes as sent, fitting or not. Absent in counts-only mode.
+    attributes: Option<Map<String, Value>>,
+    lists: BTreeSet<i64>,
+}
+
+impl ContactWrite {
+    pub fn to_json(&self) -> Value {
+        json!({ "seq": self.seq, "at": self.at, "via": self.via.name(), "contact_id": self.contact_id,
+            "attributes": self.attributes, "lists": self.lists })
+    }
+}
 
 /// A write as its body asks for it: identifiers told apart from attributes.
 #[derive(Debug, Default)]
@@ -152,7 +196,7 @@ pub fn create(state: &mut State, context: &Context<'_>, _: &[&str]) -> Answer {
     let owners = write.owners(state);
     if owners.is_empty() {
         let id = state.directory.create(context.now);
-        apply(state, id, write, context);
+        apply(state, id, write, Via::Create, context);
         state.counters.add("contacts", "created", 1);
         return Ok(created(&json!({ "id": id })));
     }
@@ -166,7 +210,7 @@ pub fn create(state: &mut State, context: &Context<'_>, _: &[&str]) -> Answer {
     let rank = |key: Key| if key == Key::Email { 0 } else { 1 + key as usize };
     let target = owners.iter().min_by_key(|(key, _)| rank(*key)).map_or(0, |(_, id)| *id);
     let id = settle_owners(state, target, &write, context)?;
-    apply(state, id, write, context);
+    apply(state, id, write, Via::Create, context);
     state.counters.add("contacts", "updated", 1);
     let wants_id = context.body["getId"].as_bool().unwrap_or(false) && context.body["forceMerge"] == json!(true);
     Ok(if wants_id { Reply::ok(&json!({ "id": id })) } else { no_content() })
@@ -189,7 +233,17 @@ fn settle_owners(state: &mut State, target: i64, write: &Write, context: &Contex
 }
 
 /// Carries out a write whose identifiers are free. Attributes that do not fit are lost without a word.
-pub fn apply(state: &mut State, id: i64, write: Write, context: &Context<'_>) {
+pub fn apply(state: &mut State, id: i64, write: Write, via: Via, context: &Context<'_>) {
+    let entry = ContactWrite {
+        seq: state.next_seq(),
+        at: context.now,
+        via,
+        contact_id: id,
+        attributes: (!context.logs.counts_only).then(|| write.attributes.clone()),
+        lists: write.lists.clone(),
+    };
+    state.writes.push(entry, context.logs.record_limit());
+    state.counters.add("contact_writes", via.name(), 1);
     let mut dropped = Vec::new();
     let mut fitted = Vec::new();
     for (name, value) in &write.attributes {
@@ -268,7 +322,7 @@ pub fn update(state: &mut State, context: &Context<'_>, path: &[&str]) -> Answer
     let write = Write::read(&context.body)?;
     check_lists(state, &write)?;
     let id = settle_owners(state, id, &write, context)?;
-    apply(state, id, write, context);
+    apply(state, id, write, Via::Update, context);
     state.counters.add("contacts", "updated", 1);
     Ok(no_content())
 }
@@ -324,7 +378,7 @@ pub fn opt_in(state: &mut State, context: &Context<'_>, _: &[&str]) -> Answer {
     let write = Write::read(&context.body)?;
     let owner = write.owners(state).first().map(|(_, id)| *id);
     let id = owner.unwrap_or_else(|| state.directory.create(context.now));
-    apply(state, id, write, context);
+    apply(state, id, write, Via::OptIn, context);
     let status = if owner.is_some() { StatusCode::NO_CONTENT } else { StatusCode::CREATED };
     Ok(Reply::empty(status))
 }

@@ -1,13 +1,15 @@
 //! Custom events, one by one and in batches (contract §2).
 
+use std::collections::BTreeMap;
+
 use axum::http::StatusCode;
 use jiff::Timestamp;
-use serde_json::{Map, Value, json};
+use serde_json::{Value, json};
 
 use super::super::http::Reply;
 use super::super::journal::Recent;
 use super::super::switches::{BadPropertyKey, MixedBatch, OversizeBrevoBatch, UnknownContact};
-use super::contacts::{Write, apply};
+use super::contacts::{Via, Write, apply};
 use super::directory::Key;
 use super::{Answer, Context, State, error, invalid, missing, no_content};
 use crate::clock::UnixMillis;
@@ -15,12 +17,15 @@ use crate::clock::UnixMillis;
 const MAX_BATCH: usize = 200;
 const MAX_BATCH_BYTES: usize = 512 * 1024;
 const MAX_NAME: usize = 255;
+const MAX_NAMES: usize = 10_000;
 const MAX_PROPERTIES: usize = 50 * 1024;
 const SIX_MONTHS_MS: u64 = 183 * 24 * 3_600_000;
 
 /// One event as it came.
 #[derive(Debug)]
 pub struct BrevoEvent {
+    /// Shared with the log of contact writes, so that the two can be laid side by side.
+    seq: u64,
     pub at: UnixMillis,
     pub name: Box<str>,
     pub contact_id: Option<i64>,
@@ -37,7 +42,7 @@ const NO_CONTACT: &str = "dropped_unknown_contact";
 
 impl BrevoEvent {
     pub fn to_json(&self) -> Value {
-        json!({ "at": self.at, "event_name": self.name, "contact_id": self.contact_id, "outcome": self.outcome,
+        json!({ "seq": self.seq, "at": self.at, "event_name": self.name, "contact_id": self.contact_id, "outcome": self.outcome,
             "via": self.via, "event": self.body })
     }
 
@@ -59,6 +64,21 @@ impl BrevoEvent {
 #[derive(Debug, Default)]
 pub struct Events {
     pub log: Recent<BrevoEvent>,
+    /// Exact, for as many names as an account may sensibly have.
+    by_name: BTreeMap<Box<str>, u64>,
+}
+
+impl Events {
+    fn push(&mut self, event: BrevoEvent, limit: usize) {
+        if self.by_name.len() < MAX_NAMES || self.by_name.contains_key(&event.name) {
+            *self.by_name.entry(event.name.clone()).or_default() += 1;
+        }
+        self.log.push(event, limit);
+    }
+
+    pub fn by_name(&self) -> Value {
+        json!(self.by_name)
+    }
 }
 
 fn plain_name(name: &str) -> bool {
@@ -90,7 +110,7 @@ fn flaw(event: &Value, bad_keys: BadPropertyKey) -> Option<&'static str> {
             if bad_keys == BadPropertyKey::Reject && !properties.keys().all(|key| plain_name(key)) {
                 return Some("event_properties keys must only contain alphanumeric characters, - and _, up to 255");
             }
-            if Value::Object(properties.clone()).to_string().len() > MAX_PROPERTIES {
+            if fields["event_properties"].to_string().len() > MAX_PROPERTIES {
                 return Some("event_properties exceed the limit of 50 KB");
             }
         }
@@ -135,7 +155,7 @@ fn create_contact(state: &mut State, identifiers: &Value, context: &Context<'_>)
         return None;
     }
     let id = state.directory.create(context.now);
-    apply(state, id, write, context);
+    apply(state, id, write, Via::Event, context);
     Some(id)
 }
 
@@ -149,7 +169,7 @@ fn take(state: &mut State, event: &Value, via: &'static str, context: &Context<'
         let mut write = Write::default();
         // A phone that is not one is lost here, as any other value that does not fit.
         if write.take_attributes(properties).is_ok() && write.owners(state).iter().all(|(_, owner)| *owner == id) {
-            apply(state, id, write, context);
+            apply(state, id, write, Via::Event, context);
         } else {
             state.counters.add("attributes_dropped", "conflicting_identifier", 1);
         }
@@ -159,6 +179,7 @@ fn take(state: &mut State, event: &Value, via: &'static str, context: &Context<'
     state.counters.add("events", "accepted", 1);
     state.counters.add("events", outcome, 1);
     let entry = BrevoEvent {
+        seq: state.next_seq(),
         at: context.now,
         name: event["event_name"].as_str().unwrap_or_default().into(),
         contact_id,
@@ -167,7 +188,7 @@ fn take(state: &mut State, event: &Value, via: &'static str, context: &Context<'
         via,
         body: (!context.logs.counts_only).then(|| without_bad_keys(event)),
     };
-    state.events.log.push(entry, context.logs.record_limit());
+    state.events.push(entry, context.logs.record_limit());
 }
 
 /// Only reached with bad keys when the switch says that they are dropped.
@@ -271,13 +292,4 @@ pub fn list(state: &mut State, context: &Context<'_>, _: &[&str]) -> Answer {
 fn parse_day(text: &str) -> Option<u64> {
     let at = text.parse::<Timestamp>().or_else(|_| format!("{text}T00:00:00Z").parse()).ok()?;
     u64::try_from(at.as_millisecond()).ok()
-}
-
-/// For counting by name what is kept.
-pub fn by_name(events: &Events) -> Map<String, Value> {
-    let mut counts: std::collections::BTreeMap<&str, u64> = std::collections::BTreeMap::new();
-    for event in events.log.iter() {
-        *counts.entry(&event.name).or_default() += 1;
-    }
-    counts.into_iter().map(|(name, count)| (name.to_owned(), count.into())).collect()
 }

@@ -8,7 +8,7 @@ use serde_json::{Map, Value, json};
 
 use super::super::http::Reply;
 use super::super::switches::ImportBooleans;
-use super::contacts::{Write, apply};
+use super::contacts::{Via, Write, apply};
 use super::directory::Key;
 use super::{Answer, Context, State, error, invalid, missing};
 use crate::clock::UnixMillis;
@@ -155,7 +155,7 @@ fn import_row(state: &mut State, row: &Row, work: &Import, context: &Context<'_>
     let owners = write.owners(state);
     let Some((first, target)) = owners.first().copied() else {
         let id = state.directory.create(context.now);
-        apply(state, id, write, context);
+        apply(state, id, write, Via::Import, context);
         return (invalid_email, Vec::new());
     };
     let all: BTreeSet<i64> = owners.iter().map(|(_, id)| *id).collect();
@@ -167,7 +167,7 @@ fn import_row(state: &mut State, row: &Row, work: &Import, context: &Context<'_>
         return (invalid_email, vec![first]);
     }
     let id = if all.len() > 1 { state.directory.merge(&all).unwrap_or(target) } else { target };
-    apply(state, id, write, context);
+    apply(state, id, write, Via::Import, context);
     (invalid_email, vec![first])
 }
 

@@ -6,7 +6,7 @@ use serde_json::{Map, Value, json};
 use super::super::account::AttributeSpec;
 use super::super::http::Call;
 use super::super::switches::Switches;
-use super::contacts::{Write, apply};
+use super::contacts::{ContactWrite, Via, Write, apply};
 use super::directory::{Contact, Key};
 use super::{Brevo, Context, State, events, imports};
 use crate::clock::UnixMillis;
@@ -70,7 +70,7 @@ impl Brevo {
             }
             let id = state.directory.create(now);
             write.email_blacklisted = Some(contact.email_blacklisted);
-            apply(&mut state, id, write, &context);
+            apply(&mut state, id, write, Via::Seed, &context);
             ids += 1;
         }
         Ok(ids)
@@ -112,6 +112,25 @@ impl Brevo {
         json!({ "events": newest, "forgotten": state.events.log.forgotten() })
     }
 
+    /// Contact writes in order of arrival, whatever brought them; filters `contact_id`, `via`.
+    pub fn show_updates(&self, call: &Call) -> Value {
+        let state = self.state();
+        let contact = call.query("contact_id").and_then(|id| id.parse::<i64>().ok());
+        let via = call.query("via");
+        let mut newest: Vec<Value> = state
+            .writes
+            .iter()
+            .rev()
+            .filter(|write| {
+                contact.is_none_or(|id| id == write.contact_id) && via.is_none_or(|via| via == write.via.name())
+            })
+            .take(limit(call))
+            .map(ContactWrite::to_json)
+            .collect();
+        newest.reverse();
+        json!({ "updates": newest, "forgotten": state.writes.forgotten() })
+    }
+
     pub fn show_companies(&self) -> Value {
         let state = self.state();
         json!({ "companies": state.companies.all_json(), "total": state.companies.len() })
@@ -142,7 +161,7 @@ impl Brevo {
                 "counts": state.counters.to_json(),
                 "requests": state.requests.counts(),
                 "events_dropped_unknown_contact": state.counters.get("events", "dropped_unknown_contact"),
-                "events_by_name": events::by_name(&state.events),
+                "events_by_name": state.events.by_name(),
                 "contacts": state.directory.len(),
                 "companies": state.companies.len(),
             })

@@ -23,13 +23,14 @@ use serde_json::{Value, json};
 
 use super::account::BrevoAccount;
 use super::http::{Call, Reply};
-use super::journal::{Counters, Requests};
+use super::journal::{Counters, Recent, Requests};
 use super::lock;
 use super::switches::{BrevoSwitches, LogSwitches, RetiredBatch, Switches};
 use crate::clock::UnixMillis;
 
 use attributes::Attributes;
 use companies::Companies;
+use contacts::ContactWrite;
 use directory::Directory;
 use events::Events;
 use imports::Imports;
@@ -56,6 +57,8 @@ struct State {
     rates: Rates,
     requests: Requests,
     counters: Counters,
+    writes: Recent<ContactWrite>,
+    seq: u64,
 }
 
 /// What one request is judged by.
@@ -204,6 +207,12 @@ fn retired(_: &mut State, context: &Context<'_>, _: &[&str]) -> Answer {
 }
 
 impl State {
+    /// The place of a contact write or an event in the order of all.
+    fn next_seq(&mut self) -> u64 {
+        self.seq += 1;
+        self.seq
+    }
+
     fn new(account: &BrevoAccount, now: UnixMillis) -> Self {
         Self {
             directory: Directory::default(),
@@ -216,6 +225,8 @@ impl State {
             rates: Rates::default(),
             requests: Requests::default(),
             counters: Counters::default(),
+            writes: Recent::default(),
+            seq: 0,
         }
     }
 }
@@ -235,7 +246,7 @@ impl Brevo {
     }
 
     pub fn log_faulted(&self, call: &Call, switches: &Switches, now: UnixMillis) {
-        self.state().requests.note(call, "unknown", None, None, now, &switches.logs);
+        self.state().requests.note_faulted(call, now, &switches.logs);
     }
 
     pub fn answer(&self, call: &Call, switches: &Switches, now: UnixMillis) -> Reply {
@@ -251,7 +262,7 @@ impl Brevo {
         let mut state = self.state();
         imports::settle(&mut state, &context);
         let reply = self.judge(&mut state, &context, path, route.filter(|_| !malformed), malformed);
-        state.requests.note(call, name, batch_of(&context.body), Some(&reply), now, context.logs);
+        state.requests.note(call, name, batch_of(&context.body), &reply, now, context.logs);
         reply
     }
 

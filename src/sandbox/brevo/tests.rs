@@ -138,6 +138,10 @@ async fn events_of_unknown_contacts_are_accepted_and_dropped_or_create_them() {
     assert_eq!(sandbox.brevo("POST", "/events", Some(event("order", "new@example.com"))).await.0, 204);
     assert_eq!(sandbox.brevo("POST", "/events", Some(event("a b", "a@example.com"))).await.0, 400);
     assert_eq!(sandbox.show("/brevo/counts").await["events_dropped_unknown_contact"], 1);
+    let seq_of = async |path: &str, list: &str| sandbox.show(path).await[list][0]["seq"].as_u64();
+    let order =
+        (seq_of("/brevo/updates?via=POST%20%2Fcontacts", "updates").await, seq_of("/brevo/events", "events").await);
+    assert_eq!(order, (Some(1), Some(2)), "the contact was there before its event");
     switch(&sandbox, json!({ "unknown_contact": "create" })).await;
     sandbox.brevo("POST", "/events", Some(event("order", "new@example.com"))).await;
     assert_eq!(sandbox.show("/brevo/contacts").await["total"], 2);

@@ -32,6 +32,8 @@ impl Kind {
 /// One record as it came. Times are milliseconds since 1970.
 #[derive(Debug)]
 pub struct Arrival {
+    /// Counts all records from 1, in order of arrival.
+    seq: u64,
     pub at: UnixMillis,
     pub via: &'static str,
     pub kind: Kind,
@@ -57,6 +59,7 @@ pub const STORED: &str = "stored";
 impl Arrival {
     pub fn new(at: UnixMillis, via: &'static str, kind: Kind, name: &str, distinct_id: &str) -> Self {
         Self {
+            seq: 0,
             at,
             via,
             kind,
@@ -89,7 +92,7 @@ impl Arrival {
 
     fn as_received(&self) -> Value {
         json!({
-            "at": self.at, "via": self.via, "kind": self.kind.name(), "name": self.name,
+            "seq": self.seq, "at": self.at, "via": self.via, "kind": self.kind.name(), "name": self.name,
             "distinct_id": self.distinct_id, "insert_id": self.insert_id, "time_ms": self.time_ms,
             "outcome": self.outcome, "duplicate": self.duplicate, "record": self.record,
         })
@@ -150,11 +153,14 @@ pub struct Arrivals {
     log: Recent<Arrival>,
     keys: HashSet<u64>,
     keys_full: bool,
+    seq: u64,
     pub counters: Counters,
 }
 
 impl Arrivals {
     pub fn push(&mut self, mut arrival: Arrival, logs: &LogSwitches) {
+        self.seq += 1;
+        arrival.seq = self.seq;
         let kind = arrival.kind.name();
         self.counters.add("received", kind, 1);
         if arrival.outcome == STORED {

@@ -13,7 +13,8 @@ const MAX_CLUSTER: usize = 500;
 #[derive(Debug, Default)]
 pub struct Identity {
     links: HashMap<String, String>,
-    sizes: HashMap<String, usize>,
+    /// The other ids of each head.
+    members: HashMap<String, Vec<String>>,
 }
 
 /// What an identity event came to.
@@ -61,6 +62,7 @@ impl Identity {
         if self.links.contains_key(&device) {
             return Linked::Kept;
         }
+        self.members.entry(user.clone()).or_default().push(device.clone());
         self.links.insert(device, user);
         Linked::New
     }
@@ -96,25 +98,23 @@ impl Identity {
     fn join(&mut self, head: &str, other: &str) -> Linked {
         let head = self.canonical(head).to_owned();
         let other = self.canonical(other).to_owned();
-        let size = |of: &str| self.sizes.get(of).copied().unwrap_or(1);
-        let joined = size(&head) + size(&other);
-        if head == other || joined > MAX_CLUSTER {
+        let size = |of: &str| 1 + self.members.get(of).map_or(0, Vec::len);
+        if head == other || size(&head) + size(&other) > MAX_CLUSTER {
             return Linked::Kept;
         }
-        for target in self.links.values_mut().filter(|target| **target == other) {
-            target.clone_from(&head);
+        let mut moved = self.members.remove(&other).unwrap_or_default();
+        moved.push(other);
+        for member in &moved {
+            self.links.insert(member.clone(), head.clone());
         }
-        self.sizes.remove(&other);
-        self.sizes.insert(head.clone(), joined);
-        self.links.insert(other, head);
+        self.members.entry(head).or_default().append(&mut moved);
         Linked::New
     }
 
     /// All ids that stand for the same person as `id`.
     pub fn members(&self, id: &str) -> Vec<String> {
         let head = self.canonical(id);
-        let mut members: Vec<String> =
-            self.links.iter().filter(|(_, target)| *target == head).map(|(member, _)| member.clone()).collect();
+        let mut members = self.members.get(head).cloned().unwrap_or_default();
         members.push(head.to_owned());
         members.sort();
         members

@@ -226,14 +226,7 @@ impl Mixpanel {
 
     /// Notes a request that a fault kept from the endpoints.
     pub fn log_faulted(&self, call: &Call, switches: &Switches, now: UnixMillis) {
-        let name = self.name_of(call);
-        self.state().requests.note(call, name, None, None, now, &switches.logs);
-    }
-
-    fn name_of(&self, call: &Call) -> &'static str {
-        let segments = call.segments();
-        let parts: Vec<&str> = segments.iter().map(AsRef::as_ref).collect();
-        Route::of(&parts).map_or("unknown", |(_, name)| name)
+        self.state().requests.note_faulted(call, now, &switches.logs);
     }
 
     pub async fn answer(&self, call: &Call, switches: &Switches, clock: &SharedClock) -> Reply {
@@ -249,7 +242,7 @@ impl Mixpanel {
             Some((route, _)) => self.dispatch(call, route, &context),
         };
         let reply = track::cors(call, reply);
-        self.state().requests.note(call, name, batch, Some(&reply), context.now, context.logs);
+        self.state().requests.note(call, name, batch, &reply, context.now, context.logs);
         reply
     }
 

@@ -7,7 +7,7 @@ use super::super::http::{Call, Reply};
 use super::super::switches::{
     GroupAddAppend, ImageKind, MixpanelSwitches, OldTrackEvent, OversizeBatch, SimplifiedIdentityEvent, TrackSuccess,
 };
-use super::arrivals::{Arrival, Kind, geo};
+use super::arrivals::{Arrival, Kind, STORED, geo};
 use super::decode::{DecodeError, Submission, decode};
 use super::profiles::{Rules, group_id, operator};
 use super::validate::{id_text, time_ms};
@@ -116,6 +116,7 @@ fn event(
     } else if identity_event && context.mode == IdentityMode::Simplified {
         match context.switches.simplified_identity_event {
             SimplifiedIdentityEvent::Ignore => "identity_event_ignored",
+            SimplifiedIdentityEvent::Store => STORED,
             SimplifiedIdentityEvent::Refuse => return Err("identity events are not allowed in this project"),
         }
     } else {
