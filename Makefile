@@ -1,6 +1,13 @@
 # Two commands do everything: `make demo` and `make test`. A Rust toolchain, git and curl are all they need to start.
 
-.PHONY: test check
+.PHONY: run test check
+
+# The configuration that `make run` serves; copy mixrelay.example.yaml there first.
+CONFIG ?= mixrelay.yaml
+
+# The relay itself, in this terminal until Ctrl-C.
+run:
+	cargo run --release --locked -- serve --config $(CONFIG)
 
 # Formatting, lints and every test.
 test: check

@@ -120,3 +120,43 @@ fn the_sandbox_prints_a_configuration_whose_live_checks_all_work() {
     assert_eq!(output.status.code(), Some(1), "{said}");
     assert_eq!(said.matches("\n  fails ").count(), 2, "{said}");
 }
+
+/// A configuration that keeps its store in `directory` and lets the system choose the port.
+fn alone(directory: &std::path::Path, listen: &str) -> tempfile::NamedTempFile {
+    config(&format!(
+        "connectors: {{ mixpanel: {{ enabled: false, project_token: t }} }}\nserver: {{ listen: '{listen}' }}\n\
+         store: 'sqlite:{}/relay.db'\nallow_volatile_store: true\n",
+        directory.display()
+    ))
+}
+
+#[test]
+fn serve_listens_is_well_and_leaves_with_0_on_sigterm() {
+    let directory = tempfile::tempdir().unwrap();
+    let file = alone(directory.path(), "127.0.0.1:0");
+    let mut relay = Running::start(&["serve", "--config", file.path().to_str().unwrap()]);
+    let said: serde_json::Value = serde_json::from_str(&relay.said("{")).unwrap();
+    let address = said["listening"].as_str().unwrap();
+
+    let reached = alone(directory.path(), address);
+    let health = ["health", "--config", reached.path().to_str().unwrap()];
+    assert_eq!(mixrelay(&health, &[]).status.code(), Some(0));
+    let second = mixrelay(&["serve", "--config", reached.path().to_str().unwrap()], &[]);
+    assert_eq!(second.status.code(), Some(1), "the store and the port are taken");
+
+    assert!(Command::new("kill").arg("-TERM").arg(relay.0.id().to_string()).status().unwrap().success());
+    assert_eq!(relay.0.wait().unwrap().code(), Some(0));
+    assert_eq!(mixrelay(&health, &[]).status.code(), Some(1), "nobody is there any more");
+}
+
+#[test]
+fn serve_refuses_a_wrong_configuration_before_it_touches_anything() {
+    let directory = tempfile::tempdir().unwrap();
+    let text = format!("store: 'sqlite:{}/relay.db'\nlists: {{ all_users: none }}\n", directory.path().display());
+    let file = config(&text);
+    let output = mixrelay(&["serve", "--config", file.path().to_str().unwrap()], &[("MIXPANEL_TOKEN", "t")]);
+    assert_eq!(output.status.code(), Some(1));
+    assert!(output.stdout.is_empty(), "nothing listens");
+    assert_eq!(std::fs::read_dir(directory.path()).unwrap().count(), 0, "nothing is written");
+    assert!(String::from_utf8(output.stderr).unwrap().contains("lists.all_users"));
+}
