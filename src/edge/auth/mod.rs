@@ -146,3 +146,6 @@ pub async fn identify(State(keys): State<Arc<Keys>>, mut request: Request, next:
     request.extensions_mut().insert(claim);
     next.run(request).await
 }
+
+#[cfg(test)]
+mod tests;

@@ -19,6 +19,10 @@ use crate::config;
 use crate::record::{EntryId, Epoch, Position, Record};
 use crate::store::{Accepted, Entry, JournalSize, StoreError, Tail, TrimReport};
 
+mod answers;
+mod document;
+mod stamps;
+
 pub(in crate::edge) const NOW: UnixMillis = UnixMillis(1_750_000_000_000);
 
 /// A journal that keeps records in memory, or fails as told.

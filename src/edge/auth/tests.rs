@@ -1,0 +1,120 @@
+use std::time::Duration;
+
+use http::HeaderValue;
+
+use super::*;
+use crate::clock::UnixMillis;
+use crate::config::Secret;
+use crate::edge::service::tests::{CONFIG, config};
+
+const ID: &str = "msg_p5jXN8AQM9LWM0D4loKWxJek";
+const TIMESTAMP: &str = "1614265330";
+const BODY: &[u8] = br#"{"test": 2432232314}"#;
+/// The Standard Webhooks specification's own example; its secret is the first of the test configuration.
+const SIGNATURE: &str = "v1,g0hM9SsE+OTPJTGt/tmIKtSyZlE3uFJELVlNIOLJ1OE=";
+const AT: UnixMillis = UnixMillis(1_614_265_330_000);
+
+fn keys() -> Keys {
+    let tokens = Tokens::new(vec!["tok".to_owned()], vec!["other".to_owned()]);
+    Keys::new(&config(CONFIG), tokens)
+}
+
+fn verify(signature: &str, body: &[u8], guard: &ReplayGuard, now: UnixMillis) -> Result<Reservation, SignatureError> {
+    let mut headers = HeaderMap::new();
+    for (name, value) in [("webhook-id", ID), ("webhook-timestamp", TIMESTAMP), ("webhook-signature", signature)] {
+        headers.insert(name, HeaderValue::from_str(value).unwrap());
+    }
+    let keys = keys();
+    let Claim::Signed(signed) = keys.claim(&headers) else { panic!("not taken for a signature") };
+    let mut verifier = keys.verifier(signed);
+    for piece in body.chunks(7) {
+        verifier.update(piece);
+    }
+    verifier.finish(guard, now)
+}
+
+#[test]
+fn the_specifications_vector_verifies() {
+    assert!(verify(SIGNATURE, BODY, &ReplayGuard::default(), AT).is_ok());
+}
+
+#[test]
+fn rotation_lists_several_signatures_and_one_is_enough() {
+    let several = format!("v1,AAAA v1a,{} {SIGNATURE}", "x".repeat(20));
+    assert!(verify(&several, BODY, &ReplayGuard::default(), AT).is_ok());
+}
+
+#[test]
+fn anything_else_is_refused() {
+    let guard = ReplayGuard::default();
+    let refusal = |signature: &str, body: &[u8], now| verify(signature, body, &guard, now).err();
+    assert_eq!(refusal(SIGNATURE, b"{}", AT), Some(SignatureError::Mismatch));
+    assert_eq!(refusal("v1,AAAA", BODY, AT), Some(SignatureError::Mismatch));
+    assert_eq!(refusal("", BODY, AT), Some(SignatureError::Mismatch));
+    let tolerance = Duration::from_secs(300);
+    for off in [AT + tolerance + Duration::from_millis(1), AT - tolerance - Duration::from_millis(1)] {
+        assert_eq!(refusal(SIGNATURE, BODY, off), Some(SignatureError::Expired));
+    }
+    assert_eq!(refusal(SIGNATURE, BODY, AT + tolerance), None);
+}
+
+#[test]
+fn an_id_is_used_once_unless_its_request_was_not_stored() {
+    let guard = ReplayGuard::default();
+    // Not stored: given back, because the sender comes again with the same id.
+    drop(verify(SIGNATURE, BODY, &guard, AT).unwrap());
+    let under_way = verify(SIGNATURE, BODY, &guard, AT).unwrap();
+    assert_eq!(verify(SIGNATURE, BODY, &guard, AT).err(), Some(SignatureError::Replayed));
+    under_way.keep();
+    assert_eq!(verify(SIGNATURE, BODY, &guard, AT).err(), Some(SignatureError::Replayed));
+}
+
+#[test]
+fn basic_and_bearer_claims() {
+    let keys = keys();
+    let claim = |value: &str| {
+        let mut headers = HeaderMap::new();
+        headers.insert(AUTHORIZATION, HeaderValue::from_str(value).unwrap());
+        match keys.claim(&headers) {
+            Claim::Proven(identity) => Some(identity),
+            _ => None,
+        }
+    };
+    let basic = |text: &str| format!("Basic {}", BASE64.encode(text));
+    assert_eq!(claim(&basic("sa:sa-secret")), Some(Identity::ServiceAccount));
+    assert_eq!(claim("Basic sa:sa-secret"), Some(Identity::ServiceAccount));
+    assert_eq!(claim("basic c2E6c2Etc2VjcmV0"), Some(Identity::ServiceAccount));
+    assert_eq!(claim(&basic("key-1:")), Some(Identity::ApiKey));
+    assert_eq!(claim(&basic("key-2")), Some(Identity::ApiKey));
+    assert_eq!(claim("Bearer key-2"), Some(Identity::ApiKey));
+    let token = |project, token: &str| Identity::ProjectToken { project, token: token.to_owned() };
+    assert_eq!(claim(&basic("tok:")), Some(token(Project::Ours, "tok")));
+    assert_eq!(claim(&basic("other:")), Some(token(Project::Foreign, "other")));
+    for wrong in ["Bearer tok", "Bearer", "Digest x", &basic("sa:"), &basic("tok:x"), &basic("key-1:x")] {
+        assert_eq!(claim(wrong), None, "{wrong}");
+    }
+}
+
+#[test]
+fn an_admin_token_is_made_once_and_only_for_its_owner() {
+    use std::os::unix::fs::PermissionsExt as _;
+
+    let dir = tempfile::tempdir().unwrap();
+    let store = dir.path().join("mixrelay.db");
+    let yaml = CONFIG.replace("  admin_token: \"admin\"\n", "");
+    let config = config(&format!("{yaml}store: \"sqlite:{}\"\n", store.display()));
+    let made = admin::admin_token(&config).unwrap();
+    assert_eq!(admin::admin_token(&config).unwrap(), made);
+    let file = dir.path().join("admin-token");
+    assert_eq!(std::fs::metadata(&file).unwrap().permissions().mode() & 0o777, 0o600);
+
+    let auth = admin::AdminAuth::new(&made);
+    let mut headers = HeaderMap::new();
+    assert!(!auth.allows(&headers));
+    headers.insert(AUTHORIZATION, HeaderValue::from_str(&format!("Bearer {}", made.expose())).unwrap());
+    assert!(auth.allows(&headers));
+    assert!(!admin::AdminAuth::new(&Secret::new("another")).allows(&headers));
+
+    std::fs::write(&file, "\n").unwrap();
+    assert!(matches!(admin::admin_token(&config), Err(admin::AdminTokenError::Empty { .. })));
+}
