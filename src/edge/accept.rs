@@ -320,3 +320,6 @@ impl std::fmt::Display for JsonText<'_> {
         f.write_str(&serde_json::to_string(self.0).map_err(|_| std::fmt::Error)?)
     }
 }
+
+#[cfg(test)]
+mod tests;

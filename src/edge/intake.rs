@@ -302,3 +302,6 @@ impl Inflater {
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests;

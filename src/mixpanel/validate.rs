@@ -400,3 +400,6 @@ fn time(raw: Option<Raw<'_>>, now: UnixMillis) -> Result<UnixMillis, Problem> {
     }
     Ok(at)
 }
+
+#[cfg(test)]
+mod tests;

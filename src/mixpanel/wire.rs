@@ -523,8 +523,8 @@ mod tests {
             r#"{"properties":{"token":"t"},"event":"a"}"#,
             r#"{ "properties" : { "token" : "t" } }"#,
             r#"{"properties":{"token":"t","list":[{"a":"}"}]}}"#,
-            r#"{"ev"{:ent":1,"properties":{"a\"{:b":"t"},"x":{"y":{}}}"#,
-            r#"{"$mp_metadata":{"$mp_event_id":"f"},"properties":{"x":{}}, "event":"a:"{" }"#,
+            r#"{"ev\"{:ent":1,"properties":{"a\\\"{:b":"t"},"x":{"y":{}}}"#,
+            r#"{"$mp_metadata":{"$mp_event_id":"f"},"properties":{"x\\":{}}, "event":"a:\"{" }"#,
         ];
         for case in cases {
             let padded = format!("  \n{case}  ");
