@@ -5,7 +5,7 @@ use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 
 use super::Sandbox;
-use super::faults::Fault;
+use super::faults::read_faults;
 use super::http::{Call, Reply};
 use super::switches::Switches;
 
@@ -68,11 +68,7 @@ fn own(sandbox: &Sandbox, call: &Call, path: &[&str]) -> Result<Value, Refusal> 
         ("GET", ["faults"]) => Ok(json!({ "faults": sandbox.faults().describe() })),
         ("PUT", ["faults"]) => {
             let body: Value = read(call)?;
-            let faults: Vec<Fault> = match body {
-                Value::Array(_) => serde_json::from_value(body)?,
-                single => vec![serde_json::from_value(single)?],
-            };
-            sandbox.faults().replace(faults);
+            sandbox.faults().replace(read_faults(&body)?);
             Ok(done)
         }
         ("DELETE", ["faults"]) => {

@@ -85,6 +85,27 @@ pub enum FaultKind {
     Slow { chunk: usize, every_ms: u64 },
 }
 
+/// Reads `PUT /faults`: one fault or a list. A key that means nothing is refused: a misspelt `path_prefix` would
+/// strike everywhere.
+pub(super) fn read_faults(body: &Value) -> Result<Vec<Fault>, serde_json::Error> {
+    let items = body.as_array().map_or_else(|| std::slice::from_ref(body), Vec::as_slice);
+    items.iter().map(read_fault).collect()
+}
+
+fn read_fault(item: &Value) -> Result<Fault, serde_json::Error> {
+    let fault = Fault::deserialize(item)?;
+    let understood = serde_json::to_value(&fault)?;
+    let unknown = item
+        .as_object()
+        .into_iter()
+        .flatten()
+        .find(|(key, value)| !value.is_null() && understood.get(key.as_str()).is_none());
+    match unknown {
+        Some((key, _)) => Err(serde::de::Error::custom(format!("unknown field `{key}`"))),
+        None => Ok(fault),
+    }
+}
+
 /// The faults in force, with how often each has struck.
 #[derive(Debug, Default)]
 pub(super) struct Faults {

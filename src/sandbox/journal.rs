@@ -64,6 +64,26 @@ impl Counters {
     }
 }
 
+/// Exact counts by names that callers choose, for as many names as a project may sensibly have.
+#[derive(Debug, Default)]
+pub(super) struct Names(BTreeMap<Box<str>, u64>);
+
+const MAX_NAMES: usize = 10_000;
+
+impl Names {
+    pub fn add(&mut self, name: &str) {
+        if let Some(count) = self.0.get_mut(name) {
+            *count += 1;
+        } else if self.0.len() < MAX_NAMES {
+            self.0.insert(name.into(), 1);
+        }
+    }
+
+    pub fn to_json(&self) -> Value {
+        json!(self.0)
+    }
+}
+
 /// One request as it is shown by `/…/requests`.
 #[derive(Debug)]
 pub(super) struct RequestEntry {
@@ -130,8 +150,8 @@ impl Requests {
         if logs.counts_only {
             return;
         }
-        let body = (!call.body.is_empty() && call.body.len() <= BODY_EXCERPT)
-            .then(|| String::from_utf8_lossy(&call.body).into_owned());
+        let body = call.inflated(BODY_EXCERPT).ok().filter(|body| !body.is_empty());
+        let body = body.map(|body| String::from_utf8_lossy(&body).into_owned());
         let entry = RequestEntry {
             at,
             method: call.method.to_string(),

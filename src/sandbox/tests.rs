@@ -36,6 +36,9 @@ async fn a_fixed_status_strikes_as_often_as_asked_and_only_where_asked() {
     assert_eq!(sandbox.send(track(&sandbox)).await.2, "1");
     assert_eq!(sandbox.show("/mixpanel/counts").await["requests"]["faulted"], 2);
     assert_eq!(sandbox.show("/faults").await["faults"][0]["hits"], 2);
+    let misspelt = json!({ "path_prefx": "/track", "kind": "reset" });
+    let (status, answer) = sandbox.control("PUT", "/faults", misspelt).await;
+    assert!(status == 400 && answer["error"].as_str().is_some_and(|text| text.contains("path_prefx")), "{answer}");
 }
 
 #[tokio::test]

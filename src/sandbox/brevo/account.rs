@@ -15,7 +15,7 @@ pub struct Webhooks {
 }
 
 pub fn get(_: &mut State, context: &Context<'_>, _: &[&str]) -> Answer {
-    let enterprise = context.switches.tier == Some(Tier::Extended);
+    let enterprise = context.tier == Tier::Extended;
     Ok(Reply::ok(&json!({
         "organization_id": "5fa2b8c123456789abcdef01",
         "user_id": 1,

@@ -1,13 +1,11 @@
 //! Custom events, one by one and in batches (contract §2).
 
-use std::collections::BTreeMap;
-
 use axum::http::StatusCode;
 use jiff::Timestamp;
 use serde_json::{Value, json};
 
 use super::super::http::Reply;
-use super::super::journal::Recent;
+use super::super::journal::{Names, Recent};
 use super::super::switches::{BadPropertyKey, MixedBatch, OversizeBrevoBatch, UnknownContact};
 use super::contacts::{Via, Write, apply};
 use super::directory::Key;
@@ -17,7 +15,6 @@ use crate::clock::UnixMillis;
 const MAX_BATCH: usize = 200;
 const MAX_BATCH_BYTES: usize = 512 * 1024;
 const MAX_NAME: usize = 255;
-const MAX_NAMES: usize = 10_000;
 const MAX_PROPERTIES: usize = 50 * 1024;
 const SIX_MONTHS_MS: u64 = 183 * 24 * 3_600_000;
 
@@ -64,20 +61,17 @@ impl BrevoEvent {
 #[derive(Debug, Default)]
 pub struct Events {
     pub log: Recent<BrevoEvent>,
-    /// Exact, for as many names as an account may sensibly have.
-    by_name: BTreeMap<Box<str>, u64>,
+    by_name: Names,
 }
 
 impl Events {
     fn push(&mut self, event: BrevoEvent, limit: usize) {
-        if self.by_name.len() < MAX_NAMES || self.by_name.contains_key(&event.name) {
-            *self.by_name.entry(event.name.clone()).or_default() += 1;
-        }
+        self.by_name.add(&event.name);
         self.log.push(event, limit);
     }
 
     pub fn by_name(&self) -> Value {
-        json!(self.by_name)
+        self.by_name.to_json()
     }
 }
 

@@ -8,7 +8,7 @@ use super::super::http::Call;
 use super::super::switches::Switches;
 use super::contacts::{ContactWrite, Via, Write, apply};
 use super::directory::{Contact, Key};
-use super::{Brevo, Context, State, events, imports};
+use super::{Brevo, State, events, imports};
 use crate::clock::UnixMillis;
 
 const DEFAULT_LIMIT: usize = 1_000;
@@ -41,7 +41,7 @@ fn limit(call: &Call) -> usize {
 impl Brevo {
     /// The state with all imports applied whose time has come.
     fn settled<T>(&self, call: &Call, switches: &Switches, now: UnixMillis, show: impl FnOnce(&mut State) -> T) -> T {
-        let context = Context { call, body: Value::Null, switches: &switches.brevo, logs: &switches.logs, now };
+        let context = self.context(call, Value::Null, switches, now);
         let mut state = self.state();
         imports::settle(&mut state, &context);
         show(&mut state)
@@ -49,7 +49,7 @@ impl Brevo {
 
     /// The error says which contact cannot be.
     pub fn seed(&self, seed: Seed, call: &Call, switches: &Switches, now: UnixMillis) -> Result<usize, String> {
-        let context = Context { call, body: Value::Null, switches: &switches.brevo, logs: &switches.logs, now };
+        let context = self.context(call, Value::Null, switches, now);
         let mut state = self.state();
         for spec in seed.attributes {
             state.attributes.put(spec, None);

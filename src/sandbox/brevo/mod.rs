@@ -25,7 +25,7 @@ use super::account::BrevoAccount;
 use super::http::{Call, Reply};
 use super::journal::{Counters, Recent, Requests};
 use super::lock;
-use super::switches::{BrevoSwitches, LogSwitches, RetiredBatch, Switches};
+use super::switches::{BrevoSwitches, LogSwitches, RetiredBatch, Switches, Tier};
 use crate::clock::UnixMillis;
 
 use attributes::Attributes;
@@ -68,6 +68,7 @@ struct Context<'a> {
     body: Value,
     switches: &'a BrevoSwitches,
     logs: &'a LogSwitches,
+    tier: Tier,
     now: UnixMillis,
 }
 
@@ -197,6 +198,10 @@ fn contact_structures(method: &str, path: &[&str]) -> Option<(&'static str, Hand
     })
 }
 
+fn known_by_another_method(path: &[&str]) -> bool {
+    ["GET", "POST", "PUT", "PATCH", "DELETE"].iter().any(|method| route(method, path).is_some())
+}
+
 /// `POST /contacts/batch` ended on 2026-10-30 (contract §3.5).
 fn retired(_: &mut State, context: &Context<'_>, _: &[&str]) -> Answer {
     let status = match context.switches.retired_batch {
@@ -249,6 +254,11 @@ impl Brevo {
         self.state().requests.note_faulted(call, now, &switches.logs);
     }
 
+    fn context<'a>(&self, call: &'a Call, body: Value, switches: &'a Switches, now: UnixMillis) -> Context<'a> {
+        let tier = switches.brevo.tier.unwrap_or(self.account.tier);
+        Context { call, body, switches: &switches.brevo, logs: &switches.logs, tier, now }
+    }
+
     pub fn answer(&self, call: &Call, switches: &Switches, now: UnixMillis) -> Reply {
         let segments = call.segments();
         let parts: Vec<&str> = segments.iter().map(Cow::as_ref).collect();
@@ -258,7 +268,7 @@ impl Brevo {
         let body = serde_json::from_slice(&call.body);
         let malformed = body.is_err() && !call.body.is_empty() && !is_multipart(call);
         let body = body.unwrap_or_default();
-        let context = Context { call, body, switches: &switches.brevo, logs: &switches.logs, now };
+        let context = self.context(call, body, switches, now);
         let mut state = self.state();
         imports::settle(&mut state, &context);
         let reply = self.judge(&mut state, &context, path, route.filter(|_| !malformed), malformed);
@@ -274,16 +284,15 @@ impl Brevo {
         route: Option<(&'static str, Handler)>,
         malformed: bool,
     ) -> Reply {
-        let tier = context.switches.tier.unwrap_or(self.account.tier);
         let family = Family::of(context.call.method.as_str(), path, context.switches);
         if let Err(refusal) = self.check_key(context) {
             return if context.switches.rate_headers_on_401 {
-                rates::with_headers(refusal, state.rates.look(family, tier, context))
+                rates::with_headers(refusal, state.rates.look(family, context))
             } else {
                 refusal
             };
         }
-        let standing = match state.rates.take(family, tier, context) {
+        let standing = match state.rates.take(family, context) {
             Ok(standing) => standing,
             Err(refusal) => {
                 state.counters.add("rate_limited", family.name(), 1);
@@ -294,6 +303,9 @@ impl Brevo {
         let reply = match route {
             Some((_, handler)) => handler(state, context, path).unwrap_or_else(|refusal| refusal),
             None if malformed => error(StatusCode::BAD_REQUEST, "bad_request", "Body is not a valid JSON"),
+            None if known_by_another_method(path) => {
+                error(StatusCode::METHOD_NOT_ALLOWED, "method_not_allowed", "Method not allowed")
+            }
             None => error(StatusCode::NOT_FOUND, "document_not_found", "Route not found"),
         };
         rates::with_headers(reply, standing)

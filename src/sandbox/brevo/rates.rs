@@ -60,7 +60,7 @@ pub struct Rates {
 
 impl Rates {
     /// Charges one call. `None` when limits are switched off.
-    pub fn take(&mut self, family: Family, tier: Tier, context: &Context<'_>) -> Result<Option<Standing>, Reply> {
+    pub fn take(&mut self, family: Family, context: &Context<'_>) -> Result<Option<Standing>, Reply> {
         let switches = context.switches;
         if !switches.rate_limits {
             return Ok(None);
@@ -71,7 +71,7 @@ impl Rates {
             Family::Contacts => &mut self.contacts,
             Family::Other => &mut self.other,
         };
-        let standing = bucket.take(context.now, &family.ceilings(tier, switches), sliding);
+        let standing = bucket.take(context.now, &family.ceilings(context.tier, switches), sliding);
         if standing.allowed {
             return Ok(Some(standing));
         }
@@ -80,8 +80,8 @@ impl Rates {
     }
 
     /// What a call would find, without charging it: for the headers of a 401.
-    pub fn look(&self, family: Family, tier: Tier, context: &Context<'_>) -> Option<Standing> {
-        let ceiling = family.ceilings(tier, context.switches)[0];
+    pub fn look(&self, family: Family, context: &Context<'_>) -> Option<Standing> {
+        let ceiling = family.ceilings(context.tier, context.switches)[0];
         let (limit, reset) = (ceiling.limit, ceiling.length);
         context.switches.rate_limits.then_some(Standing { allowed: true, limit, remaining: limit, reset })
     }

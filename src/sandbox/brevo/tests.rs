@@ -61,6 +61,8 @@ async fn contacts_are_created_found_and_updated() {
     assert_eq!(dropped, json!({ "mistyped": 2, "unknown": 2 }));
     assert_eq!(sandbox.brevo("DELETE", "/contacts/ann@example.com", None).await.0, 204);
     assert_eq!(sandbox.brevo("PUT", "/contacts/ann@example.com", Some(json!({}))).await.0, 404);
+    let (status, _, answer) = sandbox.brevo("PATCH", "/contacts/ann@example.com", Some(json!({}))).await;
+    assert_eq!((status, &answer["code"]), (405, &json!("method_not_allowed")));
 }
 
 #[tokio::test]

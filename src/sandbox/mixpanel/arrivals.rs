@@ -5,7 +5,7 @@ use std::collections::{HashMap, HashSet};
 use serde_json::{Map, Value, json};
 use xxhash_rust::xxh3::Xxh3;
 
-use super::super::journal::{Counters, Recent};
+use super::super::journal::{Counters, Names, Recent};
 use super::super::switches::LogSwitches;
 use super::identity::Identity;
 use crate::clock::UnixMillis;
@@ -51,7 +51,7 @@ pub struct Arrival {
     /// The address that places the event.
     pub ip: Option<Box<str>>,
     /// Absent in counts-only mode.
-    pub record: Option<Value>,
+    pub record: Option<Box<Value>>,
 }
 
 pub const STORED: &str = "stored";
@@ -155,6 +155,8 @@ pub struct Arrivals {
     keys_full: bool,
     seq: u64,
     pub counters: Counters,
+    /// Events received, by name.
+    pub names: Names,
 }
 
 impl Arrivals {
@@ -163,6 +165,9 @@ impl Arrivals {
         arrival.seq = self.seq;
         let kind = arrival.kind.name();
         self.counters.add("received", kind, 1);
+        if arrival.kind == Kind::Event {
+            self.names.add(&arrival.name);
+        }
         if arrival.outcome == STORED {
             self.counters.add("stored", kind, 1);
             if let Some(key) = arrival.key {
@@ -176,6 +181,7 @@ impl Arrivals {
         }
         if logs.counts_only {
             arrival.record = None;
+            arrival.ip = None;
         }
         self.log.push(arrival, logs.record_limit());
     }

@@ -152,6 +152,7 @@ impl Mixpanel {
         let state = self.state();
         json!({
             "records": state.arrivals.counters.to_json(),
+            "events_by_name": state.arrivals.names.to_json(),
             "duplicates_are_exact": state.arrivals.duplicates_are_exact(),
             "requests": state.requests.counts(),
             "profiles": state.people.len(),

@@ -132,7 +132,7 @@ impl State {
             }
         }
         if !context.logs.counts_only {
-            arrival.record = Some(record);
+            arrival.record = Some(Box::new(record));
         }
         self.arrivals.push(arrival, context.logs);
     }

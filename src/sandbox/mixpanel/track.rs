@@ -149,7 +149,7 @@ fn profile(
     };
     let operator = operator(fields).ok_or("no operator in the record")?;
     let mut arrival = Arrival::new(context.now, call_path(kind), kind, operator, &id);
-    arrival.record = (!context.logs.counts_only).then(|| record.clone());
+    arrival.record = (!context.logs.counts_only).then(|| Box::new(record.clone()));
     arrival.ip = profile_address(fields, kind, call, submission, context);
     if token != mixpanel.account.project_token {
         arrival.outcome = "wrong_token";

@@ -82,7 +82,10 @@ pub fn strict(record: &Value, now: UnixMillis, mode: IdentityMode, switches: &Mi
         return Err(Flaw::of("properties", "must not be missing"));
     };
     let time = strict_time(properties, now)?;
-    strict_distinct_id(properties, mode, switches)?;
+    // A merge names two persons and has no sender.
+    if event["event"] != "$merge" {
+        strict_distinct_id(properties, mode, switches)?;
+    }
     strict_insert_id(properties, switches)?;
     strict_shape(properties)?;
     Ok(time)
