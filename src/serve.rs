@@ -14,10 +14,12 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use crate::admin;
+use crate::brevo;
 use crate::clock::SharedClock;
-use crate::config::{self, Config, StoreEngine};
+use crate::config::{self, BrevoMode, Config, StoreEngine};
 use crate::delivery::LegError;
 use crate::delivery::books::Books;
+use crate::delivery::brevo_leg::{self, BrevoLeg};
 use crate::delivery::checkpoint::Checkpoint;
 use crate::delivery::mixpanel_leg::{self, MixpanelLeg};
 use crate::delivery::source::Source;
@@ -25,6 +27,7 @@ use crate::delivery::status::LegStatus;
 use crate::delivery::trimmer;
 use crate::edge::auth::admin::{AdminAuth, AdminTokenError, admin_token};
 use crate::edge::{self, ConnectionLimits, EdgeError, EdgeParts};
+use crate::mapping::{CompiledMapping, MappingError};
 use crate::mixpanel;
 use crate::record::Destination;
 use crate::store::sqlite::{self, CursorAhead, OpenError, OpenOptions, SqliteStore};
@@ -52,6 +55,13 @@ pub enum StartError {
     Tls(#[from] reqwest::Error),
     #[error(transparent)]
     MixpanelCredentials(#[from] mixpanel::calls::BadCredentials),
+    #[error(transparent)]
+    BrevoCredentials(#[from] brevo::calls::BadApiKey),
+    /// The first of the mistakes; `check` names them all.
+    #[error(transparent)]
+    Mapping(#[from] MappingError),
+    #[error(transparent)]
+    Leg(#[from] LegError),
     #[error(transparent)]
     AdminToken(#[from] AdminTokenError),
     #[error(transparent)]
@@ -84,6 +94,7 @@ pub struct Relay {
     listener: TcpListener,
     private: Option<(TcpListener, axum::Router)>,
     mixpanel: MixpanelLeg,
+    brevo: BrevoLeg,
     legs: Vec<LegStatus>,
     tail: Tail,
     clock: SharedClock,
@@ -100,7 +111,8 @@ impl Relay {
         let transport = Transport::new()?;
         let room = Room { config: &config, store: &store, clock: &clock, budgets: &budgets, transport: &transport };
         let (mixpanel, mixpanel_status) = room.mixpanel_leg().await?;
-        let legs = vec![mixpanel_status];
+        let (brevo, brevo_status) = room.brevo_leg().await?;
+        let legs = vec![mixpanel_status, brevo_status];
 
         let admin = admin::Parts {
             legs: Arc::new(legs.clone()),
@@ -119,7 +131,7 @@ impl Relay {
             None => None,
         };
         let tail = Tail { max_age: config.retention.history, max_bytes: config.retention.history_bytes };
-        Ok(Self { store, edge, listener, private, mixpanel, legs, tail, clock })
+        Ok(Self { store, edge, listener, private, mixpanel, brevo, legs, tail, clock })
     }
 
     /// Where the relay listens: for apps, and for the people who run it.
@@ -148,6 +160,8 @@ impl Relay {
         }
         let leg = self.mixpanel.run(legs_down.clone(), DRAIN);
         legs.spawn(async move { leg.await.map_err(|source| RunError::Leg { name: "Mixpanel leg", source }) });
+        let leg = self.brevo.run(legs_down.clone(), DRAIN);
+        legs.spawn(async move { leg.await.map_err(|source| RunError::Leg { name: "Brevo leg", source }) });
         let cursors = self.legs.iter().map(LegStatus::durable_cursor).collect();
         let trimming = trimmer::run(self.store.journal.clone(), cursors, self.tail, self.clock.clone());
         let mut failed = self.store.failed();
@@ -262,5 +276,41 @@ impl Room<'_> {
             },
         };
         Ok((MixpanelLeg::new(parts), status))
+    }
+
+    async fn brevo_leg(&self) -> Result<(BrevoLeg, LegStatus), StartError> {
+        let gate = Arc::new(SharedGate::default());
+        let (books, source, status) = self.books(Destination::Brevo, gate.clone()).await?;
+        let reader = Reader { judge: brevo::outcome::judge, meter: brevo::outcome::meter };
+        let vendor = match &self.config.brevo {
+            Some(brevo) => Some(brevo_leg::VendorParts {
+                calls: brevo::calls::Calls::new(brevo)?,
+                stack: stack::build(self.transport.clone(), gate, self.budgets.clone(), reader),
+                probe: stack::probe_stack(self.transport.clone(), self.budgets.clone(), reader),
+                budgets: self.budgets.clone(),
+            }),
+            None => None,
+        };
+        let mapping = CompiledMapping::compile(&self.config.mapping, self.config.mixpanel.sync);
+        let mapping = mapping.map_err(|mut errors| StartError::Mapping(errors.swap_remove(0)))?;
+        let parts = brevo_leg::Parts {
+            state: self.state(),
+            source,
+            books,
+            status: status.clone(),
+            vendor,
+            mapping: Arc::new(mapping),
+            clock: self.clock.clone(),
+            settings: brevo_leg::Settings {
+                mode: self.config.brevo.as_ref().map_or(BrevoMode::Observe, |brevo| brevo.mode),
+                pilot_emails: self.config.brevo.iter().flat_map(|brevo| brevo.pilot_emails.clone()).collect(),
+                create_attributes: self.config.brevo.as_ref().is_some_and(|brevo| brevo.create_attributes),
+                identity: self.config.mixpanel.identity,
+                dedup_window: self.config.dedup_window,
+                parking: self.config.parking,
+                max_dead_letter_bytes: self.config.retention.dead_letter_bytes,
+            },
+        };
+        Ok((BrevoLeg::open(parts).await?, status))
     }
 }

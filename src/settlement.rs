@@ -40,6 +40,10 @@ labelled! {
         Ignored = "ignored",
         /// An identity event: what it links is kept, nothing of it is sent.
         IdentityEvent = "identity_event",
+        /// The record names nobody: no id, or one that Mixpanel takes for none.
+        NoPerson = "no_person",
+        /// Folded into one update with a later record of the same person, and that update became a dead letter.
+        Superseded = "superseded",
         /// Older than `stale_after` when it would be sent (CORE 10).
         Stale = "stale",
         /// The same event is in the dedup window, from another position (CORE 8).
@@ -75,6 +79,8 @@ impl SkipRule {
             SkipRule::NotPlaced => "none of the update's mapped values can be placed",
             SkipRule::Ignored => "the record carries $ignore",
             SkipRule::IdentityEvent => "the event says who someone is: what it links is kept, nothing of it is sent",
+            SkipRule::NoPerson => "the record names nobody",
+            SkipRule::Superseded => "the record was folded into a later update of the same person, which Brevo refused",
             SkipRule::Stale => "the event is older than stale_after",
             SkipRule::Duplicate => "the event is a resend of one that is already known",
             SkipRule::Observed => "connectors.brevo.mode is observe",

@@ -10,6 +10,7 @@
 //! * a batch that is dropped on any path stays unsettled, and is read again after the next start.
 
 pub mod books;
+pub mod brevo_leg;
 pub mod checkpoint;
 pub mod dead_letters;
 pub mod ledger;

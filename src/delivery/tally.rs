@@ -39,6 +39,10 @@ pub struct Tally {
     /// Records of calls that were sent again after an attempt that may have arrived, where arriving twice matters.
     #[serde(default)]
     pub maybe_twice: u64,
+    /// Records that the vendor counted as missing from a call without naming them: sending the call again would have
+    /// doubled all its others.
+    #[serde(default)]
+    pub unconfirmed: u64,
 }
 
 impl Tally {

@@ -35,10 +35,30 @@ impl Debt {
         }
     }
 
+    /// A debt of no records: the person's contact has to be there, nothing more is known to be owed.
+    pub fn nothing() -> Self {
+        Self {
+            since: Position::default(),
+            oldest: UnixMillis::default(),
+            records: 0,
+            identifiers: false,
+            attributes: BTreeSet::new(),
+        }
+    }
+
+    /// A record that was folded before and is owed from now on.
+    pub fn of_folded(position: Position, received_at: UnixMillis) -> Self {
+        Self { since: position, oldest: received_at, records: 1, ..Self::nothing() }
+    }
+
     /// This debt and `other` as one.
     pub fn join(mut self, other: Debt) -> Debt {
-        self.since = self.since.min(other.since);
-        self.oldest = self.oldest.min(other.oldest);
+        if self.records == 0 {
+            (self.since, self.oldest) = (other.since, other.oldest);
+        } else if other.records > 0 {
+            self.since = self.since.min(other.since);
+            self.oldest = self.oldest.min(other.oldest);
+        }
         self.records += other.records;
         self.identifiers |= other.identifiers;
         self.attributes.extend(other.attributes);

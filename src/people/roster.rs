@@ -32,6 +32,11 @@ impl Resident {
         debt::join(self.paying.clone(), self.debt.clone())
     }
 
+    /// Whether the person's shelf waits for nothing any more but its turn.
+    pub fn releasable(&self) -> bool {
+        self.person.addressable() && !self.person.shelf.is_empty() && !self.person.shelf.needs_fold
+    }
+
     /// Adds to what is owed.
     pub fn owe(&mut self, more: Debt) {
         self.debt = debt::join(self.debt.take(), Some(more));
@@ -75,7 +80,8 @@ impl Roster {
         for id in std::mem::take(&mut self.dirty) {
             let Some(resident) = self.residents.get(&id) else { continue };
             batch.put(Table::People, id.as_bytes(), json(&resident.person)?);
-            match resident.owed() {
+            // A releasable shelf is written down as a debt of no records, so that the next start comes back to it.
+            match resident.owed().or_else(|| resident.releasable().then(Debt::nothing)) {
                 Some(debt) => batch.put(Table::Debts, id.as_bytes(), json(&debt)?),
                 None => batch.delete(Table::Debts, id.as_bytes()),
             }

@@ -48,6 +48,11 @@ pub fn put(person: &str, position: Position, record: &Record, batch: &mut WriteB
     bytes
 }
 
+/// What a record on a shelf counts for.
+pub fn size(record: &Record) -> u64 {
+    (HEADER + record.body.len()) as u64
+}
+
 /// Takes a record off its shelf.
 pub fn remove(person: &str, position: Position, batch: &mut WriteBatch) {
     batch.delete(Table::Shelves, key(person, position));
@@ -112,9 +117,11 @@ fn waiting(key: &[u8], value: &[u8]) -> Option<Waiting> {
 
 /// First byte of a shelf row's value.
 const VERSION: u8 = 1;
+/// Bytes of a row before the record's body.
+const HEADER: usize = 13;
 
 fn encode(record: &Record) -> Bytes {
-    let mut out = BytesMut::with_capacity(record.body.len() + 14);
+    let mut out = BytesMut::with_capacity(HEADER + record.body.len());
     out.put_u8(VERSION);
     out.put_u8(kind_to_byte(record.kind));
     out.put_u8(origin_to_byte(record.origin));
@@ -126,14 +133,14 @@ fn encode(record: &Record) -> Bytes {
 }
 
 fn decode(value: Bytes) -> Option<Record> {
-    let [VERSION, kind, origin, destinations, foreign, received_at @ ..] = value.get(..13)? else { return None };
+    let [VERSION, kind, origin, destinations, foreign, received_at @ ..] = value.get(..HEADER)? else { return None };
     Some(Record {
         kind: kind_from_byte(*kind)?,
         origin: origin_from_byte(*origin)?,
         destinations: Destinations::from_bits(*destinations),
         project: if *foreign == 1 { Project::Foreign } else { Project::Ours },
         received_at: UnixMillis(u64::from_be_bytes(received_at.try_into().ok()?)),
-        body: value.slice(13..),
+        body: value.slice(HEADER..),
     })
 }
 

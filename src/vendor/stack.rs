@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use tower::util::BoxCloneService;
+use tower::util::BoxCloneSyncService;
 use tower::{Layer, Service, ServiceBuilder, ServiceExt};
 
 use super::budget::{Budgets, Reading};
@@ -28,13 +28,13 @@ pub struct Reader {
     pub meter: Meter,
 }
 
-pub type Stack = BoxCloneService<VendorRequest, VendorAnswer, TransportError>;
+pub type Stack = BoxCloneSyncService<VendorRequest, VendorAnswer, TransportError>;
 
 /// Builds the stack of one destination. A call through it resolves only with a definite answer, or with
 /// [`TransportError::Store`]: everything else is waited out inside, for as long as it takes. Dropping the call's future
 /// is how to give up.
 pub fn build(transport: Transport, gate: Arc<SharedGate>, budgets: Arc<Budgets>, reader: Reader) -> Stack {
-    ServiceBuilder::new()
+    let stack = ServiceBuilder::new()
         // Outermost, so that every attempt waits for the gate and pays from the budget again, and so that nobody above
         // retries a second time.
         .retry(TryAgain { gate: gate.clone(), reader, doubtful: 0 })
@@ -46,18 +46,18 @@ pub fn build(transport: Transport, gate: Arc<SharedGate>, budgets: Arc<Budgets>,
         .layer(MetricsLayer)
         // Innermost, so that it measures the vendor and not our own waiting.
         .layer(TimeoutLayer { after: ANSWER_TIMEOUT })
-        .service(transport)
-        .boxed_clone()
+        .service(transport);
+    BoxCloneSyncService::new(stack)
 }
 
 /// One attempt, past the gate and without trying again: for probes of a paused destination.
 pub fn probe_stack(transport: Transport, budgets: Arc<Budgets>, reader: Reader) -> Stack {
-    ServiceBuilder::new()
+    let stack = ServiceBuilder::new()
         .layer(BudgetLayer { budgets, meter: reader.meter })
         .layer(MetricsLayer)
         .layer(TimeoutLayer { after: ANSWER_TIMEOUT })
-        .service(transport)
-        .boxed_clone()
+        .service(transport);
+    BoxCloneSyncService::new(stack)
 }
 
 type Answering = Pin<Box<dyn Future<Output = Result<VendorAnswer, TransportError>> + Send>>;

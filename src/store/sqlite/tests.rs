@@ -426,6 +426,16 @@ async fn a_damaged_block_is_passed_and_counted() {
 }
 
 #[tokio::test]
+async fn every_table_of_the_register_is_there() {
+    let directory = directory();
+    let store = open_in(&directory);
+    for table in Table::ALL {
+        let found = store.state.get(table, vec![b"key".to_vec()]).await;
+        assert_eq!(found.unwrap(), [None], "{}", table.name());
+    }
+}
+
+#[tokio::test]
 async fn state_is_read_as_it_was_written() {
     let directory = directory();
     let store = open_in(&directory);

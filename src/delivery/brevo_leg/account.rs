@@ -1,0 +1,80 @@
+//! What the leg knows of the Brevo account: attributes with their types, and how attributes are emptied. Read from Brevo,
+//! kept with the store, so that a start while Brevo is away goes on with what was known.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tower::ServiceExt as _;
+
+use super::LegError;
+use crate::brevo::account::{AccountModel, AttributeToCreate};
+use crate::brevo::calls::Calls;
+use crate::brevo::coerce::Clearing;
+use crate::brevo::names::AttributeName;
+use crate::brevo::outcome::{self, AttributeOutcome};
+use crate::brevo::wire::AttributeList;
+use crate::store::{State, StoreError, Table, WriteBatch};
+use crate::vendor::stack::Stack;
+
+/// Values sent right after an attribute was made may be dropped (contract §5: one integrator waits 3 s).
+pub const SETTLING: Duration = Duration::from_millis(3_500);
+
+const ACCOUNT: &[u8] = b"brevo/account";
+const CLEARING: &[u8] = b"brevo/clearing";
+
+/// What earlier processes learned.
+pub async fn remembered(state: &Arc<dyn State>) -> Result<(Option<AccountModel>, Option<Clearing>), StoreError> {
+    let mut values = state.get(Table::Vendors, vec![ACCOUNT.to_vec(), CLEARING.to_vec()]).await?.into_iter();
+    // What cannot be read is learned again.
+    let account = values.next().flatten().and_then(|value| serde_json::from_slice(&value).ok());
+    let clearing = values.next().flatten().and_then(|value| serde_json::from_slice(&value).ok());
+    Ok((account, clearing))
+}
+
+pub fn remember_account(account: &AccountModel, batch: &mut WriteBatch) -> Result<(), StoreError> {
+    put(ACCOUNT, account, batch)
+}
+
+pub fn remember_clearing(clearing: Clearing, batch: &mut WriteBatch) -> Result<(), StoreError> {
+    put(CLEARING, &clearing, batch)
+}
+
+fn put(key: &[u8], value: &impl serde::Serialize, batch: &mut WriteBatch) -> Result<(), StoreError> {
+    let value = serde_json::to_vec(value).map_err(|e| StoreError::Failed(e.to_string()))?;
+    batch.put(Table::Vendors, key, value);
+    Ok(())
+}
+
+/// Reads the account, after creating `wanted`. Attributes that could not be created are given back with the answer's
+/// words: asking again for each value would cost a call each time.
+pub async fn read(
+    stack: Stack,
+    calls: Calls,
+    wanted: Vec<AttributeToCreate>,
+) -> Result<(AccountModel, BTreeSet<AttributeName>), LegError> {
+    let mut asked = BTreeSet::new();
+    for attribute in &wanted {
+        let answer = stack.clone().oneshot(calls.create_attribute(attribute)).await?;
+        match outcome::attribute_created(&answer) {
+            AttributeOutcome::Created => {
+                tracing::info!(attribute = %attribute.name, kind = attribute.kind.label(), "attribute created at Brevo");
+            }
+            AttributeOutcome::ReadAgain(refusal) => {
+                tracing::warn!(attribute = %attribute.name, %refusal, "Brevo did not create an attribute");
+            }
+        }
+        asked.insert(attribute.name.clone());
+    }
+    let answer = stack.oneshot(calls.attributes()).await?;
+    let list: AttributeList = match outcome::read(&answer) {
+        Ok(list) => list,
+        Err(error) => {
+            tracing::warn!(%error, "Brevo's attributes cannot be read");
+            AttributeList { attributes: Vec::new() }
+        }
+    };
+    let account = AccountModel::new(&list, []);
+    let refused = account.missing(&asked).into_iter().collect();
+    Ok((account, refused))
+}

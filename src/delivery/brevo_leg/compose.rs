@@ -1,0 +1,304 @@
+//! What Brevo is written for a person: from what is owed to the contact's new values. Pure.
+
+use serde_json::Value;
+
+use crate::brevo::account::{AccountModel, AttributeToCreate};
+use crate::brevo::coerce::{AttributeValue, Clearing, Unplaced, coerce};
+use crate::brevo::identifiers::{ContactRef, Email, ListId};
+use crate::brevo::names::AttributeName;
+use crate::brevo::wire::{Attributes, ContactUpdate, ContactUpsert, EventIdentifiers, ImportContact};
+use crate::people::debt::Debt;
+use crate::people::person::{Contact, Person};
+
+/// Longest distinct_id that is used as an ext_id. Brevo's own limit is unconfirmed (contract §3.2).
+const MAX_EXT_ID: usize = 255;
+
+/// A person's write, in parts that a conflict can take out one by one.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Write {
+    pub person: Person,
+    pub ext_id: Option<String>,
+    pub attributes: Attributes,
+    /// Attributes to be emptied.
+    pub clear: Vec<AttributeName>,
+    pub phone: bool,
+    pub lists: Vec<ListId>,
+}
+
+/// A value that Brevo has no place for.
+#[derive(Clone, Debug, PartialEq)]
+pub struct NotPlaced {
+    pub attribute: AttributeName,
+    pub reason: Unplaced,
+}
+
+#[derive(Debug)]
+pub enum Composed {
+    Write(Box<Write>, Vec<NotPlaced>),
+    /// Brevo has everything that can be placed.
+    Nothing(Vec<NotPlaced>),
+    /// Attributes have to be created first.
+    Missing(Vec<AttributeToCreate>),
+}
+
+/// Composes what `debt` owes `person`, who is `id` at Mixpanel.
+pub fn compose(
+    id: &str,
+    person: &Person,
+    debt: &Debt,
+    account: &AccountModel,
+    may_create: bool,
+    lists: &[ListId],
+) -> Composed {
+    let known = person.contact != Contact::Unknown;
+    let owed = |name: &AttributeName| !known || debt.attributes.contains(name);
+    let mut attributes = Attributes::new();
+    let (mut clear, mut not_placed, mut missing) = (Vec::new(), Vec::new(), Vec::new());
+    for (name, value) in person.attributes.iter().filter(|(name, _)| owed(name)) {
+        if value.is_null() {
+            // A contact that is about to be created has nothing to empty.
+            if known && account.kind(name).is_some() {
+                clear.push(name.clone());
+            }
+            continue;
+        }
+        match coerce(value, account.kind(name)) {
+            Ok(placed) => {
+                attributes.insert(name.clone(), placed.value);
+            }
+            Err(Unplaced::NoSuchAttribute) if may_create && creatable(name, value) => {
+                missing.extend(AttributeToCreate::for_value(name, value));
+            }
+            Err(reason) => not_placed.push(NotPlaced { attribute: name.clone(), reason }),
+        }
+    }
+    if !missing.is_empty() {
+        return Composed::Missing(missing);
+    }
+    let identifiers = !known || (debt.identifiers && identifiers_differ(person));
+    if !identifiers && attributes.is_empty() && clear.is_empty() {
+        return Composed::Nothing(not_placed);
+    }
+    let write = Write {
+        person: person.clone(),
+        ext_id: (id.len() <= MAX_EXT_ID && ext_id_allowed(person)).then(|| id.to_owned()),
+        attributes,
+        clear,
+        phone: person.phone.is_some() && identifiers,
+        lists: lists.to_vec(),
+    };
+    Composed::Write(Box::new(write), not_placed)
+}
+
+fn creatable(name: &AttributeName, value: &Value) -> bool {
+    AttributeToCreate::for_value(name, value).is_some()
+}
+
+fn identifiers_differ(person: &Person) -> bool {
+    match &person.contact {
+        Contact::Unknown => true,
+        Contact::Known { email, phone, .. } => *email != person.email || *phone != person.phone,
+    }
+}
+
+/// Once Brevo has said that the id belongs to another contact, it is not asked again.
+fn ext_id_allowed(person: &Person) -> bool {
+    !matches!(person.contact, Contact::Known { ext_id: false, .. })
+}
+
+impl Write {
+    /// Whether an import can carry it: imports are said to ignore booleans, empty nothing, and know people by address.
+    pub fn importable(&self) -> bool {
+        self.person.email.is_some()
+            && self.clear.is_empty()
+            && self.email_change().is_none()
+            && self.attributes.values().all(AttributeValue::importable)
+    }
+
+    /// The address under which Brevo knows the contact, when it has to become another one.
+    pub fn email_change(&self) -> Option<Option<&Email>> {
+        match &self.person.contact {
+            Contact::Known { email, .. } if *email != self.person.email && self.person.email.is_some() => {
+                Some(email.as_ref())
+            }
+            _ => None,
+        }
+    }
+
+    fn all_attributes(&self, clearing: Clearing) -> Attributes {
+        let mut attributes = self.attributes.clone();
+        attributes.extend(self.clear.iter().map(|name| (name.clone(), clearing.value())));
+        if let (true, Some(phone)) = (self.phone, &self.person.phone) {
+            attributes.insert(AttributeName::sms(), AttributeValue::Text(phone.to_string()));
+        }
+        attributes
+    }
+
+    pub fn upsert(&self, clearing: Clearing) -> ContactUpsert {
+        ContactUpsert {
+            email: self.person.email.clone(),
+            ext_id: self.ext_id.clone(),
+            attributes: self.all_attributes(clearing),
+            list_ids: self.lists.clone(),
+            update_enabled: true,
+        }
+    }
+
+    /// The same as an update of a contact that Brevo knows; a new address travels as an attribute (contract §3.2).
+    pub fn update(&self, clearing: Clearing, change_email: bool) -> ContactUpdate {
+        let mut attributes = self.all_attributes(clearing);
+        if let (true, Some(email)) = (change_email, &self.person.email) {
+            attributes.insert(AttributeName::email(), AttributeValue::Text(email.as_str().to_owned()));
+        }
+        ContactUpdate { ext_id: None, attributes, list_ids: self.lists.clone(), unlink_list_ids: Vec::new() }
+    }
+
+    pub fn import(&self) -> ImportContact {
+        let attributes = self.all_attributes(Clearing::default());
+        let mut attributes: std::collections::BTreeMap<String, AttributeValue> =
+            attributes.into_iter().map(|(name, value)| (name.to_string(), value)).collect();
+        if let Some(ext_id) = &self.ext_id {
+            attributes.insert("EXT_ID".to_owned(), AttributeValue::Text(ext_id.clone()));
+        }
+        ImportContact { email: self.person.email.clone(), attributes }
+    }
+
+    /// The contact as Brevo has confirmed it, once it has.
+    pub fn confirmed(&self, email: Option<Email>, ext_id: bool) -> Contact {
+        let kept = match &self.person.contact {
+            Contact::Known { phone, .. } => phone.clone(),
+            Contact::Unknown => None,
+        };
+        let phone = if self.phone { self.person.phone.clone() } else { kept };
+        Contact::Known { email, ext_id, phone }
+    }
+}
+
+/// How Brevo knows the person, for a call about the contact.
+pub fn address<'a>(id: &'a str, contact: &'a Contact) -> Option<ContactRef<'a>> {
+    match contact {
+        Contact::Unknown => None,
+        Contact::Known { ext_id: true, .. } => Some(ContactRef::ExtId(id)),
+        Contact::Known { email: Some(email), .. } => Some(ContactRef::Email(email)),
+        Contact::Known { phone: Some(phone), .. } => Some(ContactRef::Phone(phone)),
+        Contact::Known { .. } => None,
+    }
+}
+
+/// How Brevo knows the person, for an event. One identifier: which of several wins is unconfirmed (contract §2.1). The
+/// address goes first, because it is what every way of writing a contact sets.
+pub fn event_identifiers(id: &str, contact: &Contact) -> EventIdentifiers {
+    let mut identifiers = EventIdentifiers::default();
+    match contact {
+        Contact::Known { email: Some(email), .. } => identifiers.email_id = Some(email.clone()),
+        Contact::Known { ext_id: false, phone: Some(phone), .. } => {
+            identifiers.phone_id = Some(phone.digits().to_owned());
+        }
+        Contact::Known { .. } | Contact::Unknown => identifiers.ext_id = Some(id.to_owned()),
+    }
+    identifiers
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+    use crate::brevo::account::AttributeKind;
+
+    fn name(name: &str) -> AttributeName {
+        AttributeName::parse(name).unwrap()
+    }
+
+    fn account() -> AccountModel {
+        AccountModel {
+            attributes: [
+                (name("PLAN"), AttributeKind::Text),
+                (name("LTV"), AttributeKind::Float),
+                (name("VIP"), AttributeKind::Boolean),
+            ]
+            .into(),
+            lists: Default::default(),
+        }
+    }
+
+    fn ada() -> Person {
+        Person {
+            email: Some(Email::parse("ada@example.com").unwrap()),
+            attributes: [(name("PLAN"), json!("pro")), (name("LTV"), json!("12.5"))].into(),
+            ..Person::default()
+        }
+    }
+
+    fn owing(attributes: &[&str], identifiers: bool) -> Debt {
+        Debt { attributes: attributes.iter().map(|raw| name(raw)).collect(), identifiers, ..Debt::nothing() }
+    }
+
+    fn written(composed: Composed) -> Write {
+        let Composed::Write(write, _) = composed else { panic!("{composed:?}") };
+        *write
+    }
+
+    #[test]
+    fn a_new_contact_gets_everything_that_is_known() {
+        let write = written(compose("u1", &ada(), &Debt::nothing(), &account(), true, &[ListId(15)]));
+        assert_eq!(
+            serde_json::to_value(write.upsert(Clearing::default())).unwrap(),
+            json!({"email": "ada@example.com", "ext_id": "u1", "attributes": {"LTV": 12.5, "PLAN": "pro"},
+                   "listIds": [15], "updateEnabled": true})
+        );
+        assert!(write.importable());
+    }
+
+    #[test]
+    fn a_known_contact_gets_what_is_owed() {
+        let mut person = ada();
+        person.contact = Contact::Known { email: person.email.clone(), ext_id: true, phone: None };
+        let write = written(compose("u1", &person, &owing(&["PLAN"], true), &account(), true, &[]));
+        assert_eq!(write.attributes.keys().collect::<Vec<_>>(), [&name("PLAN")]);
+        assert!(matches!(compose("u1", &person, &owing(&[], true), &account(), true, &[]), Composed::Nothing(_)));
+    }
+
+    #[test]
+    fn unset_empties_what_exists_and_is_not_importable() {
+        let mut person = ada();
+        person.contact = Contact::Known { email: person.email.clone(), ext_id: true, phone: None };
+        person.attributes.insert(name("PLAN"), Value::Null);
+        let write = written(compose("u1", &person, &owing(&["PLAN"], false), &account(), true, &[]));
+        assert_eq!(write.clear, [name("PLAN")]);
+        assert!(!write.importable());
+        let body = serde_json::to_value(write.upsert(Clearing::EmptyString)).unwrap();
+        assert_eq!(body["attributes"], json!({"PLAN": ""}));
+    }
+
+    #[test]
+    fn a_changed_address_is_an_update_of_the_old_one() {
+        let mut person = ada();
+        let old = Email::parse("old@example.com").unwrap();
+        person.contact = Contact::Known { email: Some(old.clone()), ext_id: true, phone: None };
+        let write = written(compose("u1", &person, &owing(&[], true), &account(), true, &[]));
+        assert_eq!(write.email_change(), Some(Some(&old)));
+        let body = serde_json::to_value(write.update(Clearing::default(), true)).unwrap();
+        assert_eq!(body["attributes"]["EMAIL"], "ada@example.com");
+        assert!(!write.importable());
+    }
+
+    #[test]
+    fn what_the_account_lacks_is_created_or_reported() {
+        let mut person = ada();
+        person.attributes.insert(name("COLOUR"), json!("blue"));
+        let missing = compose("u1", &person, &Debt::nothing(), &account(), true, &[]);
+        assert!(matches!(&missing, Composed::Missing(list) if list.len() == 1), "{missing:?}");
+        let Composed::Write(_, not_placed) = compose("u1", &person, &Debt::nothing(), &account(), false, &[]) else {
+            panic!("not written")
+        };
+        assert_eq!(not_placed, [NotPlaced { attribute: name("COLOUR"), reason: Unplaced::NoSuchAttribute }]);
+    }
+
+    #[test]
+    fn booleans_do_not_travel_in_imports() {
+        let mut person = ada();
+        person.attributes.insert(name("VIP"), json!(true));
+        assert!(!written(compose("u1", &person, &Debt::nothing(), &account(), true, &[])).importable());
+    }
+}

@@ -1,0 +1,201 @@
+//! Writing one contact: the calls that it may take, from the first try to a confirmed contact or a definite refusal.
+
+use std::collections::BTreeSet;
+
+use tower::ServiceExt as _;
+
+use super::LegError;
+use super::compose::{Write, address};
+use crate::brevo::calls::Calls;
+use crate::brevo::coerce::Clearing;
+use crate::brevo::identifiers::{ContactRef, Email};
+use crate::brevo::names::AttributeName;
+use crate::brevo::outcome::{self, IdentifierKind, Refusal, UpdateOutcome, UpsertOutcome};
+use crate::brevo::wire::Contact as BrevoContact;
+use crate::people::person::Contact;
+use crate::vendor::VendorRequest;
+use crate::vendor::stack::Stack;
+
+/// What became of a write.
+#[derive(Debug, PartialEq)]
+pub enum Payment {
+    Paid {
+        contact: Contact,
+        /// Identifiers that belong to another contact and were left out.
+        conflicts: BTreeSet<IdentifierKind>,
+        /// A new address was kept back, because changing it would resubscribe a blocklisted contact (contract §3.2).
+        kept_email: bool,
+        /// Which way of emptying an attribute was seen to work.
+        learned: Option<Clearing>,
+    },
+    /// The contact is busy: the same again a little later, for this person alone.
+    TooEarly,
+    Refused(Refusal),
+    /// The endpoint is not there: hold the destination.
+    Misrouted(Refusal),
+}
+
+/// What contact writes need.
+#[derive(Clone)]
+pub struct Writer {
+    pub calls: Calls,
+    pub stack: Stack,
+    /// How the account empties attributes, once that is known.
+    pub clearing: Option<Clearing>,
+}
+
+impl Writer {
+    async fn call(&self, request: VendorRequest) -> Result<crate::vendor::VendorAnswer, LegError> {
+        Ok(self.stack.clone().oneshot(request).await?)
+    }
+
+    /// Writes the contact of the person who is `id` at Mixpanel.
+    pub async fn pay(&self, id: &str, write: Write) -> Result<Payment, LegError> {
+        let payment = match (address(id, &write.person.contact), write.email_change()) {
+            (Some(at), Some(_)) => self.change_email(at, &write).await?,
+            // Without an address to match on, an upsert would have to match on the ext_id alone.
+            (Some(at), None) if write.person.email.is_none() => self.update(at, &write, false).await?,
+            _ => self.upsert(write.clone()).await?,
+        };
+        match payment {
+            Payment::Paid { contact, conflicts, kept_email, .. } if !write.clear.is_empty() => {
+                let learned = self.verify_clearing(id, &contact, &write).await?;
+                Ok(Payment::Paid { contact, conflicts, kept_email, learned })
+            }
+            other => Ok(other),
+        }
+    }
+
+    fn clearing(&self) -> Clearing {
+        self.clearing.unwrap_or_default()
+    }
+
+    /// Identifiers that another contact owns are taken out one by one, and the rest is written: no merge is forced, since
+    /// a merge deletes a contact with its history (contract §3.1).
+    async fn upsert(&self, mut write: Write) -> Result<Payment, LegError> {
+        let mut conflicts = BTreeSet::new();
+        loop {
+            let answer = self.call(self.calls.upsert_contact(&write.upsert(self.clearing()))).await?;
+            match outcome::upsert(&answer) {
+                UpsertOutcome::Created(_) | UpsertOutcome::Updated => {
+                    let contact = write.confirmed(write.person.email.clone(), write.ext_id.is_some());
+                    return Ok(Payment::Paid { contact, conflicts, kept_email: false, learned: None });
+                }
+                UpsertOutcome::Conflict { identifiers, refusal } => {
+                    if !give_up_one(&mut write, &identifiers, &mut conflicts) {
+                        return Ok(Payment::Refused(refusal));
+                    }
+                }
+                UpsertOutcome::TooEarly => return Ok(Payment::TooEarly),
+                // A phone number that Brevo does not like refuses the whole write; the rest of it is still right.
+                UpsertOutcome::Invalid(refusal) => {
+                    if !(write.person.email.is_some() && std::mem::take(&mut write.phone)) {
+                        return Ok(Payment::Refused(refusal));
+                    }
+                }
+                UpsertOutcome::Misrouted(refusal) => return Ok(Payment::Misrouted(refusal)),
+            }
+        }
+    }
+
+    /// Changing the address of a blocklisted contact would resubscribe it (contract §3.2): such a contact keeps its old
+    /// one, and everything else is written.
+    async fn change_email(&self, at: ContactRef<'_>, write: &Write) -> Result<Payment, LegError> {
+        let found = outcome::contact(&self.call(self.calls.contact(at)).await?);
+        match found {
+            Ok(Some(contact)) => self.update(at, write, !contact.email_blacklisted).await,
+            // Deleted at Brevo meanwhile: made anew.
+            Ok(None) => self.upsert(write.clone()).await,
+            Err(outcome::ReadError::Refused(refusal) | outcome::ReadError::NotFound(refusal)) => {
+                Ok(Payment::Refused(refusal))
+            }
+            Err(outcome::ReadError::Unreadable(_)) => Ok(Payment::TooEarly),
+        }
+    }
+
+    async fn update(&self, at: ContactRef<'_>, write: &Write, change_email: bool) -> Result<Payment, LegError> {
+        let mut write = write.clone();
+        let mut change_email = change_email && write.email_change().is_some();
+        let kept_email = write.email_change().is_some() && !change_email;
+        let mut conflicts = BTreeSet::new();
+        loop {
+            let body = write.update(self.clearing(), change_email);
+            let answer = self.call(self.calls.update_contact(at, &body)).await?;
+            match outcome::update(&answer) {
+                UpdateOutcome::Updated => {
+                    let email = if change_email { write.person.email.clone() } else { known_email(&write) };
+                    let contact = write.confirmed(email, matches!(at, ContactRef::ExtId(_)));
+                    return Ok(Payment::Paid { contact, conflicts, kept_email, learned: None });
+                }
+                UpdateOutcome::NotFound => return self.upsert(write).await,
+                UpdateOutcome::Conflict { identifiers, refusal } => {
+                    let about_email = identifiers.contains(&IdentifierKind::Email) || identifiers.is_empty();
+                    if about_email && std::mem::take(&mut change_email) {
+                        conflicts.insert(IdentifierKind::Email);
+                    } else if std::mem::take(&mut write.phone) {
+                        conflicts.insert(IdentifierKind::Sms);
+                    } else {
+                        return Ok(Payment::Refused(refusal));
+                    }
+                }
+                UpdateOutcome::TooEarly => return Ok(Payment::TooEarly),
+                UpdateOutcome::Invalid(refusal) => {
+                    if !std::mem::take(&mut write.phone) {
+                        return Ok(Payment::Refused(refusal));
+                    }
+                }
+            }
+        }
+    }
+
+    /// Whether null or an empty text empties an attribute is unconfirmed (contract §3.3): the first time, the contact is
+    /// read back, the other way is tried where the first did nothing, and the way that worked is remembered.
+    async fn verify_clearing(&self, id: &str, contact: &Contact, write: &Write) -> Result<Option<Clearing>, LegError> {
+        let (None, Some(at)) = (self.clearing, address(id, contact)) else { return Ok(None) };
+        let Ok(Some(found)) = outcome::contact(&self.call(self.calls.contact(at)).await?) else { return Ok(None) };
+        if write.clear.iter().all(|name| is_empty(&found, name)) {
+            return Ok(Some(Clearing::EmptyString));
+        }
+        let body = write.update(Clearing::Null, false);
+        self.call(self.calls.update_contact(at, &body)).await?;
+        Ok(Some(Clearing::Null))
+    }
+}
+
+fn known_email(write: &Write) -> Option<Email> {
+    match &write.person.contact {
+        Contact::Known { email, .. } => email.clone(),
+        Contact::Unknown => None,
+    }
+}
+
+fn is_empty(contact: &BrevoContact, name: &AttributeName) -> bool {
+    match contact.attributes.get(name.as_str()) {
+        None | Some(serde_json::Value::Null) => true,
+        Some(serde_json::Value::String(text)) => text.is_empty(),
+        Some(_) => false,
+    }
+}
+
+/// Takes one identifier out of the write: a phone number that another contact owns, or our id on a contact that is
+/// another's or has another id. False when there is none left to take out.
+fn give_up_one(
+    write: &mut Write,
+    identifiers: &BTreeSet<IdentifierKind>,
+    conflicts: &mut BTreeSet<IdentifierKind>,
+) -> bool {
+    let phones = [IdentifierKind::Sms, IdentifierKind::Whatsapp, IdentifierKind::Landline];
+    let about_phone = identifiers.is_empty() || phones.iter().any(|kind| identifiers.contains(kind));
+    let addressed_otherwise = write.person.email.is_some() || write.ext_id.is_some();
+    if about_phone && write.phone && addressed_otherwise {
+        write.phone = false;
+        conflicts.insert(IdentifierKind::Sms);
+        return true;
+    }
+    if write.ext_id.is_some() && (write.person.email.is_some() || write.phone) {
+        write.ext_id = None;
+        conflicts.insert(IdentifierKind::ExtId);
+        return true;
+    }
+    false
+}

@@ -1,0 +1,426 @@
+//! The Brevo leg: journal → wishes → people → calls → settled records.
+//!
+//! One task owns people, queues and books; calls run beside it and come back as messages. The way of a record:
+//!
+//! ```text
+//! read ─► intake (what does it ask for?) ─► load its person ─┬─ profile: fold ─► debt ─► paying ─► contact write or import
+//!                                                            └─ event: queue (after the debt) ─► sending ─► event call
+//! nobody to address yet: shelf ─► released in order when identity arrives
+//! ```
+//!
+//! Invariants:
+//! * an event goes out only after every payment that it depends on ([`queue`]), and events of one person one call at a
+//!   time;
+//! * what leaves the ledger for a debt or a shelf is written in the same transaction as the checkpoint that says so;
+//! * rows of a shelf are read only when the page that wrote them is durable.
+
+mod account;
+mod compose;
+mod contacts;
+mod event_calls;
+mod imports;
+mod intake;
+mod paying;
+mod queue;
+mod receiving;
+mod sending;
+mod shelving;
+mod window;
+
+use std::cmp::Reverse;
+use std::collections::{BTreeSet, BinaryHeap, HashMap, VecDeque};
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures_util::future::{BoxFuture, OptionFuture};
+use tokio::task::JoinSet;
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+use tower::ServiceExt as _;
+
+use self::contacts::Payment;
+use self::event_calls::Sent;
+use self::imports::Imported;
+use self::queue::{PersonQueue, Queued};
+use self::receiving::Loaded;
+use self::shelving::Overdue;
+use self::window::Window;
+use super::LegError;
+use super::books::{Books, HeldOutside};
+use super::source::Source;
+use super::status::LegStatus;
+use crate::brevo::account::AccountModel;
+use crate::brevo::calls::Calls;
+use crate::brevo::coerce::Clearing;
+use crate::brevo::names::AttributeName;
+use crate::brevo::outcome;
+use crate::clock::{SharedClock, UnixMillis};
+use crate::config::{BrevoMode, IdentityMode, Parking};
+use crate::mapping::CompiledMapping;
+use crate::people::roster::{self, PersonId, Resident, Roster};
+use crate::people::shelf::{self, Parked};
+use crate::record::Position;
+use crate::store::{State, StoreError};
+use crate::vendor::Verdict;
+use crate::vendor::budget::Budgets;
+use crate::vendor::stack::Stack;
+use crate::vendor::verdict::PauseCause;
+
+/// How often progress is written down. What was sent since the last time may be sent again after a crash (P5).
+const CHECKPOINT_EVERY: Duration = Duration::from_millis(200);
+/// How often shelves are looked at for records that have waited too long.
+const EXPIRE_EVERY: Duration = Duration::from_secs(30);
+/// People who are owed something and were found at the start, loaded at a time.
+const DEBTORS_AT_ONCE: usize = 500;
+
+/// What the leg is made of.
+pub struct Parts {
+    pub state: Arc<dyn State>,
+    pub source: Source,
+    pub books: Books,
+    pub status: LegStatus,
+    /// `None`: not configured; every record is skipped, rule `disabled`.
+    pub vendor: Option<VendorParts>,
+    pub mapping: Arc<CompiledMapping>,
+    pub clock: SharedClock,
+    pub settings: Settings,
+}
+
+pub struct VendorParts {
+    pub calls: Calls,
+    pub stack: Stack,
+    pub probe: Stack,
+    pub budgets: Arc<Budgets>,
+}
+
+/// What the configuration says about this destination.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    pub mode: BrevoMode,
+    /// `*@domain` or whole addresses, lower case.
+    pub pilot_emails: Vec<String>,
+    pub create_attributes: bool,
+    pub identity: IdentityMode,
+    pub dedup_window: Duration,
+    pub parking: Parking,
+    pub max_dead_letter_bytes: u64,
+}
+
+/// Work that has come back.
+enum Done {
+    Loaded(Loaded),
+    Debtors(Vec<(PersonId, Resident)>),
+    Payment(PersonId, Payment),
+    Imported { count: usize, people: Vec<(PersonId, compose::Write)>, imported: Imported },
+    EarlierImport,
+    Account(AccountModel, BTreeSet<AttributeName>),
+    Events { events: Vec<(PersonId, Queued)>, sent: Sent, doubtful: u32, batches_scarce: bool },
+    Shelf(PersonId, Vec<Parked>),
+    Overdue(Overdue),
+}
+
+type Work = BoxFuture<'static, Result<Done, LegError>>;
+
+pub struct BrevoLeg {
+    parts: Parts,
+    roster: Roster,
+    queues: HashMap<PersonId, PersonQueue>,
+    window: Window,
+
+    /// Who is owed something that a call could pay, in the order of asking.
+    to_pay: VecDeque<PersonId>,
+    /// Who has events that could go out.
+    ready: VecDeque<PersonId>,
+    /// Whose busy contact is asked for again when.
+    later: BinaryHeap<Reverse<(Instant, PersonId)>>,
+    /// Found at the start, not loaded yet.
+    debtors: VecDeque<PersonId>,
+
+    under_way: JoinSet<Result<Done, LegError>>,
+    payments_under_way: usize,
+    events_under_way: usize,
+    import_under_way: bool,
+    receiving: bool,
+    loading_debtors: bool,
+    looking_for_overdue: bool,
+    /// Reads of shelves under way: what they bring back may have been taken off meanwhile.
+    scans: usize,
+
+    account: Option<AccountModel>,
+    account_under_way: bool,
+    /// Payments wait until new attributes have settled.
+    account_ready_at: Instant,
+    /// Attributes that Brevo would not create; they are not asked for again by this process.
+    refused_attributes: BTreeSet<AttributeName>,
+    reported: BTreeSet<(AttributeName, &'static str)>,
+    clearing: Option<Clearing>,
+
+    /// Most events in one call; halved while a batch is being searched for the one that Brevo refuses.
+    batch_limit: usize,
+    /// `/events/batch` turned out to have only an hourly quota of its own.
+    batches_scarce: bool,
+
+    parked: u64,
+    parked_bytes: u64,
+    owed: u64,
+    /// The oldest record of each debt.
+    owed_since: BTreeSet<(UnixMillis, PersonId)>,
+    /// Events in queues.
+    waiting: usize,
+
+    /// The checkpoint page that is being filled, and the last that is durable.
+    page: u64,
+    durable_page: u64,
+    /// Positions taken off shelves on pages that are not durable yet: a scan may still find them.
+    unshelved: HashMap<Position, u64>,
+    writing: Option<BoxFuture<'static, Result<(u64, Position), StoreError>>>,
+    probing: Option<BoxFuture<'static, bool>>,
+}
+
+impl BrevoLeg {
+    /// Reads what earlier processes left: what was learned of the account, who is owed something, what is parked.
+    pub async fn open(parts: Parts) -> Result<Self, LegError> {
+        let (account, clearing) = account::remembered(&parts.state).await?;
+        let (parked, parked_bytes) = shelf::totals(&parts.state).await?;
+        let window = Window::new(parts.settings.dedup_window);
+        let mut leg = Self {
+            parts,
+            roster: Roster::default(),
+            queues: HashMap::new(),
+            window,
+            to_pay: VecDeque::new(),
+            ready: VecDeque::new(),
+            later: BinaryHeap::new(),
+            debtors: VecDeque::new(),
+            under_way: JoinSet::new(),
+            payments_under_way: 0,
+            events_under_way: 0,
+            import_under_way: false,
+            receiving: false,
+            loading_debtors: false,
+            looking_for_overdue: false,
+            scans: 0,
+            account,
+            account_under_way: false,
+            account_ready_at: Instant::now(),
+            refused_attributes: BTreeSet::new(),
+            reported: BTreeSet::new(),
+            clearing,
+            batch_limit: crate::brevo::limits::MAX_BATCH_EVENTS,
+            batches_scarce: false,
+            parked,
+            parked_bytes,
+            owed: 0,
+            owed_since: BTreeSet::new(),
+            waiting: 0,
+            page: 1,
+            durable_page: 0,
+            unshelved: HashMap::new(),
+            writing: None,
+            probing: None,
+        };
+        leg.find_debtors().await?;
+        Ok(leg)
+    }
+
+    async fn find_debtors(&mut self) -> Result<(), LegError> {
+        let mut after = None;
+        loop {
+            let page = roster::indebted(&self.parts.state, after.as_ref(), 2_000).await?;
+            let Some((last, _)) = page.last() else { return Ok(()) };
+            after = Some(last.clone());
+            for (id, debt) in page {
+                self.owed += debt.records;
+                if debt.records > 0 {
+                    self.owed_since.insert((debt.oldest, id.clone()));
+                }
+                self.debtors.push_back(id);
+            }
+        }
+    }
+
+    /// Runs until `shutdown`, then waits up to `drain` for calls under way and writes a last checkpoint.
+    pub async fn run(mut self, shutdown: CancellationToken, drain: Duration) -> Result<(), LegError> {
+        let mut checkpoints = tokio::time::interval(CHECKPOINT_EVERY);
+        checkpoints.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        let mut expiries = tokio::time::interval(EXPIRE_EVERY);
+        expiries.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        self.begin();
+        loop {
+            self.start_what_can_start();
+            self.publish();
+            let retry_at = self.later.peek().map(|Reverse((at, _))| *at);
+            let settled_at = (!self.to_pay.is_empty()).then_some(self.account_ready_at);
+            let gate = self.parts.status.gate();
+            tokio::select! {
+                () = shutdown.cancelled() => break,
+                Some(done) = self.under_way.join_next() => self.take_back(done??)?,
+                entries = self.parts.source.read(), if self.may_receive() => self.receive(entries?)?,
+                Some(written) = OptionFuture::from(self.writing.as_mut()) => {
+                    self.writing = None;
+                    self.written(written?);
+                }
+                Some(healthy) = OptionFuture::from(self.probing.as_mut()) => {
+                    self.probing = None;
+                    if healthy { gate.resume() } else { gate.probe_failed() }
+                }
+                () = gate.probe_due(), if self.probing.is_none() && self.parts.vendor.is_some() => {
+                    self.probing = self.probe();
+                }
+                () = until(retry_at) => self.retry_busy(),
+                () = until(settled_at), if self.account_ready_at > Instant::now() => {}
+                _ = checkpoints.tick(), if self.may_write() => self.checkpoint()?,
+                _ = expiries.tick() => self.look_for_overdue(),
+            }
+        }
+        self.drain(drain).await
+    }
+
+    /// What a live leg does before the first record.
+    fn begin(&mut self) {
+        if self.parts.vendor.is_some() && self.parts.settings.mode != BrevoMode::Observe {
+            self.read_account(Vec::new());
+            self.await_earlier_import();
+        }
+    }
+
+    fn start_what_can_start(&mut self) {
+        self.load_debtors();
+        self.start_releases();
+        self.start_payments();
+        self.start_events();
+    }
+
+    fn may_receive(&self) -> bool {
+        !self.receiving && self.parts.books.has_room()
+    }
+
+    fn spawn(&mut self, work: Work) {
+        self.under_way.spawn(work);
+    }
+
+    fn take_back(&mut self, done: Done) -> Result<(), LegError> {
+        match done {
+            Done::Loaded(loaded) => self.apply(loaded)?,
+            Done::Debtors(people) => self.take_debtors(people),
+            Done::Payment(id, payment) => self.settle_payment(&id, payment)?,
+            Done::Imported { count, people, imported } => self.settle_import(count, people, imported)?,
+            Done::EarlierImport => self.import_under_way = false,
+            Done::Account(account, refused) => self.take_account(account, refused)?,
+            Done::Events { events, sent, doubtful, batches_scarce } => {
+                self.batches_scarce = batches_scarce;
+                self.settle_events(events, sent, doubtful)?;
+            }
+            Done::Shelf(id, rows) => self.take_from_shelf(&id, rows)?,
+            Done::Overdue(overdue) => self.expire(overdue),
+        }
+        Ok(())
+    }
+
+    /// People found owed at the start are loaded a few at a time, behind those whom new records name.
+    fn load_debtors(&mut self) {
+        if self.loading_debtors || self.debtors.is_empty() || self.to_pay.len() >= DEBTORS_AT_ONCE {
+            return;
+        }
+        let count = self.debtors.len().min(DEBTORS_AT_ONCE);
+        let ids: Vec<_> = self.debtors.drain(..count).collect();
+        let missing = self.roster.missing(ids.iter());
+        let state = self.parts.state.clone();
+        self.loading_debtors = true;
+        self.spawn(Box::pin(async move { Ok(Done::Debtors(roster::load(&state, missing).await?)) }));
+    }
+
+    fn take_debtors(&mut self, people: Vec<(PersonId, Resident)>) {
+        self.loading_debtors = false;
+        let ids: Vec<_> = people.iter().map(|(id, _)| id.clone()).collect();
+        self.roster.take_in(people);
+        for id in ids {
+            self.advance(&id);
+        }
+    }
+
+    fn probe(&self) -> Option<BoxFuture<'static, bool>> {
+        let vendor = self.parts.vendor.as_ref()?;
+        let probing = vendor.probe.clone().oneshot(vendor.calls.probe());
+        Some(Box::pin(async move { probing.await.is_ok_and(|answer| outcome::judge(&answer) == Verdict::Definite) }))
+    }
+
+    /// Holds the destination after an answer that says that an endpoint is not there.
+    fn hold(&self, refusal: &str) {
+        tracing::warn!(refusal, "Brevo does not know an endpoint: check connectors.brevo.base_url");
+        self.parts.status.gate().record(Verdict::Retry);
+    }
+
+    fn check_dead_letters(&self) {
+        if self.parts.books.dead_bytes() > self.parts.settings.max_dead_letter_bytes {
+            self.parts.status.gate().pause(PauseCause::DeadLettersFull);
+        }
+    }
+
+    fn may_write(&self) -> bool {
+        self.writing.is_none() && (self.parts.books.is_dirty() || self.roster.is_dirty())
+    }
+
+    fn checkpoint(&mut self) -> Result<(), LegError> {
+        self.roster.put_changes(self.parts.books.pending_mut())?;
+        let (batch, cursor) = self.parts.books.close_page()?;
+        let state = self.parts.state.clone();
+        let page = self.page;
+        self.page += 1;
+        self.writing = Some(Box::pin(async move { state.write(batch).await.map(|()| (page, cursor)) }));
+        Ok(())
+    }
+
+    fn written(&mut self, (page, cursor): (u64, Position)) {
+        self.durable_page = page;
+        self.parts.status.set_durable_cursor(cursor);
+        if self.scans == 0 {
+            self.unshelved.retain(|_, removed| *removed > page);
+        }
+        self.queues.retain(|_, queue| !queue.idle() || queue.shelved_page > page);
+        self.window.written(page, self.parts.clock.now(), self.parts.books.pending_mut());
+        let queues = &self.queues;
+        if !self.receiving && !self.loading_debtors && !self.looking_for_overdue {
+            self.roster.let_go(|id| queues.contains_key(id));
+        }
+    }
+
+    fn publish(&self) {
+        let held = HeldOutside {
+            parked: self.parked,
+            owed: self.owed,
+            oldest: self.owed_since.first().map(|(oldest, _)| *oldest),
+        };
+        self.parts.status.publish(self.parts.books.snapshot(self.parts.source.next_entry(), held));
+    }
+
+    /// Nothing new goes out; what is under way may come back, and all of it is written down.
+    async fn drain(mut self, drain: Duration) -> Result<(), LegError> {
+        let deadline = Instant::now() + drain;
+        while self.payments_under_way + self.events_under_way > 0 {
+            match tokio::time::timeout_at(deadline, self.under_way.join_next()).await {
+                Ok(Some(done)) => self.take_back(done??)?,
+                Ok(None) | Err(_) => break,
+            }
+        }
+        if let Some(writing) = self.writing.take() {
+            let written = writing.await?;
+            self.written(written);
+        }
+        self.checkpoint()?;
+        if let Some(writing) = self.writing.take() {
+            let written = writing.await?;
+            self.written(written);
+        }
+        self.publish();
+        Ok(())
+    }
+}
+
+/// Sleeps until `at`; for ever without one.
+async fn until(at: Option<Instant>) {
+    match at {
+        Some(at) => tokio::time::sleep_until(at).await,
+        None => std::future::pending().await,
+    }
+}

@@ -1,0 +1,398 @@
+//! Paying debts: one contact write per person, or one import for many.
+
+use std::cmp::Reverse;
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use serde_json::{Map, Value, json};
+use tokio::time::Instant;
+
+use super::account::{self, SETTLING};
+use super::compose::{self, Composed, NotPlaced, Write};
+use super::contacts::{Payment, Writer};
+use super::imports::{Imported, Importer};
+use super::queue::Slot;
+use super::{BrevoLeg, Done};
+use crate::brevo::account::{AccountModel, AttributeToCreate};
+use crate::brevo::identifiers::ListId;
+use crate::brevo::names::AttributeName;
+use crate::brevo::outcome::Refusal;
+use crate::config::BrevoMode;
+use crate::delivery::LegError;
+use crate::people::debt::{self, Debt};
+use crate::people::person::{Contact, Person};
+use crate::people::roster::PersonId;
+use crate::record::{Destinations, Kind, Origin, Project, Record};
+use crate::settlement::{DeadReason, SkipRule};
+
+/// Contact writes under way at once. Others wait unwritten, so that more updates of a person join them.
+const PAYMENTS: usize = 8;
+
+/// Debtors from which one import is better than as many single writes: ten seconds' worth of an ordinary account's.
+const IMPORT_FROM: usize = 100;
+
+/// People in one import, at most; the body is bounded apart.
+const IMPORT_UP_TO: usize = 20_000;
+
+/// First wait for a contact that is busy; doubles up to a minute.
+const BUSY: Duration = Duration::from_secs(1);
+
+/// The list that everyone joins, by its configured name.
+const ALL_USERS: &str = "all_users";
+
+impl BrevoLeg {
+    fn lists(&self) -> Vec<ListId> {
+        self.parts.mapping.list(ALL_USERS).into_iter().collect()
+    }
+
+    pub(super) fn start_payments(&mut self) {
+        let waiting = self.account.is_none() || self.account_under_way || self.account_ready_at > Instant::now();
+        if waiting || self.parts.settings.mode == BrevoMode::Observe {
+            return;
+        }
+        self.start_import();
+        while self.payments_under_way < PAYMENTS {
+            let Some(id) = self.to_pay.pop_front() else { return };
+            match self.compose_for(&id) {
+                Some(Composed::Write(write, not_placed)) => {
+                    self.report(&not_placed);
+                    self.begin_payment(&id);
+                    self.pay(id, *write);
+                }
+                Some(Composed::Nothing(not_placed)) => {
+                    self.report(&not_placed);
+                    self.nothing_to_pay(&id);
+                }
+                Some(Composed::Missing(missing)) => {
+                    // Asked for together with whatever else the people in line are missing.
+                    self.to_pay.push_front(id);
+                    return self.create_missing(missing);
+                }
+                None => self.queue(&id).listed_to_pay = false,
+            }
+        }
+    }
+
+    fn compose_for(&self, id: &PersonId) -> Option<Composed> {
+        let resident = self.roster.get(id)?;
+        if !resident.person.addressable() {
+            return None;
+        }
+        let debt = resident.debt.clone().unwrap_or_else(Debt::nothing);
+        let account = self.account.as_ref()?;
+        let may_create = self.parts.settings.create_attributes;
+        let composed = compose::compose(id, &resident.person, &debt, account, may_create, &self.lists());
+        Some(self.without_refused(id, resident.person.clone(), debt, composed))
+    }
+
+    /// Attributes that Brevo has refused to create are not asked for again.
+    fn without_refused(&self, id: &str, person: Person, debt: Debt, composed: Composed) -> Composed {
+        let Composed::Missing(missing) = composed else { return composed };
+        let left: Vec<_> =
+            missing.into_iter().filter(|attribute| !self.refused_attributes.contains(&attribute.name)).collect();
+        match (&self.account, left.is_empty()) {
+            (Some(account), true) => compose::compose(id, &person, &debt, account, false, &self.lists()),
+            _ => Composed::Missing(left),
+        }
+    }
+
+    /// Moves what is owed under the call that is about to go out.
+    fn begin_payment(&mut self, id: &PersonId) {
+        let resident = self.roster.edit(id);
+        resident.paying = debt::join(resident.paying.take(), resident.debt.take());
+        self.queue(id).begin_payment();
+    }
+
+    fn pay(&mut self, id: PersonId, write: Write) {
+        let Some(vendor) = &self.parts.vendor else { return };
+        let writer = Writer { calls: vendor.calls.clone(), stack: vendor.stack.clone(), clearing: self.clearing };
+        self.payments_under_way += 1;
+        self.spawn(Box::pin(async move {
+            let payment = writer.pay(&id, write).await?;
+            Ok(Done::Payment(id, payment))
+        }));
+    }
+
+    /// Brevo has everything that can be placed: what is owed is settled without a call.
+    fn nothing_to_pay(&mut self, id: &PersonId) {
+        self.begin_payment(id);
+        let paid = self.take_paid(id);
+        self.parts.books.tally_mut().skip(SkipRule::NotPlaced, paid.records);
+        self.queue(id).end_payment(true);
+        self.advance(id);
+    }
+
+    /// What the payment that has come back covered; it is not owed any more.
+    fn take_paid(&mut self, id: &PersonId) -> Debt {
+        let resident = self.roster.edit(id);
+        let before = resident.owed().filter(|debt| debt.records > 0).map(|debt| debt.oldest);
+        let paid = resident.paying.take().unwrap_or_else(Debt::nothing);
+        let after = resident.owed().filter(|debt| debt.records > 0).map(|debt| debt.oldest);
+        self.owed = self.owed.saturating_sub(paid.records);
+        self.move_oldest(id, before, after);
+        paid
+    }
+
+    /// What the payment covered is owed again.
+    fn give_back(&mut self, id: &PersonId) {
+        let resident = self.roster.edit(id);
+        resident.debt = debt::join(resident.paying.take(), resident.debt.take());
+    }
+
+    pub(super) fn settle_payment(&mut self, id: &PersonId, payment: Payment) -> Result<(), LegError> {
+        self.payments_under_way -= 1;
+        match payment {
+            Payment::Paid { contact, conflicts, kept_email, learned } => {
+                if let Some(learned) = learned {
+                    self.clearing = Some(learned);
+                    account::remember_clearing(learned, self.parts.books.pending_mut())?;
+                }
+                for kind in conflicts {
+                    tracing::warn!(identifier = kind.label(), "belongs to another contact at Brevo and was left out");
+                }
+                if kept_email {
+                    tracing::warn!("a blocklisted contact keeps its old address: a change would resubscribe it");
+                }
+                self.paid(id, contact);
+            }
+            Payment::TooEarly => {
+                self.give_back(id);
+                let queue = self.queue(id);
+                queue.end_payment(false);
+                queue.too_early += 1;
+                let wait = BUSY.saturating_mul(1 << (queue.too_early - 1).min(6)).min(Duration::from_secs(60));
+                self.later.push(Reverse((Instant::now() + wait, id.clone())));
+            }
+            Payment::Misrouted(refusal) => {
+                self.hold(&refusal.to_string());
+                self.give_back(id);
+                self.queue(id).end_payment(false);
+                self.advance(id);
+            }
+            Payment::Refused(refusal) => self.bury_debt(id, &refusal)?,
+        }
+        Ok(())
+    }
+
+    fn paid(&mut self, id: &PersonId, contact: Contact) {
+        self.roster.edit(id).person.contact = contact;
+        let paid = self.take_paid(id);
+        self.parts.books.tally_mut().delivered.add(Kind::Profile, paid.records);
+        let queue = self.queue(id);
+        queue.too_early = 0;
+        queue.end_payment(true);
+        self.advance(id);
+    }
+
+    /// People whose contacts were busy are in line again.
+    pub(super) fn retry_busy(&mut self) {
+        while let Some(Reverse((at, _))) = self.later.peek() {
+            if *at > Instant::now() {
+                return;
+            }
+            let Some(Reverse((_, id))) = self.later.pop() else { return };
+            let queue = self.queue(&id);
+            if !queue.listed_to_pay && !queue.paying {
+                queue.listed_to_pay = true;
+                self.to_pay.push_back(id);
+            }
+        }
+    }
+
+    /// A refused write is one dead letter that says what Brevo did not take: the person's values as they were to be
+    /// written. The other records that were folded into it are counted as superseded. Without a contact, events that
+    /// waited for it cannot be sent either.
+    fn bury_debt(&mut self, id: &PersonId, refusal: &Refusal) -> Result<(), LegError> {
+        let words = refusal.to_string();
+        let now = self.parts.clock.now();
+        let paid = self.take_paid(id);
+        if paid.records > 0 {
+            let person = self.roster.edit(id).person.clone();
+            let record = as_record(id, &person, &paid);
+            self.parts.books.bury(paid.since, &record, DeadReason::Rejected, &words, now)?;
+            self.parts.books.tally_mut().skip(SkipRule::Superseded, paid.records - 1);
+        }
+        let no_contact = self.roster.edit(id).person.contact == Contact::Unknown;
+        let queue = self.queue(id);
+        queue.too_early = 0;
+        queue.end_payment(!no_contact);
+        if no_contact {
+            let events: Vec<_> = queue.events.drain(..).collect();
+            self.waiting -= events.len();
+            for event in events {
+                self.settle_event_dead(id, &event, &format!("its contact was refused: {words}"))?;
+            }
+        }
+        self.check_dead_letters();
+        self.advance(id);
+        Ok(())
+    }
+
+    /// One import for everyone in line whom an import can carry, when the line is long.
+    fn start_import(&mut self) {
+        let Some(list) = self.parts.mapping.list(ALL_USERS) else { return };
+        if self.import_under_way || self.to_pay.len() < IMPORT_FROM {
+            return;
+        }
+        let (mut people, mut others) = (Vec::new(), std::collections::VecDeque::new());
+        while let Some(id) = self.to_pay.pop_front() {
+            match self.compose_for(&id) {
+                Some(Composed::Write(write, not_placed)) if write.importable() && people.len() < IMPORT_UP_TO => {
+                    self.report(&not_placed);
+                    people.push((id, *write));
+                }
+                _ => others.push_back(id),
+            }
+        }
+        self.to_pay = others;
+        let Some(vendor) = &self.parts.vendor else { return };
+        if people.is_empty() {
+            return;
+        }
+        let importer = Importer {
+            calls: vendor.calls.clone(),
+            stack: vendor.stack.clone(),
+            state: self.parts.state.clone(),
+            list,
+        };
+        for (id, _) in &people {
+            self.begin_payment(id);
+        }
+        self.import_under_way = true;
+        self.spawn(Box::pin(async move {
+            let (count, imported) = importer.run(&people).await?;
+            Ok(Done::Imported { count, people, imported })
+        }));
+    }
+
+    pub(super) fn await_earlier_import(&mut self) {
+        let (Some(vendor), Some(list)) = (&self.parts.vendor, self.parts.mapping.list(ALL_USERS)) else { return };
+        let importer = Importer {
+            calls: vendor.calls.clone(),
+            stack: vendor.stack.clone(),
+            state: self.parts.state.clone(),
+            list,
+        };
+        self.import_under_way = true;
+        self.spawn(Box::pin(async move {
+            importer.await_earlier().await?;
+            Ok(Done::EarlierImport)
+        }));
+    }
+
+    /// The first `count` people were in the import; the others did not fit and are in line again.
+    pub(super) fn settle_import(
+        &mut self,
+        count: usize,
+        people: Vec<(PersonId, Write)>,
+        imported: Imported,
+    ) -> Result<(), LegError> {
+        self.import_under_way = false;
+        let mut singles = Vec::new();
+        for (index, (id, write)) in people.into_iter().enumerate() {
+            match imported {
+                Imported::Done { ext_id } if index < count => {
+                    let contact = write.confirmed(write.person.email.clone(), ext_id);
+                    self.paid(&id, contact);
+                }
+                _ => {
+                    self.give_back(&id);
+                    self.queue(&id).end_payment(false);
+                    if index < count { singles.push((id, write)) } else { self.advance(&id) }
+                }
+            }
+        }
+        // Written one by one, or they would be imported again and again.
+        for (id, write) in singles {
+            self.begin_payment(&id);
+            self.pay(id, write);
+        }
+        Ok(())
+    }
+
+    fn report(&mut self, not_placed: &[NotPlaced]) {
+        for NotPlaced { attribute, reason } in not_placed {
+            if self.reported.insert((attribute.clone(), reason.label())) {
+                tracing::warn!(%attribute, reason = reason.label(), "values of this attribute cannot be placed: {reason}");
+            }
+        }
+    }
+
+    fn create_missing(&mut self, mut missing: Vec<AttributeToCreate>) {
+        let in_line: Vec<_> = self.to_pay.iter().take(IMPORT_FROM).cloned().collect();
+        for id in in_line {
+            if let Some(Composed::Missing(more)) = self.compose_for(&id) {
+                missing.extend(more);
+            }
+        }
+        let mut seen = BTreeSet::new();
+        missing.retain(|attribute| seen.insert(attribute.name.clone()));
+        self.read_account(missing);
+    }
+
+    pub(super) fn read_account(&mut self, wanted: Vec<AttributeToCreate>) {
+        let Some(vendor) = &self.parts.vendor else { return };
+        let (stack, calls) = (vendor.stack.clone(), vendor.calls.clone());
+        if !wanted.is_empty() {
+            self.account_ready_at = Instant::now() + SETTLING;
+        }
+        self.account_under_way = true;
+        self.spawn(Box::pin(async move {
+            let (account, refused) = account::read(stack, calls, wanted).await?;
+            Ok(Done::Account(account, refused))
+        }));
+    }
+
+    pub(super) fn take_account(
+        &mut self,
+        account: AccountModel,
+        refused: BTreeSet<AttributeName>,
+    ) -> Result<(), LegError> {
+        self.account_under_way = false;
+        self.refused_attributes.extend(refused);
+        account::remember_account(&account, self.parts.books.pending_mut())?;
+        self.account = Some(account);
+        Ok(())
+    }
+
+    /// A dead letter of an event, wherever it was kept.
+    pub(super) fn settle_event_dead(
+        &mut self,
+        id: &PersonId,
+        event: &super::queue::Queued,
+        words: &str,
+    ) -> Result<(), LegError> {
+        let now = self.parts.clock.now();
+        self.parts.books.bury(event.position, &event.record, DeadReason::Rejected, words, now)?;
+        match event.slot {
+            Slot::Ledger(ticket) => self.parts.books.hand_over(ticket),
+            Slot::Shelf { bytes } => self.unshelve(id, event.position, bytes),
+        }
+        Ok(())
+    }
+}
+
+/// What was owed, as the update that would bring it about.
+fn as_record(id: &Arc<str>, person: &Person, debt: &Debt) -> Record {
+    let mut set = Map::new();
+    if let Some(email) = &person.email {
+        set.insert("$email".to_owned(), Value::from(email.as_str()));
+    }
+    if let Some(phone) = &person.phone {
+        set.insert("$phone".to_owned(), Value::from(phone.to_string()));
+    }
+    for (name, value) in person.attributes.iter().filter(|(name, _)| debt.attributes.contains(name)) {
+        set.insert(name.to_string(), value.clone());
+    }
+    let body = json!({"$distinct_id": id.as_ref(), "$set": set}).to_string();
+    Record {
+        kind: Kind::Profile,
+        origin: Origin::App,
+        destinations: Destinations::BREVO,
+        project: Project::Ours,
+        received_at: debt.oldest,
+        body: Bytes::from(body),
+    }
+}

@@ -1,0 +1,201 @@
+//! What the leg holds of one person while it works on them: events in order, and whose turn it is. Pure.
+//!
+//! An event waits for the payments that it depends on: everything that was owed when it came, its contact first of all.
+//! What is owed later does not hold it back, so a person whose profile changes all the time still gets their events.
+
+use std::collections::VecDeque;
+
+use crate::delivery::ledger::Ticket;
+use crate::mapping::MappedEvent;
+use crate::record::{Position, Record};
+
+/// Where an event is kept until it is settled.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Slot {
+    Ledger(Ticket),
+    /// On the person's shelf, where it counts for `bytes`.
+    Shelf {
+        bytes: u64,
+    },
+}
+
+#[derive(Clone, Debug)]
+pub struct Queued {
+    pub slot: Slot,
+    pub position: Position,
+    pub record: Record,
+    pub event: MappedEvent,
+    /// Number of the payment that has to have succeeded, or a later one; zero: none.
+    pub after_payment: u64,
+}
+
+impl Queued {
+    pub fn properties_len(&self) -> usize {
+        self.event.properties.as_ref().map_or(0, |json| json.get().len())
+    }
+}
+
+/// Where the release of the person's shelf stands.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Release {
+    #[default]
+    Idle,
+    /// To be read as soon as `page` of the checkpoints is written: what stands on the shelf is in the store then.
+    Wanted {
+        page: u64,
+    },
+    Reading,
+}
+
+#[derive(Debug, Default)]
+pub struct PersonQueue {
+    pub events: VecDeque<Queued>,
+    /// Events of this person are in a call under way; the next go when it is back, so that they stay in order.
+    pub in_call: bool,
+    /// A contact write is under way.
+    pub paying: bool,
+    /// Stands in the list of people to be paid.
+    pub listed_to_pay: bool,
+    /// Stands in the list of people with events to send.
+    pub listed_ready: bool,
+    pub release: Release,
+    /// The last position that came off the shelf into `events`: rows up to here may still be read back.
+    pub released_through: Option<Position>,
+    /// The checkpoint page with the newest row put on the shelf.
+    pub shelved_page: u64,
+    /// Payments begun so far, and the number of the last that succeeded.
+    payments: u64,
+    paid: u64,
+    /// Tries in a row that found the contact busy.
+    pub too_early: u32,
+}
+
+impl PersonQueue {
+    /// Begins a payment. Whatever is queued from now on depends on what is owed from now on.
+    pub fn begin_payment(&mut self) {
+        self.payments += 1;
+        self.paying = true;
+        self.listed_to_pay = false;
+    }
+
+    pub fn end_payment(&mut self, paid: bool) {
+        self.paying = false;
+        if paid {
+            self.paid = self.payments;
+        }
+    }
+
+    /// The payment that an event queued now has to wait for. `owed`: something is owed that no payment under way covers.
+    pub fn next_dependency(&self, owed: bool) -> u64 {
+        if owed {
+            self.payments + 1
+        } else if self.paying {
+            self.payments
+        } else {
+            0
+        }
+    }
+
+    /// Whether the first event waits for nothing but a call.
+    pub fn sendable(&self) -> bool {
+        !self.in_call && self.events.front().is_some_and(|first| first.after_payment <= self.paid)
+    }
+
+    /// Takes the first event when it may go.
+    pub fn take_sendable(&mut self) -> Option<Queued> {
+        let first = self.events.front()?;
+        if first.after_payment > self.paid { None } else { self.events.pop_front() }
+    }
+
+    /// Gives events back that were not sent, in their old order.
+    pub fn give_back(&mut self, events: Vec<Queued>) {
+        for event in events.into_iter().rev() {
+            self.events.push_front(event);
+        }
+    }
+
+    /// Nothing is held or under way.
+    pub fn idle(&self) -> bool {
+        self.events.is_empty()
+            && !self.in_call
+            && !self.paying
+            && !self.listed_to_pay
+            && !self.listed_ready
+            && self.too_early == 0
+            && self.release == Release::Idle
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use bytes::Bytes;
+
+    use super::*;
+    use crate::brevo::names::EventName;
+    use crate::clock::UnixMillis;
+    use crate::record::{Destinations, EntryId, Epoch, Kind, Origin, Project};
+
+    fn queued(index: u32, after_payment: u64) -> Queued {
+        Queued {
+            slot: Slot::Shelf { bytes: 1 },
+            position: Position { epoch: Epoch(1), entry: EntryId(1), index },
+            record: Record {
+                kind: Kind::Event,
+                origin: Origin::App,
+                destinations: Destinations::ALL,
+                project: Project::Ours,
+                received_at: UnixMillis(1),
+                body: Bytes::new(),
+            },
+            event: MappedEvent {
+                name: EventName::sanitised("e"),
+                time: UnixMillis(1),
+                properties: None,
+                dropped: vec![],
+            },
+            after_payment,
+        }
+    }
+
+    #[test]
+    fn an_event_waits_for_what_was_owed_before_it_and_for_nothing_later() {
+        let mut queue = PersonQueue::default();
+        assert_eq!(queue.next_dependency(false), 0);
+        let dependency = queue.next_dependency(true);
+        queue.events.push_back(queued(0, dependency));
+        assert!(!queue.sendable());
+        queue.begin_payment();
+        // Owed by a payment under way.
+        queue.events.push_back(queued(1, queue.next_dependency(false)));
+        // Owed by the next one.
+        queue.events.push_back(queued(2, queue.next_dependency(true)));
+        queue.end_payment(true);
+        assert!(queue.take_sendable().is_some());
+        assert!(queue.take_sendable().is_some());
+        assert!(queue.take_sendable().is_none());
+        queue.begin_payment();
+        queue.end_payment(true);
+        assert!(queue.take_sendable().is_some());
+    }
+
+    #[test]
+    fn a_failed_payment_frees_nothing_and_the_next_frees_all() {
+        let mut queue = PersonQueue::default();
+        queue.events.push_back(queued(0, queue.next_dependency(true)));
+        queue.begin_payment();
+        queue.end_payment(false);
+        assert!(!queue.sendable());
+        queue.begin_payment();
+        queue.end_payment(true);
+        assert!(queue.sendable());
+    }
+
+    #[test]
+    fn what_is_given_back_goes_first() {
+        let mut queue = PersonQueue::default();
+        queue.events.push_back(queued(2, 0));
+        queue.give_back(vec![queued(0, 0), queued(1, 0)]);
+        let order: Vec<_> = std::iter::from_fn(|| queue.take_sendable()).map(|q| q.position.index).collect();
+        assert_eq!(order, [0, 1, 2]);
+    }
+}

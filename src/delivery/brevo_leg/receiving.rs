@@ -1,0 +1,268 @@
+//! Taking records in: what each asks for, its person loaded, folded or queued or shelved.
+
+use super::compose;
+use super::intake::{DedupKey, Wish, wish};
+use super::queue::{PersonQueue, Queued, Slot};
+use super::{BrevoLeg, Done, window};
+use crate::config::BrevoMode;
+use crate::delivery::LegError;
+use crate::delivery::books::Item;
+use crate::mapping::{MappedEvent, ProfileChange, is_stale};
+use crate::people::debt::Debt;
+use crate::people::person::{Contact, Person};
+use crate::people::roster::{self, PersonId, Resident};
+use crate::record::Position;
+use crate::settlement::{DeadReason, SkipRule};
+use crate::store::Entry;
+
+/// Events that may wait in memory for their people's payments; more go to the shelf.
+const MAX_WAITING: usize = 20_000;
+
+/// Records with everything that is stored about them.
+pub(super) struct Loaded {
+    /// In order of position, with what the dedup window knew.
+    records: Vec<(Item, Wish, Option<Position>)>,
+    people: Vec<(PersonId, Resident)>,
+}
+
+impl BrevoLeg {
+    /// Begins to take entries in: what can be decided without their people is settled, for the rest they are loaded.
+    pub(super) fn receive(&mut self, entries: Vec<Entry>) -> Result<(), LegError> {
+        let mut records: Vec<(Item, Wish)> = Vec::new();
+        let now = self.parts.clock.now();
+        for entry in entries {
+            for item in self.parts.books.admit(entry) {
+                if self.parts.vendor.is_none() {
+                    self.parts.books.skip(item.ticket, SkipRule::Disabled);
+                    continue;
+                }
+                match wish(&item.record, &self.parts.mapping, self.parts.settings.identity) {
+                    Wish::Skip(rule) => self.parts.books.skip(item.ticket, rule),
+                    Wish::Unreadable(reason) => self.parts.books.die(&item, DeadReason::Unreadable, &reason, now)?,
+                    wish => records.push((item, wish)),
+                }
+            }
+        }
+        if records.is_empty() {
+            return Ok(());
+        }
+        let missing = self.roster.missing(records.iter().filter_map(|(_, wish)| wish.person()));
+        let lookups: Vec<_> = records.iter().filter_map(|(item, wish)| self.lookups(item, wish)).collect();
+        let state = self.parts.state.clone();
+        self.receiving = true;
+        self.spawn(Box::pin(async move {
+            let people = if missing.is_empty() { Vec::new() } else { roster::load(&state, missing).await? };
+            let mut found = if lookups.is_empty() {
+                Vec::new().into_iter()
+            } else {
+                window::look_up(&state, lookups).await?.into_iter()
+            };
+            let with_found = |(item, wish): (Item, Wish)| {
+                let asked = matches!(wish, Wish::Event { own_id: Some(_), .. });
+                let known = if asked { found.next().flatten() } else { None };
+                (item, wish, known)
+            };
+            let records = records.into_iter().map(with_found).collect();
+            Ok(Done::Loaded(Loaded { records, people }))
+        }));
+        Ok(())
+    }
+
+    fn lookups(&self, item: &Item, wish: &Wish) -> Option<[Vec<u8>; 2]> {
+        match wish {
+            Wish::Event { own_id: Some(key), .. } => Some(self.window.lookups(*key, item.record.received_at)),
+            _ => None,
+        }
+    }
+
+    pub(super) fn apply(&mut self, loaded: Loaded) -> Result<(), LegError> {
+        self.receiving = false;
+        self.roster.take_in(loaded.people);
+        for (item, wish, known) in loaded.records {
+            match wish {
+                Wish::Event { person, event, own_id } => self.take_event(person, item, event, own_id, known),
+                Wish::Profile { person, change } => self.take_profile(person, item, change),
+                Wish::Keep { person } => self.shelve(&person, item),
+                // Settled before loading.
+                Wish::Skip(rule) => self.parts.books.skip(item.ticket, rule),
+                Wish::Unreadable(reason) => {
+                    let now = self.parts.clock.now();
+                    self.parts.books.die(&item, DeadReason::Unreadable, &reason, now)?;
+                }
+            }
+        }
+        self.check_dead_letters();
+        Ok(())
+    }
+
+    fn take_profile(&mut self, id: PersonId, item: Item, change: ProfileChange) {
+        let mode = self.parts.settings.mode;
+        let resident = self.roster.edit(&id);
+        if mode != BrevoMode::Observe && (change.needs_fold || resident.person.shelf.needs_fold) {
+            resident.person.shelf.needs_fold = true;
+            return self.shelve(&id, item);
+        }
+        for (property, reason) in &change.unplaced {
+            tracing::debug!(property, reason = reason.label(), "an identifier cannot be placed at Brevo");
+        }
+        if change.delete {
+            return self.parts.books.skip(item.ticket, SkipRule::ProfileDelete);
+        }
+        if change.needs_fold {
+            return self.parts.books.skip(item.ticket, SkipRule::Observed);
+        }
+        if change.is_empty() {
+            return self.parts.books.skip(item.ticket, SkipRule::NotPlaced);
+        }
+        let Some(folded) = resident.person.fold(item.position, change) else {
+            // Folded before a crash: what is owed for it is in the person's debt already.
+            return self.parts.books.hand_over(item.ticket);
+        };
+        if mode == BrevoMode::Observe {
+            return self.parts.books.skip(item.ticket, SkipRule::Observed);
+        }
+        if !resident.person.addressable() {
+            return self.shelve(&id, item);
+        }
+        if !in_pilot(mode, &self.parts.settings.pilot_emails, &resident.person) {
+            return self.parts.books.skip(item.ticket, SkipRule::NotInPilot);
+        }
+        self.parts.books.hand_over(item.ticket);
+        self.owe(&id, Debt::new(item.position, item.record.received_at, folded));
+        self.advance(&id);
+    }
+
+    fn take_event(
+        &mut self,
+        id: PersonId,
+        item: Item,
+        event: MappedEvent,
+        own_id: Option<DedupKey>,
+        known: Option<Position>,
+    ) {
+        if let (Some(key), false) = (own_id, self.window.is_off()) {
+            let (position, received_at) = (item.position, item.record.received_at);
+            let batch = self.parts.books.pending_mut();
+            if self.window.repeats(key, position, received_at, known, self.page, batch) {
+                return self.parts.books.skip(item.ticket, SkipRule::Duplicate);
+            }
+        }
+        let stale = is_stale(event.time, self.parts.clock.now(), self.parts.mapping.stale_after);
+        if stale {
+            return self.parts.books.skip(item.ticket, SkipRule::Stale);
+        }
+        let mode = self.parts.settings.mode;
+        if mode == BrevoMode::Observe {
+            return self.parts.books.skip(item.ticket, SkipRule::Observed);
+        }
+        let resident = self.roster.edit(&id);
+        let nobody = !resident.person.addressable() && resident.person.contact == Contact::Unknown;
+        if nobody || !resident.person.shelf.is_empty() {
+            return self.shelve(&id, item);
+        }
+        if !in_pilot(mode, &self.parts.settings.pilot_emails, &resident.person) {
+            return self.parts.books.skip(item.ticket, SkipRule::NotInPilot);
+        }
+        let owed =
+            resident.debt.is_some() || (resident.person.contact == Contact::Unknown && resident.paying.is_none());
+        let queue = self.queues.entry(id.clone()).or_default();
+        let after_payment = queue.next_dependency(owed);
+        if after_payment > 0 && self.waiting >= MAX_WAITING {
+            return self.shelve(&id, item);
+        }
+        let slot = Slot::Ledger(item.ticket);
+        queue.events.push_back(Queued { slot, position: item.position, record: item.record, event, after_payment });
+        self.waiting += 1;
+        self.advance(&id);
+    }
+
+    /// Adds to what a person is owed.
+    pub(super) fn owe(&mut self, id: &PersonId, debt: Debt) {
+        self.owed += debt.records;
+        let resident = self.roster.edit(id);
+        let before = resident.owed().filter(|debt| debt.records > 0).map(|debt| debt.oldest);
+        resident.owe(debt);
+        let after = resident.owed().filter(|debt| debt.records > 0).map(|debt| debt.oldest);
+        self.move_oldest(id, before, after);
+    }
+
+    pub(super) fn move_oldest(
+        &mut self,
+        id: &PersonId,
+        before: Option<crate::clock::UnixMillis>,
+        after: Option<crate::clock::UnixMillis>,
+    ) {
+        if before == after {
+            return;
+        }
+        if let Some(before) = before {
+            self.owed_since.remove(&(before, id.clone()));
+        }
+        if let Some(after) = after {
+            self.owed_since.insert((after, id.clone()));
+        }
+    }
+
+    /// Looks at what a person needs next, and lists them for it. Called whenever something about them has changed.
+    pub(super) fn advance(&mut self, id: &PersonId) {
+        let Some(resident) = self.roster.get(id) else { return };
+        let queue = self.queues.entry(id.clone()).or_default();
+        let contact_missing = resident.person.contact == Contact::Unknown && !queue.events.is_empty();
+        let due = resident.debt.is_some() || (contact_missing && resident.paying.is_none());
+        let busy = queue.too_early > 0;
+        if due && resident.person.addressable() && !queue.paying && !queue.listed_to_pay && !busy {
+            queue.listed_to_pay = true;
+            self.to_pay.push_back(id.clone());
+        }
+        if queue.sendable() && !queue.listed_ready {
+            queue.listed_ready = true;
+            self.ready.push_back(id.clone());
+        }
+        let shelf_is_next = queue.events.is_empty() && resident.releasable();
+        if shelf_is_next && queue.release == super::queue::Release::Idle {
+            queue.release = super::queue::Release::Wanted { page: queue.shelved_page };
+        }
+        if queue.idle() && queue.shelved_page <= self.durable_page {
+            self.queues.remove(id);
+        }
+    }
+
+    pub(super) fn queue(&mut self, id: &PersonId) -> &mut PersonQueue {
+        self.queues.entry(id.clone()).or_default()
+    }
+}
+
+/// Whether the mode lets Brevo have this person.
+pub(super) fn in_pilot(mode: BrevoMode, pilots: &[String], person: &Person) -> bool {
+    let listed = |email: &str| {
+        pilots.iter().any(|pilot| match pilot.strip_prefix('*') {
+            Some(domain) => email.ends_with(domain),
+            None => email == pilot,
+        })
+    };
+    mode != BrevoMode::Pilot || person.email.as_ref().is_some_and(|email| listed(email.as_str()))
+}
+
+/// The identifiers that an event of this person carries.
+pub(super) fn identifiers(id: &str, resident: &Resident) -> crate::brevo::wire::EventIdentifiers {
+    compose::event_identifiers(id, &resident.person.contact)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::brevo::identifiers::Email;
+
+    #[test]
+    fn a_pilot_is_listed_whole_or_by_domain() {
+        let pilots = ["*@example.com".to_owned(), "ada@other.org".to_owned()];
+        let person = |email: &str| Person { email: Some(Email::parse(email).unwrap()), ..Person::default() };
+        for (email, expected) in
+            [("x@example.com", true), ("ada@other.org", true), ("bob@other.org", false), ("x@notexample.com", false)]
+        {
+            assert_eq!(in_pilot(BrevoMode::Pilot, &pilots, &person(email)), expected, "{email}");
+        }
+        assert!(!in_pilot(BrevoMode::Pilot, &pilots, &Person::default()));
+        assert!(in_pilot(BrevoMode::Live, &[], &Person::default()));
+    }
+}

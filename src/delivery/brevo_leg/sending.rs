@@ -1,0 +1,163 @@
+//! Sending events: as few calls as the moment allows, one call at a time per person.
+
+use super::event_calls::{self, Sent};
+use super::queue::{Queued, Slot};
+use super::receiving::identifiers;
+use super::{BrevoLeg, Done};
+use crate::brevo::limits::MAX_BATCH_EVENTS;
+use crate::delivery::LegError;
+use crate::mapping::is_stale;
+use crate::people::roster::PersonId;
+use crate::settlement::SkipRule;
+use crate::vendor::Family;
+use crate::vendor::budget::Budgets;
+
+/// Event calls under way at once. While they wait for the budget, what comes in joins the next one.
+const CALLS: usize = 4;
+
+/// Where batches have only an hourly quota, single events are cheaper up to this many (contract §1.4: 36,000 single
+/// events an hour against 100 batches).
+const SINGLES_UP_TO: usize = 100;
+
+impl BrevoLeg {
+    pub(super) fn start_events(&mut self) {
+        while self.events_under_way < CALLS && !self.ready.is_empty() {
+            let limit = if self.batches_scarce && self.ready.len() <= SINGLES_UP_TO { 1 } else { self.batch_limit };
+            let events = self.gather(limit);
+            if events.is_empty() {
+                return;
+            }
+            self.send(events);
+        }
+    }
+
+    /// The next call's events: whole runs of people in line, in order. Events that have become stale end here.
+    fn gather(&mut self, limit: usize) -> Vec<(PersonId, Queued)> {
+        let now = self.parts.clock.now();
+        let mut events: Vec<(PersonId, Queued)> = Vec::new();
+        let mut bytes = 0;
+        while events.len() < limit.min(MAX_BATCH_EVENTS) {
+            let Some(id) = self.ready.pop_front() else { break };
+            self.queue(&id).listed_ready = false;
+            if !self.queue(&id).sendable() {
+                self.advance(&id);
+                continue;
+            }
+            while events.len() < limit {
+                let Some(next) = self.queue(&id).take_sendable() else { break };
+                if is_stale(next.event.time, now, self.parts.mapping.stale_after) {
+                    self.settle_event_skipped(&id, &next, SkipRule::Stale);
+                    continue;
+                }
+                if !events.is_empty() && !event_calls::fits(events.len(), bytes, next.properties_len()) {
+                    self.queue(&id).give_back(vec![next]);
+                    let taken = self.queue(&id).in_call;
+                    if !taken {
+                        self.advance(&id);
+                    }
+                    return events;
+                }
+                bytes += event_calls::weight(next.properties_len());
+                self.queue(&id).in_call = true;
+                events.push((id.clone(), next));
+            }
+            if !self.queue(&id).in_call {
+                self.advance(&id);
+            }
+        }
+        events
+    }
+
+    fn send(&mut self, events: Vec<(PersonId, Queued)>) {
+        let Some(vendor) = &self.parts.vendor else { return };
+        let (stack, calls, budgets) = (vendor.stack.clone(), vendor.calls.clone(), vendor.budgets.clone());
+        let wire = |(id, queued): &(PersonId, Queued)| {
+            let resident = self.roster.get(id).cloned().unwrap_or_default();
+            queued.event.clone().into_wire(identifiers(id, &resident))
+        };
+        let body: Vec<_> = events.iter().map(wire).collect();
+        self.events_under_way += 1;
+        self.spawn(Box::pin(async move {
+            let (sent, doubtful) = event_calls::send(stack, calls, body).await?;
+            let batches_scarce = scarce(&budgets).await;
+            Ok(Done::Events { events, sent, doubtful, batches_scarce })
+        }));
+    }
+
+    pub(super) fn settle_events(
+        &mut self,
+        events: Vec<(PersonId, Queued)>,
+        sent: Sent,
+        doubtful: u32,
+    ) -> Result<(), LegError> {
+        self.events_under_way -= 1;
+        if doubtful > 0 {
+            self.parts.books.tally_mut().maybe_twice += events.len() as u64;
+        }
+        let people: Vec<_> = events.iter().map(|(id, _)| id.clone()).collect();
+        match sent {
+            Sent::Settled { refused, unconfirmed } => {
+                self.batch_limit = (self.batch_limit * 2).min(MAX_BATCH_EVENTS);
+                self.parts.books.tally_mut().unconfirmed += unconfirmed;
+                if unconfirmed > 0 {
+                    tracing::warn!(unconfirmed, "Brevo counted fewer events than it was sent, and does not say which");
+                }
+                for (index, (id, event)) in events.iter().enumerate() {
+                    self.waiting -= 1;
+                    match refused.binary_search_by_key(&index, |(index, _)| *index) {
+                        Ok(found) => self.settle_event_dead(id, event, &refused[found].1)?,
+                        Err(_) => self.settle_event_delivered(id, event),
+                    }
+                }
+                self.check_dead_letters();
+            }
+            Sent::Split(words) => {
+                tracing::debug!(words, events = events.len(), "a batch was refused whole: smaller ones will tell");
+                self.batch_limit = (events.len() / 2).max(1);
+                self.give_events_back(events);
+            }
+            Sent::Misrouted(words) => {
+                self.hold(&words);
+                self.give_events_back(events);
+            }
+        }
+        for id in people {
+            self.queue(&id).in_call = false;
+            self.advance(&id);
+        }
+        Ok(())
+    }
+
+    fn give_events_back(&mut self, events: Vec<(PersonId, Queued)>) {
+        for (id, event) in events.into_iter().rev() {
+            self.queue(&id).give_back(vec![event]);
+        }
+    }
+
+    fn settle_event_delivered(&mut self, id: &PersonId, event: &Queued) {
+        match event.slot {
+            Slot::Ledger(ticket) => self.parts.books.deliver(ticket, event.record.kind),
+            Slot::Shelf { bytes } => {
+                self.parts.books.tally_mut().deliver(event.record.kind);
+                self.unshelve(id, event.position, bytes);
+            }
+        }
+    }
+
+    fn settle_event_skipped(&mut self, id: &PersonId, event: &Queued, rule: SkipRule) {
+        self.waiting -= 1;
+        match event.slot {
+            Slot::Ledger(ticket) => self.parts.books.skip(ticket, rule),
+            Slot::Shelf { bytes } => {
+                self.parts.books.tally_mut().skip(rule, 1);
+                self.unshelve(id, event.position, bytes);
+            }
+        }
+    }
+}
+
+/// Whether batches draw on a quota by the hour that is too small to send every few events with.
+async fn scarce(budgets: &Budgets) -> bool {
+    let windows = budgets.windows(Family::BrevoEventsBatch).await;
+    !windows.iter().any(|(limit, _)| !limit.durable())
+}

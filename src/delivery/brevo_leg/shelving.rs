@@ -1,0 +1,180 @@
+//! Shelves: putting records on them, taking them off in order, and letting go of what has waited too long (CORE 7).
+
+use super::intake::{Wish, wish};
+use super::queue::{Queued, Release, Slot};
+use super::receiving::in_pilot;
+use super::{BrevoLeg, Done};
+use crate::delivery::LegError;
+use crate::delivery::books::Item;
+use crate::people::debt::Debt;
+use crate::people::person::{Contact, Shelf};
+use crate::people::roster::{self, PersonId, Resident};
+use crate::people::shelf::{self, Parked, Waiting};
+use crate::record::{Kind, Position};
+use crate::settlement::{DeadReason, SkipRule};
+
+/// Rows read from a shelf at a time.
+const ROWS: usize = 200;
+/// Oldest rows looked at for expiry at a time.
+const OVERDUE_ROWS: usize = 500;
+
+/// Rows that may have to go, with their people.
+pub(super) struct Overdue {
+    rows: Vec<Waiting>,
+    people: Vec<(PersonId, Resident)>,
+}
+
+impl BrevoLeg {
+    /// Puts a record on its person's shelf; the ledger has done with it.
+    pub(super) fn shelve(&mut self, id: &PersonId, item: Item) {
+        let bytes = shelf::put(id, item.position, &item.record, self.parts.books.pending_mut());
+        self.parked += 1;
+        self.parked_bytes += bytes;
+        self.roster.edit(id).person.shelf.records += 1;
+        self.parts.books.hand_over(item.ticket);
+        let page = self.page;
+        self.queue(id).shelved_page = page;
+        self.advance(id);
+    }
+
+    /// Takes one row off, however it ended.
+    pub(super) fn unshelve(&mut self, id: &PersonId, position: Position, bytes: u64) {
+        shelf::remove(id, position, self.parts.books.pending_mut());
+        self.unshelved.insert(position, self.page);
+        self.parked = self.parked.saturating_sub(1);
+        self.parked_bytes = self.parked_bytes.saturating_sub(bytes);
+        let shelf = &mut self.roster.edit(id).person.shelf;
+        shelf.records = shelf.records.saturating_sub(1);
+        if shelf.is_empty() {
+            *shelf = Shelf::default();
+        }
+    }
+
+    /// Reads the shelves whose turn it is and whose rows are all in the store.
+    pub(super) fn start_releases(&mut self) {
+        let durable = self.durable_page;
+        let due = |queue: &super::PersonQueue| matches!(queue.release, Release::Wanted { page } if page <= durable);
+        let ids: Vec<_> = self.queues.iter().filter(|(_, queue)| due(queue)).map(|(id, _)| id.clone()).collect();
+        for id in ids {
+            let queue = self.queue(&id);
+            queue.release = Release::Reading;
+            self.scans += 1;
+            let after = self.queue(&id).released_through;
+            let state = self.parts.state.clone();
+            self.spawn(Box::pin(async move {
+                let rows = shelf::of_person(&state, &id, after, ROWS).await?;
+                Ok(Done::Shelf(id, rows))
+            }));
+        }
+    }
+
+    /// Rows come off in order: profile updates, folded long ago, become part of what is owed; events are queued.
+    pub(super) fn take_from_shelf(&mut self, id: &PersonId, rows: Vec<Parked>) -> Result<(), LegError> {
+        self.scans -= 1;
+        let queue = self.queue(id);
+        queue.release = Release::Idle;
+        if rows.is_empty() && queue.events.is_empty() {
+            // Nothing there that was not handed out: the count was wrong, and a wrong count must not hold the person.
+            let counted = self.roster.edit(id).person.shelf.records;
+            tracing::error!(counted, "a shelf holds fewer records than were counted; the count is put right");
+            self.parked = self.parked.saturating_sub(counted);
+            self.roster.edit(id).person.shelf = Shelf::default();
+        }
+        for Parked { position, record } in rows {
+            self.queue(id).released_through = Some(position);
+            if self.unshelved.contains_key(&position) {
+                continue;
+            }
+            let bytes = shelf::size(&record);
+            match wish(&record, &self.parts.mapping, self.parts.settings.identity) {
+                Wish::Event { event, .. } => {
+                    let Some(resident) = self.roster.get(id) else { continue };
+                    if !in_pilot(self.parts.settings.mode, &self.parts.settings.pilot_emails, &resident.person) {
+                        self.unshelve(id, position, bytes);
+                        self.parts.books.tally_mut().skip(SkipRule::NotInPilot, 1);
+                        continue;
+                    }
+                    let unpaid = resident.person.contact == Contact::Unknown && resident.paying.is_none();
+                    let owed = resident.debt.is_some() || unpaid;
+                    let queue = self.queue(id);
+                    let after_payment = queue.next_dependency(owed);
+                    queue.events.push_back(Queued {
+                        slot: Slot::Shelf { bytes },
+                        position,
+                        record,
+                        event,
+                        after_payment,
+                    });
+                    self.waiting += 1;
+                }
+                Wish::Profile { .. } if record.kind == Kind::Profile => {
+                    self.unshelve(id, position, bytes);
+                    self.owe(id, Debt::of_folded(position, record.received_at));
+                }
+                Wish::Skip(rule) => {
+                    self.unshelve(id, position, bytes);
+                    self.parts.books.tally_mut().skip(rule, 1);
+                }
+                Wish::Unreadable(reason) => {
+                    self.unshelve(id, position, bytes);
+                    let now = self.parts.clock.now();
+                    self.parts.books.bury(position, &record, DeadReason::Unreadable, &reason, now)?;
+                }
+                // Stays where it is: nothing can be done with it yet.
+                Wish::Profile { .. } | Wish::Keep { .. } => {}
+            }
+        }
+        self.advance(id);
+        Ok(())
+    }
+
+    /// Looks for the oldest rows of all shelves. Only right after a page is durable, when rows and counts agree.
+    pub(super) fn look_for_overdue(&mut self) {
+        if self.looking_for_overdue || self.parked == 0 {
+            return;
+        }
+        self.looking_for_overdue = true;
+        self.scans += 1;
+        let state = self.parts.state.clone();
+        let bounds = self.parts.settings.parking;
+        let deadline = self.parts.clock.now() - bounds.max_age;
+        let mut surplus = self.parked.saturating_sub(bounds.max_records);
+        let mut surplus_bytes = self.parked_bytes.saturating_sub(bounds.max_bytes);
+        self.spawn(Box::pin(async move {
+            let oldest = shelf::oldest(&state, OVERDUE_ROWS).await?;
+            let overdue = |row: &Waiting| {
+                let due = row.received_at < deadline || surplus > 0 || surplus_bytes > 0;
+                surplus = surplus.saturating_sub(1);
+                surplus_bytes = surplus_bytes.saturating_sub(row.bytes);
+                due
+            };
+            let rows: Vec<_> = oldest.into_iter().filter(overdue).collect();
+            let ids: Vec<_> = rows.iter().map(|row| PersonId::from(row.person.as_str())).collect();
+            let people = roster::load(&state, ids).await?;
+            Ok(Done::Overdue(Overdue { rows, people }))
+        }));
+    }
+
+    pub(super) fn expire(&mut self, overdue: Overdue) {
+        self.looking_for_overdue = false;
+        self.scans -= 1;
+        let full = overdue.rows.len() == OVERDUE_ROWS;
+        self.roster.take_in(overdue.people);
+        for row in overdue.rows {
+            let id = PersonId::from(row.person.as_str());
+            // Off the shelf already, or on its way off: the release settles it.
+            let releasing = self.queues.get(&id).is_some_and(|queue| {
+                queue.release == Release::Reading || queue.released_through.is_some_and(|last| last >= row.position)
+            });
+            if releasing || self.unshelved.contains_key(&row.position) {
+                continue;
+            }
+            self.unshelve(&id, row.position, row.bytes);
+            self.parts.books.tally_mut().skip(SkipRule::Expired, 1);
+            self.advance(&id);
+        }
+        if full {
+            self.look_for_overdue();
+        }
+    }
+}

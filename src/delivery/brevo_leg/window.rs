@@ -1,0 +1,124 @@
+//! The dedup window (CORE 8): which events Brevo has been sent, or will be.
+//!
+//! An event with an id of its own enters with the position that made the entry; the same key at another position is a
+//! duplicate, the same key at the same position is a replay after a crash and goes on. Entries stand in buckets as long
+//! as the window, of which the current and the last are looked at; older ones are dropped.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::intake::DedupKey;
+use crate::clock::UnixMillis;
+use crate::record::Position;
+use crate::store::{State, StoreError, Table, WriteBatch};
+
+pub struct Window {
+    length: Duration,
+    /// Entries that are not known to be written down, by the page they were handed out with.
+    fresh: HashMap<DedupKey, (Position, u64)>,
+    dropped_below: u32,
+}
+
+impl Window {
+    /// `length` of zero switches deduplication off.
+    pub fn new(length: Duration) -> Self {
+        Self { length, fresh: HashMap::new(), dropped_below: 0 }
+    }
+
+    pub fn is_off(&self) -> bool {
+        self.length.is_zero()
+    }
+
+    fn bucket(&self, at: UnixMillis) -> u32 {
+        let length = u64::try_from(self.length.as_millis()).unwrap_or(u64::MAX).max(1);
+        u32::try_from(at.0 / length).unwrap_or(u32::MAX)
+    }
+
+    /// The keys to look up for events received at `at`.
+    pub fn lookups(&self, key: DedupKey, at: UnixMillis) -> [Vec<u8>; 2] {
+        let bucket = self.bucket(at);
+        [row(bucket, &key), row(bucket.saturating_sub(1), &key)]
+    }
+
+    /// Whether `position` repeats an event that another position has brought; `stored` is what the lookups found. A new
+    /// event is entered, and its row added to `batch`, which `page` will write.
+    pub fn repeats(
+        &mut self,
+        key: DedupKey,
+        position: Position,
+        received_at: UnixMillis,
+        stored: Option<Position>,
+        page: u64,
+        batch: &mut WriteBatch,
+    ) -> bool {
+        match self.fresh.get(&key).map(|(first, _)| *first).or(stored) {
+            Some(first) => first != position,
+            None => {
+                self.fresh.insert(key, (position, page));
+                batch.put(Table::Dedup, row(self.bucket(received_at), &key), position.to_bytes().to_vec());
+                false
+            }
+        }
+    }
+
+    /// Forgets what is written down by now and drops buckets that nobody looks at any more.
+    pub fn written(&mut self, page: u64, now: UnixMillis, batch: &mut WriteBatch) {
+        self.fresh.retain(|_, (_, entered)| *entered > page);
+        let oldest_kept = self.bucket(now).saturating_sub(1);
+        if oldest_kept > self.dropped_below {
+            batch.delete_range(Table::Dedup, Vec::new(), oldest_kept.to_be_bytes().to_vec());
+            self.dropped_below = oldest_kept;
+        }
+    }
+}
+
+fn row(bucket: u32, key: &DedupKey) -> Vec<u8> {
+    let mut row = bucket.to_be_bytes().to_vec();
+    row.extend_from_slice(key);
+    row
+}
+
+/// What the store knows of `lookups`, two for each event, in order.
+pub async fn look_up(state: &Arc<dyn State>, lookups: Vec<[Vec<u8>; 2]>) -> Result<Vec<Option<Position>>, StoreError> {
+    let keys = lookups.into_iter().flatten().collect();
+    let values = state.get(Table::Dedup, keys).await?;
+    let position = |value: &Option<bytes::Bytes>| value.as_deref().and_then(Position::from_bytes);
+    Ok(values.chunks(2).map(|pair| pair.iter().find_map(position)).collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::record::{EntryId, Epoch};
+
+    const KEY: DedupKey = [7; 16];
+    const HOUR: Duration = Duration::from_secs(3600);
+
+    fn at(index: u32) -> Position {
+        Position { epoch: Epoch(1), entry: EntryId(1), index }
+    }
+
+    #[test]
+    fn a_replay_is_not_its_own_duplicate() {
+        let mut window = Window::new(HOUR);
+        let mut batch = WriteBatch::new();
+        let now = UnixMillis(10 * 3_600_000);
+        assert!(!window.repeats(KEY, at(1), now, None, 1, &mut batch));
+        assert!(window.repeats(KEY, at(2), now, None, 1, &mut batch));
+        window.written(1, now, &mut batch);
+        // After a crash the store holds the entry, and the record is read again.
+        let mut restarted = Window::new(HOUR);
+        assert!(!restarted.repeats(KEY, at(1), now, Some(at(1)), 1, &mut batch));
+        assert!(restarted.repeats(KEY, at(3), now, Some(at(1)), 1, &mut batch));
+    }
+
+    #[test]
+    fn a_key_is_found_in_this_bucket_and_the_last() {
+        let window = Window::new(HOUR);
+        let entered = row(window.bucket(UnixMillis(5 * 3_600_000)), &KEY);
+        assert!(window.lookups(KEY, UnixMillis(5 * 3_600_000 + 1)).contains(&entered));
+        assert!(window.lookups(KEY, UnixMillis(6 * 3_600_000 + 1)).contains(&entered));
+        assert!(!window.lookups(KEY, UnixMillis(7 * 3_600_000 + 1)).contains(&entered));
+    }
+}
