@@ -5,6 +5,7 @@ use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 
 use super::Sandbox;
+use super::brevo::SeedError;
 use super::faults::read_faults;
 use super::http::{Call, Reply};
 use super::switches::Switches;
@@ -17,7 +18,7 @@ enum Refusal {
     #[error("the body is not what this takes: {0}")]
     Body(#[from] serde_json::Error),
     #[error("cannot seed: {0}")]
-    Seed(String),
+    Seed(#[from] SeedError),
 }
 
 impl Refusal {
@@ -130,7 +131,7 @@ fn brevo(sandbox: &Sandbox, call: &Call, path: &[&str]) -> Result<Value, Refusal
         ("GET", ["requests"]) => Some(vendor.show_requests(call)),
         ("GET", ["counts"]) => Some(vendor.show_counts(call, &switches, now)),
         ("POST", ["seed"]) => {
-            let seeded = vendor.seed(read(call)?, call, &switches, now).map_err(Refusal::Seed)?;
+            let seeded = vendor.seed(read(call)?, call, &switches, now)?;
             Some(json!({ "status": "ok", "contacts": seeded }))
         }
         _ => None,

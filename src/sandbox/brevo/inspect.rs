@@ -21,6 +21,15 @@ pub struct Seed {
     contacts: Vec<SeedContact>,
 }
 
+/// Why a contact of a seed cannot be; `0` is its place in the list.
+#[derive(Debug, thiserror::Error)]
+pub enum SeedError {
+    #[error("contacts[{0}]: an identifier is not valid")]
+    Identifier(usize),
+    #[error("contacts[{0}]: an identifier belongs to another contact")]
+    Taken(usize),
+}
+
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct SeedContact {
@@ -47,8 +56,8 @@ impl Brevo {
         show(&mut state)
     }
 
-    /// The error says which contact cannot be.
-    pub fn seed(&self, seed: Seed, call: &Call, switches: &Switches, now: UnixMillis) -> Result<usize, String> {
+    /// How many contacts were made. Those before an impossible one are in.
+    pub fn seed(&self, seed: Seed, call: &Call, switches: &Switches, now: UnixMillis) -> Result<usize, SeedError> {
         let context = self.context(call, Value::Null, switches, now);
         let mut state = self.state();
         for spec in seed.attributes {
@@ -57,16 +66,15 @@ impl Brevo {
         let mut ids = 0;
         for (at, contact) in seed.contacts.into_iter().enumerate() {
             let mut write = Write { lists: contact.list_ids.into_iter().collect(), ..Write::default() };
-            let refused = |what: &str| format!("contacts[{at}]: {what}");
-            write.take_attributes(&contact.attributes).map_err(|_| refused("an identifier is not valid"))?;
+            write.take_attributes(&contact.attributes).map_err(|_| SeedError::Identifier(at))?;
             for (key, value) in [(Key::Email, contact.email), (Key::ExtId, contact.ext_id)] {
                 if let Some(value) = value {
-                    let value = key.normal(&value).ok_or_else(|| refused(&format!("{} is not valid", key.word())))?;
+                    let value = key.normal(&value).ok_or(SeedError::Identifier(at))?;
                     write.identifiers.insert(key, Some(value));
                 }
             }
             if !write.owners(&state).is_empty() {
-                return Err(refused("an identifier belongs to another contact"));
+                return Err(SeedError::Taken(at));
             }
             let id = state.directory.create(now);
             write.email_blacklisted = Some(contact.email_blacklisted);

@@ -37,6 +37,8 @@ use imports::Imports;
 use lists::Lists;
 use rates::{Family, Rates};
 
+pub use inspect::SeedError;
+
 const UNAUTHORISED_IP: &str = "We have detected you are using an unrecognised IP address 127.0.0.1. If you performed this \
      action make sure to add the new IP address in this link: https://app.brevo.com/security/authorised_ips";
 

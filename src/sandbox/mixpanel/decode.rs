@@ -136,6 +136,29 @@ mod tests {
         }
     }
 
+    proptest::proptest! {
+        #[test]
+        fn any_text_survives_every_encoding(texts in proptest::collection::vec(".{0,40}", 1..5)) {
+            let sent: Vec<Value> = texts.iter().map(|text| serde_json::json!({ "event": text })).collect();
+            let json = Value::from(sent.clone()).to_string();
+            let base64 = base64::engine::general_purpose::STANDARD.encode(&json);
+            let escaped = |text: &str| form_urlencoded::byte_serialize(text.as_bytes()).collect::<String>();
+            let lines: Vec<String> = sent.iter().map(Value::to_string).collect();
+            for body in [json.clone(), format!("data={}", escaped(&json)), format!("data={}", escaped(&base64)),
+                format!("ip=1&data={base64}"), lines.join("\n")] {
+                proptest::prop_assert_eq!(&records(&call("POST", "/track", &[], body)), &sent);
+            }
+        }
+
+        #[test]
+        fn no_body_upsets_the_decoder(body in proptest::collection::vec(proptest::prelude::any::<u8>(), 0..200)) {
+            for headers in [&[][..], &[("content-encoding", "gzip")][..]] {
+                let (submission, outcome) = decode(&call("POST", "/track", headers, body.clone()), 100);
+                proptest::prop_assert!(outcome.is_ok() || submission.records.is_empty());
+            }
+        }
+    }
+
     #[test]
     fn options_come_from_query_and_form() {
         let (submission, outcome) = decode(&call("POST", "/track?ip=0", &[], "data=%5B%5D&verbose=1"), 1 << 20);

@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 use std::io::Write;
 
 use super::super::http::{Call, Reply};
-use super::query::Params;
+use super::query::{Params, QueryError};
 use super::{Context, Mixpanel};
 use crate::clock::UnixMillis;
 
@@ -31,18 +31,16 @@ fn date_of(ms: i64) -> Date {
 
 impl Days {
     /// `from_date` and `to_date`; without them the last 31 days.
-    pub fn of(params: &Params, now: UnixMillis) -> Result<Self, String> {
+    pub fn of(params: &Params, now: UnixMillis) -> Result<Self, QueryError> {
         let today = date_of(i64::try_from(now.0).unwrap_or(i64::MAX));
-        let read = |name: &str| match params.get(name) {
+        let read = |name: &'static str| match params.get(name) {
             None => Ok(None),
-            Some(text) => {
-                text.parse::<Date>().map(Some).map_err(|_| format!("{name} must be in the format yyyy-mm-dd"))
-            }
+            Some(text) => text.parse::<Date>().map(Some).map_err(|_| QueryError::Date(name)),
         };
         let to = read("to_date")?.unwrap_or(today);
         let from = read("from_date")?.unwrap_or_else(|| to.saturating_sub(DEFAULT_DAYS.days()));
         if from > to {
-            return Err("from_date must not be after to_date".into());
+            return Err(QueryError::Reversed);
         }
         Ok(Self { from, to })
     }
@@ -68,7 +66,7 @@ pub fn answer(mixpanel: &Mixpanel, call: &Call, params: &Params, context: &Conte
     }
     let days = match Days::of(params, context.now) {
         Ok(days) => days,
-        Err(error) => return bad(error),
+        Err(error) => return bad(error.to_string()),
     };
     if days.to > date_of(i64::try_from(context.now.0).unwrap_or(i64::MAX)) {
         return bad("to_date cannot be later than today".into());

@@ -23,6 +23,8 @@ pub struct Rules {
     pub mismatch: TypeMismatch,
     /// `$add` and `$append` are not for groups.
     pub list_and_number_ops: bool,
+    /// Groups have no `$last_seen`.
+    pub keeps_last_seen: bool,
     pub now: UnixMillis,
 }
 
@@ -71,7 +73,7 @@ impl Profiles {
         }
         if let Some(profile) = self.by_id.get_mut(id) {
             profile.extend(geo);
-            if record.get("$ignore_time") != Some(&json!(true)) {
+            if rules.keeps_last_seen && record.get("$ignore_time") != Some(&json!(true)) {
                 profile.insert("$last_seen".into(), last_seen(record, rules.now).into());
             }
         }
@@ -167,7 +169,7 @@ mod tests {
 
     fn after(updates: &[Value], mismatch: TypeMismatch) -> Value {
         let mut profiles = Profiles::default();
-        let rules = Rules { mismatch, list_and_number_ops: true, now: UnixMillis(0) };
+        let rules = Rules { mismatch, list_and_number_ops: true, keeps_last_seen: true, now: UnixMillis(0) };
         for update in updates {
             let mut record = update.as_object().expect("object").clone();
             record.insert("$ignore_time".into(), true.into());
@@ -207,7 +209,12 @@ mod tests {
     #[test]
     fn last_seen_follows_time_unless_told_not_to() {
         let mut profiles = Profiles::default();
-        let rules = Rules { mismatch: TypeMismatch::Keep, list_and_number_ops: true, now: UnixMillis(0) };
+        let rules = Rules {
+            mismatch: TypeMismatch::Keep,
+            list_and_number_ops: true,
+            keeps_last_seen: true,
+            now: UnixMillis(0),
+        };
         let record = json!({ "$set": { "a": 1 }, "$time": 1_700_000_000 });
         profiles.apply("u", record.as_object().expect("object"), Map::new(), rules);
         assert_eq!(profiles.get("u").expect("there")["$last_seen"], "2023-11-14T22:13:20");

@@ -16,6 +16,23 @@ use super::{Context, Mixpanel, State};
 
 const PAGE_SIZE: usize = 1_000;
 
+/// Why a query cannot be answered; the texts are the vendor's where it has published one.
+#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+pub enum QueryError {
+    #[error("{0} is a required parameter")]
+    Missing(&'static str),
+    #[error("{0} must be in the format yyyy-mm-dd")]
+    Date(&'static str),
+    #[error("from_date must not be after to_date")]
+    Reversed,
+    #[error("request for page in uncached query for params")]
+    Uncached,
+    #[error("behaviors and filter_by_cohort cannot be used together")]
+    TwoFilters,
+    #[error("cohort not found")]
+    UnknownCohort,
+}
+
 /// The parameters of a query, from its query string and its form or JSON body.
 pub struct Params(Vec<(String, String)>);
 
@@ -98,8 +115,8 @@ pub fn answer(mixpanel: &Mixpanel, endpoint: &str, params: &Params, context: &Co
     };
     let reply = match outcome {
         Ok(body) => Reply::ok(&body),
-        Err(error) if context.switches.query_error_in_ok => Reply::ok(&json!({ "error": error })),
-        Err(error) => bad(&error),
+        Err(error) if context.switches.query_error_in_ok => Reply::ok(&json!({ "error": error.to_string() })),
+        Err(error) => bad(&error.to_string()),
     };
     let reply = reply.header("x-server-elapsed", "12");
     if evaluated { reply.header("x-sandbox-note", "expressions and scripts are not evaluated") } else { reply }
@@ -119,23 +136,23 @@ pub fn quota_exceeded(mixpanel: &Mixpanel, call: &Call, context: &Context<'_>, r
     if switches.retry_after_on_429 { reply.header("retry-after", "60") } else { reply }
 }
 
-fn required(params: &Params, names: &[&str]) -> Result<(), String> {
+fn required(params: &Params, names: &[&'static str]) -> Result<(), QueryError> {
     match names.iter().find(|name| params.get(name).is_none()) {
-        Some(name) => Err(format!("{name} is a required parameter")),
+        Some(name) => Err(QueryError::Missing(name)),
         None => Ok(()),
     }
 }
 
-fn jql(params: &Params) -> Result<Value, String> {
+fn jql(params: &Params) -> Result<Value, QueryError> {
     required(params, &["script"]).map(|()| json!([]))
 }
 
 /// Profiles page by page. Page 0 opens a session whose result stays as it was while pages are read.
-fn engage(state: &mut State, params: &Params, context: &Context<'_>) -> Result<Value, String> {
+fn engage(state: &mut State, params: &Params, context: &Context<'_>) -> Result<Value, QueryError> {
     let page = params.number("page").unwrap_or(0);
     let session = match params.get("session_id") {
         Some(id) => id.to_owned(),
-        None if page > 0 => return Err("request for page in uncached query for params".into()),
+        None if page > 0 => return Err(QueryError::Uncached),
         None => {
             let id = format!("{}-{}", context.now.0, state.sessions.len());
             let result = select(state, params)?;
@@ -143,7 +160,7 @@ fn engage(state: &mut State, params: &Params, context: &Context<'_>) -> Result<V
             id
         }
     };
-    let result = state.sessions.get(&session).ok_or("request for page in uncached query for params")?;
+    let result = state.sessions.get(&session).ok_or(QueryError::Uncached)?;
     let total = result.len();
     let page_of = result.iter().skip(page * PAGE_SIZE).take(PAGE_SIZE).cloned().collect::<Vec<Value>>();
     // Sessions end by themselves at the vendor; the oldest goes here once there are many.
@@ -155,7 +172,7 @@ fn engage(state: &mut State, params: &Params, context: &Context<'_>) -> Result<V
     }))
 }
 
-fn select(state: &State, params: &Params) -> Result<Vec<Value>, String> {
+fn select(state: &State, params: &Params) -> Result<Vec<Value>, QueryError> {
     let ids: Option<BTreeSet<String>> = params
         .get("distinct_id")
         .map(|id| BTreeSet::from([id.to_owned()]))
@@ -163,7 +180,7 @@ fn select(state: &State, params: &Params) -> Result<Vec<Value>, String> {
     let members: Option<BTreeSet<String>> = match params.get("filter_by_cohort") {
         None => None,
         Some(_) if params.get("behaviors").is_some() => {
-            return Err("behaviors and filter_by_cohort cannot be used together".into());
+            return Err(QueryError::TwoFilters);
         }
         Some(filter) => Some(cohort_members(state, filter)?),
     };
@@ -191,15 +208,19 @@ fn select(state: &State, params: &Params) -> Result<Vec<Value>, String> {
     Ok(results)
 }
 
-fn cohort_members(state: &State, filter: &str) -> Result<BTreeSet<String>, String> {
+fn cohort_members(state: &State, filter: &str) -> Result<BTreeSet<String>, QueryError> {
     let wanted = serde_json::from_str::<Value>(filter).ok().and_then(|filter| filter["id"].as_i64());
     let cohort = state.cohorts.iter().find(|cohort| cohort["entry"]["id"].as_i64() == wanted && wanted.is_some());
-    let members = cohort.ok_or("cohort not found")?["members"].as_array();
+    let members = cohort.ok_or(QueryError::UnknownCohort)?["members"].as_array();
     Ok(members.into_iter().flatten().filter_map(Value::as_str).map(str::to_owned).collect())
 }
 
 /// Deduplicated events within the dates, of the names asked for.
-fn events<'a>(state: &'a State, params: &Params, context: &Context<'_>) -> Result<(Days, Vec<&'a Arrival>), String> {
+fn events<'a>(
+    state: &'a State,
+    params: &Params,
+    context: &Context<'_>,
+) -> Result<(Days, Vec<&'a Arrival>), QueryError> {
     let days = Days::of(params, context.now)?;
     let names = params.strings("event");
     let mut view = state.arrivals.deduplicated();
@@ -225,21 +246,21 @@ fn counts(days: &Days, view: &[&Arrival], unique: bool) -> BTreeMap<String, BTre
     values
 }
 
-fn series(state: &State, params: &Params, context: &Context<'_>) -> Result<Value, String> {
+fn series(state: &State, params: &Params, context: &Context<'_>) -> Result<Value, QueryError> {
     required(params, &["event"])?;
     let (days, view) = events(state, params, context)?;
     let values = counts(&days, &view, params.get("type") == Some("unique"));
     Ok(json!({ "data": { "series": days.names(), "values": values }, "legend_size": values.len() }))
 }
 
-fn daily(state: &State, params: &Params, context: &Context<'_>) -> Result<Value, String> {
+fn daily(state: &State, params: &Params, context: &Context<'_>) -> Result<Value, QueryError> {
     required(params, &["event", "on"])?;
     let (days, _) = events(state, params, context)?;
     let results: BTreeMap<String, u64> = days.names().into_iter().map(|day| (day, 0)).collect();
     Ok(json!({ "status": "ok", "computed_at": context.now.to_string(), "results": results }))
 }
 
-fn insights(state: &State, params: &Params, context: &Context<'_>) -> Result<Value, String> {
+fn insights(state: &State, params: &Params, context: &Context<'_>) -> Result<Value, QueryError> {
     required(params, &["bookmark_id"])?;
     let (days, view) = events(state, params, context)?;
     let range = days.names();
@@ -280,8 +301,8 @@ fn properties_of(state: &State, event: &str) -> Vec<Map<String, Value>> {
     view.filter_map(|arrival| arrival.as_stored(&state.identity)["properties"].as_object().cloned()).collect()
 }
 
-fn property_top(state: &State, params: &Params) -> Result<Value, String> {
-    let event = params.get("event").ok_or("event is a required parameter")?;
+fn property_top(state: &State, params: &Params) -> Result<Value, QueryError> {
+    let event = params.get("event").ok_or(QueryError::Missing("event"))?;
     let mut counts: BTreeMap<String, usize> = BTreeMap::new();
     for name in
         properties_of(state, event).into_iter().flat_map(|properties| properties.into_iter().map(|(name, _)| name))
@@ -297,16 +318,16 @@ fn property_top(state: &State, params: &Params) -> Result<Value, String> {
         .into())
 }
 
-fn property_values(state: &State, params: &Params) -> Result<Value, String> {
-    let event = params.get("event").ok_or("event is a required parameter")?;
-    let name = params.get("name").ok_or("name is a required parameter")?;
+fn property_values(state: &State, params: &Params) -> Result<Value, QueryError> {
+    let event = params.get("event").ok_or(QueryError::Missing("event"))?;
+    let name = params.get("name").ok_or(QueryError::Missing("name"))?;
     let text = |value: &Value| value.as_str().map_or_else(|| value.to_string(), str::to_owned);
     let values: BTreeSet<String> =
         properties_of(state, event).iter().filter_map(|all| all.get(name)).map(text).collect();
     Ok(values.into_iter().take(params.number("limit").unwrap_or(255)).collect())
 }
 
-fn stream(state: &State, params: &Params, context: &Context<'_>) -> Result<Value, String> {
+fn stream(state: &State, params: &Params, context: &Context<'_>) -> Result<Value, QueryError> {
     required(params, &["distinct_ids", "from_date", "to_date"])?;
     let ids = params.strings("distinct_ids").unwrap_or_default();
     let (_, view) = events(state, params, context)?;

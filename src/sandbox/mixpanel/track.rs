@@ -158,6 +158,7 @@ fn profile(
         let rules = Rules {
             mismatch: context.switches.operator_type_mismatch,
             list_and_number_ops: add_append,
+            keeps_last_seen: kind == Kind::Profile,
             now: context.now,
         };
         let place = arrival.ip.as_deref().map(place).unwrap_or_default();
