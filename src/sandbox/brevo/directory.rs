@@ -207,3 +207,81 @@ impl Directory {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    #[derive(Clone, Debug)]
+    enum Step {
+        Create,
+        Identify { of: usize, key: usize, value: Option<u8> },
+        Remove(usize),
+        Merge(usize, usize),
+    }
+
+    fn steps() -> impl Strategy<Value = Vec<Step>> {
+        let identify = (0..8_usize, 0..Key::ALL.len(), proptest::option::of(0..6_u8));
+        let step = prop_oneof![
+            2 => Just(Step::Create),
+            6 => identify.prop_map(|(of, key, value)| Step::Identify { of, key, value }),
+            1 => (0..8_usize).prop_map(Step::Remove),
+            2 => (0..8_usize, 0..8_usize).prop_map(|(a, b)| Step::Merge(a, b)),
+        ];
+        proptest::collection::vec(step, 0..60)
+    }
+
+    /// The index, rebuilt from the contacts.
+    fn rebuilt(directory: &Directory) -> HashMap<(Key, String), i64> {
+        let held = |contact: &Contact| {
+            let id = contact.id;
+            contact.identifiers.clone().into_iter().map(move |(key, value)| ((key, value), id)).collect::<Vec<_>>()
+        };
+        directory.all().flat_map(held).collect()
+    }
+
+    proptest! {
+        #[test]
+        fn the_index_names_exactly_the_identifiers_held(steps in steps()) {
+            let mut directory = Directory::default();
+            for (at, step) in steps.into_iter().enumerate() {
+                let ids: Vec<i64> = directory.all().map(|contact| contact.id).collect();
+                let pick = |n: usize| ids.get(n % ids.len().max(1)).copied();
+                match step {
+                    Step::Create => drop(directory.create(UnixMillis(at as u64))),
+                    Step::Identify { of, key, value } => {
+                        let value = value.map(|value| value.to_string());
+                        let key = Key::ALL[key];
+                        let taken = value.as_ref().is_some_and(|value| directory.owner(key, value).is_some());
+                        if let (Some(id), false) = (pick(of), taken) {
+                            directory.identify(id, key, value);
+                        }
+                    }
+                    Step::Remove(of) => drop(pick(of).and_then(|id| directory.remove(id))),
+                    Step::Merge(a, b) => {
+                        let both: BTreeSet<i64> = [pick(a), pick(b)].into_iter().flatten().collect();
+                        let survivor = directory.merge(&both);
+                        prop_assert_eq!(survivor, both.last().copied(), "the one modified last survives");
+                    }
+                }
+                prop_assert_eq!(&directory.index, &rebuilt(&directory));
+            }
+        }
+    }
+
+    #[test]
+    fn identifiers_have_one_form() {
+        let cases = [
+            (Key::Email, "Ann@Example.COM ", Some("ann@example.com")),
+            (Key::Email, "ann at example", None),
+            (Key::Sms, "+33612345678", Some("33612345678")),
+            (Key::Sms, "0033612345678", Some("33612345678")),
+            (Key::Sms, "0612345678", None),
+            (Key::ExtId, "U-1", Some("U-1")),
+        ];
+        for (key, sent, stored) in cases {
+            assert_eq!(key.normal(sent).as_deref(), stored, "{sent}");
+        }
+    }
+}
