@@ -165,25 +165,10 @@ impl FaultKind {
     }
 
     /// What the caller sees. `reply` is the true answer, when the request was worked on. `None` cuts the connection.
-    pub(super) async fn play(self, reply: Option<Reply>, reset: Reset) -> Option<Response<Body>> {
+    pub(super) async fn play(self, vendor: Vendor, reply: Option<Reply>, reset: Reset) -> Option<Response<Body>> {
         match self {
             FaultKind::Latency { .. } => reply.map(Reply::into_response),
-            FaultKind::Status { status, headers, body } => {
-                let status = StatusCode::from_u16(status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
-                let body = body.unwrap_or_else(|| {
-                    let reason = status.canonical_reason().unwrap_or("error");
-                    json!({ "code": status.as_u16(), "error": reason, "message": reason, "status": reason })
-                });
-                let mut reply = Reply::json(status, &body);
-                for (name, value) in &headers {
-                    if let (Ok(name), Ok(value)) =
-                        (HeaderName::from_bytes(name.as_bytes()), HeaderValue::from_str(value))
-                    {
-                        reply.headers.push((name, value));
-                    }
-                }
-                Some(reply.into_response())
-            }
+            FaultKind::Status { status, headers, body } => Some(fixed(vendor, status, &headers, body).into_response()),
             FaultKind::Reset => {
                 reset.request();
                 None
@@ -194,15 +179,36 @@ impl FaultKind {
                 Some(Reply::new(StatusCode::OK, "application/json", garbage).into_response())
             }
             FaultKind::ErrorInOk { body } => {
-                let body = body.unwrap_or_else(
-                    || json!({ "error": "something went wrong", "status": 0, "code": "internal", "message": "something went wrong" }),
-                );
+                let body = body.unwrap_or_else(|| match vendor {
+                    Vendor::Mixpanel => json!({ "error": "something went wrong", "status": 0 }),
+                    Vendor::Brevo => json!({ "code": "invalid_parameter", "message": "something went wrong" }),
+                });
                 Some(Reply::ok(&body).into_response())
             }
             FaultKind::BreakOff { after_bytes } => reply.map(|reply| break_off(reply, after_bytes)),
             FaultKind::Slow { chunk, every_ms } => reply.map(|reply| trickle(reply, chunk.max(1), every_ms)),
         }
     }
+}
+
+/// A fixed status with the body that was asked for, else one in the vendor's manner.
+fn fixed(vendor: Vendor, status: u16, headers: &BTreeMap<String, String>, body: Option<Value>) -> Reply {
+    let status = StatusCode::from_u16(status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+    let reason = status.canonical_reason().unwrap_or("error");
+    let body = body.unwrap_or_else(|| match vendor {
+        Vendor::Mixpanel => json!({ "code": status.as_u16(), "error": reason, "status": reason }),
+        Vendor::Brevo => json!({ "code": reason.to_lowercase().replace(' ', "_"), "message": reason }),
+    });
+    let mut reply = Reply::json(status, &body);
+    if vendor == Vendor::Brevo && status == StatusCode::TOO_MANY_REQUESTS {
+        reply = reply.header("x-sib-ratelimit-remaining", "0").header("x-sib-ratelimit-reset", "1");
+    }
+    for (name, value) in headers {
+        if let (Ok(name), Ok(value)) = (HeaderName::from_bytes(name.as_bytes()), HeaderValue::from_str(value)) {
+            reply.headers.push((name, value));
+        }
+    }
+    reply
 }
 
 /// The announced length stays that of the whole, so a caller can tell.

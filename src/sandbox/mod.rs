@@ -121,14 +121,14 @@ impl Sandbox {
         let switches = self.switches();
         if let Some(kind) = plan.before {
             self.log_faulted(vendor, &call, &switches);
-            return kind.play(None, reset).await;
+            return kind.play(vendor, None, reset).await;
         }
         let reply = match vendor {
             Vendor::Mixpanel => self.inner.mixpanel.answer(&call, &switches, &self.inner.clock).await,
             Vendor::Brevo => self.inner.brevo.answer(&call, &switches, self.now()),
         };
         match plan.after {
-            Some(kind) => kind.play(Some(reply), reset).await,
+            Some(kind) => kind.play(vendor, Some(reply), reset).await,
             None => Some(reply.into_response()),
         }
     }

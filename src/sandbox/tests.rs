@@ -59,6 +59,10 @@ async fn a_black_hole_never_answers_and_spares_the_other_vendor() {
     let waited = track(&sandbox).timeout(Duration::from_millis(200)).send().await;
     assert!(waited.is_err_and(|error| error.is_timeout()));
     assert_eq!(sandbox.brevo("GET", "/account", None).await.0, 200);
+    faults(&sandbox, json!({ "vendor": "brevo", "kind": "status", "status": 429 })).await;
+    let (status, headers, answer) = sandbox.brevo("GET", "/account", None).await;
+    assert_eq!((status, &answer["code"]), (429, &json!("too_many_requests")));
+    assert_eq!(headers["x-sib-ratelimit-reset"], "1");
     sandbox.control("DELETE", "/faults", Value::Null).await;
     assert_eq!(sandbox.send(track(&sandbox)).await.2, "1");
 }
@@ -100,9 +104,10 @@ async fn switches_are_merged_and_misspelt_ones_refused() {
 #[tokio::test]
 async fn seeded_contacts_are_there_and_impossible_ones_named() {
     let sandbox = running().await;
-    let seed = json!({ "contacts": [{ "email": "a@example.com", "ext_id": "u1", "attributes": { "LTV": 3 }, "list_ids": [15] }] });
+    let seed = json!({ "lists": [{ "id": 40, "name": "VIP" }], "contacts": [{ "email": "a@example.com", "ext_id": "u1", "attributes": { "LTV": 3 }, "list_ids": [15] }] });
     assert_eq!(sandbox.control("POST", "/brevo/seed", seed.clone()).await.0, 200);
     assert_eq!(sandbox.show("/brevo/contacts/u1").await["attributes"]["LTV"], 3);
+    assert_eq!(sandbox.brevo("GET", "/contacts/lists/40", None).await.2["name"], "VIP");
     let (status, answer) = sandbox.control("POST", "/brevo/seed", seed).await;
     assert!(status == 400 && answer["error"].as_str().is_some_and(|text| text.contains("contacts[0]")));
     assert_eq!(sandbox.control("GET", "/nowhere", Value::Null).await.0, 404);

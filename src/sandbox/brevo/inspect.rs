@@ -18,7 +18,15 @@ const DEFAULT_LIMIT: usize = 1_000;
 #[serde(default, deny_unknown_fields)]
 pub struct Seed {
     attributes: Vec<AttributeSpec>,
+    lists: Vec<SeedList>,
     contacts: Vec<SeedContact>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct SeedList {
+    id: i64,
+    name: String,
 }
 
 /// Why a contact of a seed cannot be; `0` is its place in the list.
@@ -62,6 +70,9 @@ impl Brevo {
         let mut state = self.state();
         for spec in seed.attributes {
             state.attributes.put(spec, None);
+        }
+        for list in seed.lists {
+            state.lists.put(list.id, &list.name, now);
         }
         let mut ids = 0;
         for (at, contact) in seed.contacts.into_iter().enumerate() {

@@ -37,6 +37,11 @@ impl Lists {
         self.lists.contains_key(&id)
     }
 
+    /// A list under an id of the caller's choice, in the first folder; one that exists is renamed.
+    pub fn put(&mut self, id: i64, name: &str, now: UnixMillis) {
+        self.lists.insert(id, List { name: name.to_owned(), folder: FIRST_FOLDER, created_at: now });
+    }
+
     pub fn name(&self, id: i64) -> Option<&str> {
         self.lists.get(&id).map(|list| list.name.as_str())
     }
