@@ -1,0 +1,230 @@
+//! The relay, as a process of its own on a store of its own.
+
+use std::path::{Path, PathBuf};
+use std::process::ExitStatus;
+
+use serde_json::{Value, json};
+use tempfile::TempDir;
+
+use super::http::{Answer, Client, JSON};
+use super::metrics::Balance;
+use super::process::Process;
+use super::sandbox::TOKEN;
+use super::{Metrics, PATIENCE, Sandbox, eventually, same};
+
+pub const ADMIN_TOKEN: &str = "test-admin-token";
+/// Basic credentials of the sandbox's service account, which opens `/import`.
+pub const SERVICE_ACCOUNT: (&str, &str) = ("authorization", "Basic c2FuZGJveC1zYTpzYW5kYm94LXNlY3JldA==");
+
+pub struct Relay {
+    process: Process,
+    http: Client,
+    address: String,
+    config: Value,
+    dir: TempDir,
+}
+
+/// The tests' configuration: both vendors at the sandbox, a mapping for each kind of thing, a private store.
+fn config(sandbox: &Sandbox, dir: &Path) -> Value {
+    let mixpanel = format!("http://{}", sandbox.mixpanel());
+    json!({
+        "connectors": {
+            "mixpanel": {
+                "project_token": TOKEN,
+                "service_account": { "username": "sandbox-sa", "secret": "sandbox-secret" },
+                "project_id": "12345",
+                "endpoints": {
+                    "ingestion": mixpanel, "query": mixpanel, "app": mixpanel, "export": mixpanel, "cdn": mixpanel,
+                },
+            },
+            "brevo": { "api_key": "xkeysib-sandbox", "base_url": format!("http://{}/v3", sandbox.brevo()) },
+        },
+        "lists": { "all_users": 15 },
+        "event_mapping": { "Purchase": "order_completed", "Sign Up": "customer_created" },
+        "property_mapping": {
+            "$email": "email", "$first_name": "FIRSTNAME", "plan": "PLAN_TYPE", "signup_date": "SIGNUP_DATE",
+            "total_revenue": "LTV",
+        },
+        "privacy": { "consent": "none" },
+        "server": { "listen": "127.0.0.1:0" },
+        "auth": { "admin_token": ADMIN_TOKEN },
+        "store": format!("sqlite:{}", dir.join("mixrelay.db").display()),
+        // The tests are about the relay, not about the machine that they happen to run on.
+        "store_min_free": "16MiB",
+        "allow_volatile_store": true,
+    })
+}
+
+/// Objects are merged key by key, null takes a key away, everything else replaces.
+pub fn merge(into: &mut Value, tweaks: Value) {
+    match (into, tweaks) {
+        (Value::Object(into), Value::Object(tweaks)) => {
+            for (key, value) in tweaks {
+                if value.is_null() {
+                    into.remove(&key);
+                } else {
+                    merge(into.entry(key).or_insert_with(|| json!({})), value);
+                }
+            }
+        }
+        (into, tweaks) => *into = tweaks,
+    }
+}
+
+impl Relay {
+    pub async fn start(sandbox: &Sandbox, tweaks: Value) -> Self {
+        match Self::try_start(sandbox, tweaks).await {
+            Ok(relay) => relay,
+            Err((status, log)) => panic!("the relay did not start, {status}:\n{log}"),
+        }
+    }
+
+    /// The error is how the process ended instead of starting, and what it said.
+    pub async fn try_start(sandbox: &Sandbox, tweaks: Value) -> Result<Self, (ExitStatus, String)> {
+        let dir = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
+        let mut config = config(sandbox, dir.path());
+        merge(&mut config, tweaks);
+        write_config(dir.path(), &config);
+        let process = match launch(dir.path()).await {
+            Ok(process) => process,
+            Err(status) => return Err((status, std::fs::read_to_string(log(dir.path())).unwrap())),
+        };
+        let address = listening(&process, "listening");
+        // Restarts come back where the apps look for them.
+        config["server"]["listen"] = address.clone().into();
+        write_config(dir.path(), &config);
+        Ok(Self { process, http: Client::new(), address, config, dir })
+    }
+
+    /// Starts again on the same store and address, after [`Self::kill`] or [`Self::terminate`].
+    pub async fn start_again(&mut self) {
+        self.process = launch(self.dir.path()).await.unwrap_or_else(|status| {
+            panic!("the relay did not start again, {status}:\n{}", std::fs::read_to_string(self.log()).unwrap())
+        });
+    }
+
+    /// Changes the configuration for the next start.
+    pub fn configure(&mut self, tweaks: Value) {
+        merge(&mut self.config, tweaks);
+        write_config(self.dir.path(), &self.config);
+    }
+
+    pub async fn kill(&mut self) {
+        self.process.kill().await;
+    }
+
+    pub async fn terminate(&mut self) -> ExitStatus {
+        self.process.terminate().await
+    }
+
+    /// `host:port` of the private listener, when there is one.
+    pub fn admin_address(&self) -> String {
+        listening(&self.process, "admin")
+    }
+
+    pub fn process(&mut self) -> &mut Process {
+        &mut self.process
+    }
+
+    /// `host:port`, the same after every restart.
+    pub fn address(&self) -> &str {
+        &self.address
+    }
+
+    pub fn directory(&self) -> &Path {
+        self.dir.path()
+    }
+
+    pub fn log(&self) -> PathBuf {
+        log(self.dir.path())
+    }
+
+    pub fn url(&self, path: &str) -> String {
+        format!("http://{}{path}", self.address)
+    }
+
+    pub fn http(&self) -> &Client {
+        &self.http
+    }
+
+    pub async fn send(
+        &self,
+        method: &str,
+        path: &str,
+        headers: &[(&str, &str)],
+        body: impl Into<reqwest::Body>,
+    ) -> Answer {
+        self.http.send(method, &self.url(path), headers, body).await.unwrap()
+    }
+
+    pub async fn post(&self, path: &str, headers: &[(&str, &str)], body: impl Into<reqwest::Body>) -> Answer {
+        self.send("POST", path, headers, body).await
+    }
+
+    pub async fn get(&self, path: &str) -> Answer {
+        self.send("GET", path, &[], "").await
+    }
+
+    /// Posts JSON to `/track`, `/engage` or `/groups` as SDKs do, and fails the test unless it is taken.
+    #[track_caller]
+    pub fn take(&self, path: &str, records: &Value) -> impl Future<Output = ()> + use<'_> {
+        let (path, body) = (path.to_owned(), records.to_string());
+        async move {
+            let answer = self.post(&format!("{path}?ip=0"), &[JSON], body).await.ok();
+            assert_eq!(answer.body, "1", "{path}: {answer:?}");
+        }
+    }
+
+    pub async fn admin(&self, method: &str, path: &str) -> Answer {
+        let bearer = format!("Bearer {ADMIN_TOKEN}");
+        self.send(method, path, &[("authorization", &bearer)], "").await
+    }
+
+    /// The destination's dead letters, once there are `expected`: they are written down with the next checkpoint.
+    pub async fn dead_letters(&self, destination: &str, expected: usize) -> Vec<Value> {
+        let path = format!("/v1/dead-letters?destination={destination}&limit=1000");
+        eventually(PATIENCE, async || {
+            let page = self.admin("GET", &path).await.ok().json();
+            let items = page["items"].as_array().unwrap().clone();
+            same("dead letters", items.len(), expected).map(|()| items)
+        })
+        .await
+    }
+
+    pub async fn metrics(&self) -> Metrics {
+        Metrics::parse(&self.admin("GET", "/metrics").await.ok().body)
+    }
+
+    pub async fn balance(&self, destination: &str) -> Balance {
+        self.metrics().await.balance(destination)
+    }
+
+    /// Waits until nothing accepted is still owed to the destination.
+    pub async fn drained(&self, destination: &str) -> Balance {
+        eventually(PATIENCE, async || {
+            let balance = self.balance(destination).await;
+            let settled = balance.backlog == 0 && balance.adds_up();
+            if settled { Ok(balance) } else { Err(format!("{destination}: {balance:?}")) }
+        })
+        .await
+    }
+}
+
+fn listening(process: &Process, which: &str) -> String {
+    let said: Value = serde_json::from_str(&process.said).unwrap();
+    said[which].as_str().unwrap_or_else(|| panic!("no {which} in {said}")).to_owned()
+}
+
+fn log(dir: &Path) -> PathBuf {
+    dir.join("relay.log")
+}
+
+/// JSON is YAML, and JSON can be merged.
+fn write_config(dir: &Path, config: &Value) {
+    std::fs::write(dir.join("mixrelay.yaml"), serde_json::to_string_pretty(config).unwrap()).unwrap();
+}
+
+async fn launch(dir: &Path) -> Result<Process, ExitStatus> {
+    let path = dir.join("mixrelay.yaml");
+    Process::start(&["serve", "--config", path.to_str().unwrap()], &log(dir), "{").await
+}
