@@ -46,35 +46,39 @@ fn put(key: &[u8], value: &impl serde::Serialize, batch: &mut WriteBatch) -> Res
     Ok(())
 }
 
-/// Reads the account, after creating `wanted`. Attributes that could not be created are given back with the answer's
-/// words: asking again for each value would cost a call each time.
+/// Reads the account, after creating `wanted`. Attributes that could not be created are given back: asking again for each
+/// value would cost a call each time. `None` for the account: the answer cannot be read.
 pub async fn read(
     stack: Stack,
     calls: Calls,
     wanted: Vec<AttributeToCreate>,
-) -> Result<(AccountModel, BTreeSet<AttributeName>), LegError> {
-    let mut asked = BTreeSet::new();
+) -> Result<(Option<AccountModel>, BTreeSet<AttributeName>), LegError> {
+    let mut created = Vec::new();
     for attribute in &wanted {
         let answer = stack.clone().oneshot(calls.create_attribute(attribute)).await?;
         match outcome::attribute_created(&answer) {
             AttributeOutcome::Created => {
                 tracing::info!(attribute = %attribute.name, kind = attribute.kind.label(), "attribute created at Brevo");
+                created.push(attribute);
             }
             AttributeOutcome::ReadAgain(refusal) => {
                 tracing::warn!(attribute = %attribute.name, %refusal, "Brevo did not create an attribute");
             }
         }
-        asked.insert(attribute.name.clone());
     }
     let answer = stack.oneshot(calls.attributes()).await?;
     let list: AttributeList = match outcome::read(&answer) {
         Ok(list) => list,
         Err(error) => {
             tracing::warn!(%error, "Brevo's attributes cannot be read");
-            AttributeList { attributes: Vec::new() }
+            return Ok((None, wanted.into_iter().map(|attribute| attribute.name).collect()));
         }
     };
-    let account = AccountModel::new(&list, []);
-    let refused = account.missing(&asked).into_iter().collect();
-    Ok((account, refused))
+    let mut account = AccountModel::new(&list, []);
+    for attribute in created {
+        // A list that lags behind must not make a new attribute look refused.
+        account.attributes.entry(attribute.name.clone()).or_insert_with(|| attribute.kind.kind());
+    }
+    let refused = account.missing(wanted.iter().map(|attribute| &attribute.name)).into_iter().collect();
+    Ok((Some(account), refused))
 }

@@ -70,6 +70,8 @@ use crate::vendor::verdict::PauseCause;
 const CHECKPOINT_EVERY: Duration = Duration::from_millis(200);
 /// How often shelves are looked at for records that have waited too long.
 const EXPIRE_EVERY: Duration = Duration::from_secs(30);
+/// How often the account's attributes are read again: people add them by hand.
+const READ_ACCOUNT_EVERY: Duration = Duration::from_secs(600);
 /// People who are owed something and were found at the start, loaded at a time.
 const DEBTORS_AT_ONCE: usize = 500;
 
@@ -111,10 +113,20 @@ enum Done {
     Loaded(Loaded),
     Debtors(Vec<(PersonId, Resident)>),
     Payment(PersonId, Payment),
-    Imported { count: usize, people: Vec<(PersonId, compose::Write)>, imported: Imported },
+    Imported {
+        count: usize,
+        people: Vec<(PersonId, compose::Write)>,
+        imported: Imported,
+    },
     EarlierImport,
-    Account(AccountModel, BTreeSet<AttributeName>),
-    Events { events: Vec<(PersonId, Queued)>, sent: Sent, doubtful: u32, batches_scarce: bool },
+    /// `None`: the account could not be read.
+    Account(Option<AccountModel>, BTreeSet<AttributeName>),
+    Events {
+        events: Vec<(PersonId, Queued)>,
+        sent: Sent,
+        doubtful: u32,
+        batches_scarce: bool,
+    },
     Shelf(PersonId, Vec<Parked>),
     Overdue(Overdue),
 }
@@ -131,6 +143,8 @@ pub struct BrevoLeg {
     to_pay: VecDeque<PersonId>,
     /// Who has events that could go out.
     ready: VecDeque<PersonId>,
+    /// Whose shelf is to be read once a checkpoint page is durable.
+    releases: VecDeque<(u64, PersonId)>,
     /// Whose busy contact is asked for again when.
     later: BinaryHeap<Reverse<(Instant, PersonId)>>,
     /// Found at the start, not loaded yet.
@@ -140,6 +154,8 @@ pub struct BrevoLeg {
     payments_under_way: usize,
     events_under_way: usize,
     import_under_way: bool,
+    /// When to look again for people whom an import could carry.
+    next_import_at: Instant,
     receiving: bool,
     loading_debtors: bool,
     looking_for_overdue: bool,
@@ -155,8 +171,6 @@ pub struct BrevoLeg {
     reported: BTreeSet<(AttributeName, &'static str)>,
     clearing: Option<Clearing>,
 
-    /// Most events in one call; halved while a batch is being searched for the one that Brevo refuses.
-    batch_limit: usize,
     /// `/events/batch` turned out to have only an hourly quota of its own.
     batches_scarce: bool,
 
@@ -190,12 +204,14 @@ impl BrevoLeg {
             window,
             to_pay: VecDeque::new(),
             ready: VecDeque::new(),
+            releases: VecDeque::new(),
             later: BinaryHeap::new(),
             debtors: VecDeque::new(),
             under_way: JoinSet::new(),
             payments_under_way: 0,
             events_under_way: 0,
             import_under_way: false,
+            next_import_at: Instant::now(),
             receiving: false,
             loading_debtors: false,
             looking_for_overdue: false,
@@ -206,7 +222,6 @@ impl BrevoLeg {
             refused_attributes: BTreeSet::new(),
             reported: BTreeSet::new(),
             clearing,
-            batch_limit: crate::brevo::limits::MAX_BATCH_EVENTS,
             batches_scarce: false,
             parked,
             parked_bytes,
@@ -245,7 +260,11 @@ impl BrevoLeg {
         checkpoints.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         let mut expiries = tokio::time::interval(EXPIRE_EVERY);
         expiries.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-        self.begin();
+        let mut accounts = tokio::time::interval(READ_ACCOUNT_EVERY);
+        accounts.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        if self.sends() {
+            self.await_earlier_import();
+        }
         loop {
             self.start_what_can_start();
             self.publish();
@@ -270,18 +289,21 @@ impl BrevoLeg {
                 () = until(retry_at) => self.retry_busy(),
                 () = until(settled_at), if self.account_ready_at > Instant::now() => {}
                 _ = checkpoints.tick(), if self.may_write() => self.checkpoint()?,
-                _ = expiries.tick() => self.look_for_overdue(),
+                _ = expiries.tick() => {
+                    self.look_for_overdue();
+                    if self.account.is_none() {
+                        self.refresh_account();
+                    }
+                }
+                _ = accounts.tick() => self.refresh_account(),
             }
         }
         self.drain(drain).await
     }
 
-    /// What a live leg does before the first record.
-    fn begin(&mut self) {
-        if self.parts.vendor.is_some() && self.parts.settings.mode != BrevoMode::Observe {
-            self.read_account(Vec::new());
-            self.await_earlier_import();
-        }
+    /// Whether anything goes out at all.
+    fn sends(&self) -> bool {
+        self.parts.vendor.is_some() && self.parts.settings.mode != BrevoMode::Observe
     }
 
     fn start_what_can_start(&mut self) {

@@ -19,7 +19,6 @@ use crate::brevo::account::{AccountModel, AttributeToCreate};
 use crate::brevo::identifiers::ListId;
 use crate::brevo::names::AttributeName;
 use crate::brevo::outcome::Refusal;
-use crate::config::BrevoMode;
 use crate::delivery::LegError;
 use crate::people::debt::{self, Debt};
 use crate::people::person::{Contact, Person};
@@ -36,6 +35,9 @@ const IMPORT_FROM: usize = 100;
 /// People in one import, at most; the body is bounded apart.
 const IMPORT_UP_TO: usize = 20_000;
 
+/// Between two looks for people whom an import could carry.
+const IMPORT_PAUSE: Duration = Duration::from_secs(1);
+
 /// First wait for a contact that is busy; doubles up to a minute.
 const BUSY: Duration = Duration::from_secs(1);
 
@@ -49,7 +51,7 @@ impl BrevoLeg {
 
     pub(super) fn start_payments(&mut self) {
         let waiting = self.account.is_none() || self.account_under_way || self.account_ready_at > Instant::now();
-        if waiting || self.parts.settings.mode == BrevoMode::Observe {
+        if waiting || !self.sends() {
             return;
         }
         self.start_import();
@@ -182,6 +184,7 @@ impl BrevoLeg {
         self.parts.books.tally_mut().delivered.add(Kind::Profile, paid.records);
         let queue = self.queue(id);
         queue.too_early = 0;
+        queue.alone = false;
         queue.end_payment(true);
         self.advance(id);
     }
@@ -233,13 +236,16 @@ impl BrevoLeg {
     /// One import for everyone in line whom an import can carry, when the line is long.
     fn start_import(&mut self) {
         let Some(list) = self.parts.mapping.list(ALL_USERS) else { return };
-        if self.import_under_way || self.to_pay.len() < IMPORT_FROM {
+        if self.import_under_way || self.to_pay.len() < IMPORT_FROM || self.next_import_at > Instant::now() {
             return;
         }
+        self.next_import_at = Instant::now() + IMPORT_PAUSE;
         let (mut people, mut others) = (Vec::new(), std::collections::VecDeque::new());
         while let Some(id) = self.to_pay.pop_front() {
             match self.compose_for(&id) {
-                Some(Composed::Write(write, not_placed)) if write.importable() && people.len() < IMPORT_UP_TO => {
+                Some(Composed::Write(write, not_placed))
+                    if write.importable() && people.len() < IMPORT_UP_TO && !self.queue(&id).alone =>
+                {
                     self.report(&not_placed);
                     people.push((id, *write));
                 }
@@ -247,10 +253,10 @@ impl BrevoLeg {
             }
         }
         self.to_pay = others;
-        let Some(vendor) = &self.parts.vendor else { return };
-        if people.is_empty() {
-            return;
+        if people.len() < IMPORT_FROM {
+            return self.to_pay.extend(people.into_iter().map(|(id, _)| id));
         }
+        let Some(vendor) = &self.parts.vendor else { return };
         let importer = Importer {
             calls: vendor.calls.clone(),
             stack: vendor.stack.clone(),
@@ -290,7 +296,6 @@ impl BrevoLeg {
         imported: Imported,
     ) -> Result<(), LegError> {
         self.import_under_way = false;
-        let mut singles = Vec::new();
         for (index, (id, write)) in people.into_iter().enumerate() {
             match imported {
                 Imported::Done { ext_id } if index < count => {
@@ -299,15 +304,13 @@ impl BrevoLeg {
                 }
                 _ => {
                     self.give_back(&id);
-                    self.queue(&id).end_payment(false);
-                    if index < count { singles.push((id, write)) } else { self.advance(&id) }
+                    let queue = self.queue(&id);
+                    queue.end_payment(false);
+                    // Or they would be imported again and again.
+                    queue.alone = index < count;
+                    self.advance(&id);
                 }
             }
-        }
-        // Written one by one, or they would be imported again and again.
-        for (id, write) in singles {
-            self.begin_payment(&id);
-            self.pay(id, write);
         }
         Ok(())
     }
@@ -345,13 +348,24 @@ impl BrevoLeg {
         }));
     }
 
+    /// Asks for the account as it is now, unless that is under way. What could not be created before may be possible by
+    /// now.
+    pub(super) fn refresh_account(&mut self) {
+        if self.sends() && !self.account_under_way {
+            self.refused_attributes.clear();
+            self.read_account(Vec::new());
+        }
+    }
+
     pub(super) fn take_account(
         &mut self,
-        account: AccountModel,
+        account: Option<AccountModel>,
         refused: BTreeSet<AttributeName>,
     ) -> Result<(), LegError> {
         self.account_under_way = false;
         self.refused_attributes.extend(refused);
+        // What was known goes on counting while Brevo's answer cannot be read.
+        let Some(account) = account else { return Ok(()) };
         account::remember_account(&account, self.parts.books.pending_mut())?;
         self.account = Some(account);
         Ok(())

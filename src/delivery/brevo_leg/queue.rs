@@ -27,6 +27,9 @@ pub struct Queued {
     pub event: MappedEvent,
     /// Number of the payment that has to have succeeded, or a later one; zero: none.
     pub after_payment: u64,
+    /// Most events that a call with this one may have: halved with each call that was refused whole, until the one that
+    /// Brevo does not take is alone.
+    pub call_limit: usize,
 }
 
 impl Queued {
@@ -40,10 +43,9 @@ impl Queued {
 pub enum Release {
     #[default]
     Idle,
-    /// To be read as soon as `page` of the checkpoints is written: what stands on the shelf is in the store then.
-    Wanted {
-        page: u64,
-    },
+    /// To be read as soon as the checkpoint page with its newest row is written: all of it is in the store then.
+    Wanted,
+
     Reading,
 }
 
@@ -68,6 +70,8 @@ pub struct PersonQueue {
     paid: u64,
     /// Tries in a row that found the contact busy.
     pub too_early: u32,
+    /// An import did not bring the contact about: it is written by itself until that has worked.
+    pub alone: bool,
 }
 
 impl PersonQueue {
@@ -154,6 +158,7 @@ mod tests {
                 dropped: vec![],
             },
             after_payment,
+            call_limit: 200,
         }
     }
 

@@ -2,8 +2,9 @@
 
 use super::compose;
 use super::intake::{DedupKey, Wish, wish};
-use super::queue::{PersonQueue, Queued, Slot};
+use super::queue::{PersonQueue, Queued, Release, Slot};
 use super::{BrevoLeg, Done, window};
+use crate::brevo::limits::MAX_BATCH_EVENTS;
 use crate::config::BrevoMode;
 use crate::delivery::LegError;
 use crate::delivery::books::Item;
@@ -155,7 +156,7 @@ impl BrevoLeg {
         if mode == BrevoMode::Observe {
             return self.parts.books.skip(item.ticket, SkipRule::Observed);
         }
-        let resident = self.roster.edit(&id);
+        let Some(resident) = self.roster.get(&id) else { return self.shelve(&id, item) };
         let nobody = !resident.person.addressable() && resident.person.contact == Contact::Unknown;
         if nobody || !resident.person.shelf.is_empty() {
             return self.shelve(&id, item);
@@ -163,15 +164,14 @@ impl BrevoLeg {
         if !in_pilot(mode, &self.parts.settings.pilot_emails, &resident.person) {
             return self.parts.books.skip(item.ticket, SkipRule::NotInPilot);
         }
-        let owed =
-            resident.debt.is_some() || (resident.person.contact == Contact::Unknown && resident.paying.is_none());
         let queue = self.queues.entry(id.clone()).or_default();
-        let after_payment = queue.next_dependency(owed);
+        let after_payment = queue.next_dependency(is_owed(resident, queue));
         if after_payment > 0 && self.waiting >= MAX_WAITING {
             return self.shelve(&id, item);
         }
         let slot = Slot::Ledger(item.ticket);
-        queue.events.push_back(Queued { slot, position: item.position, record: item.record, event, after_payment });
+        let (position, record, call_limit) = (item.position, item.record, MAX_BATCH_EVENTS);
+        queue.events.push_back(Queued { slot, position, record, event, after_payment, call_limit });
         self.waiting += 1;
         self.advance(&id);
     }
@@ -208,9 +208,9 @@ impl BrevoLeg {
         let Some(resident) = self.roster.get(id) else { return };
         let queue = self.queues.entry(id.clone()).or_default();
         let contact_missing = resident.person.contact == Contact::Unknown && !queue.events.is_empty();
-        let due = resident.debt.is_some() || (contact_missing && resident.paying.is_none());
-        let busy = queue.too_early > 0;
-        if due && resident.person.addressable() && !queue.paying && !queue.listed_to_pay && !busy {
+        let due = (resident.debt.is_some() || contact_missing) && resident.person.addressable();
+        // A busy contact comes back by itself, later.
+        if due && !queue.paying && !queue.listed_to_pay && queue.too_early == 0 {
             queue.listed_to_pay = true;
             self.to_pay.push_back(id.clone());
         }
@@ -219,8 +219,9 @@ impl BrevoLeg {
             self.ready.push_back(id.clone());
         }
         let shelf_is_next = queue.events.is_empty() && resident.releasable();
-        if shelf_is_next && queue.release == super::queue::Release::Idle {
-            queue.release = super::queue::Release::Wanted { page: queue.shelved_page };
+        if shelf_is_next && queue.release == Release::Idle {
+            queue.release = Release::Wanted;
+            self.releases.push_back((queue.shelved_page, id.clone()));
         }
         if queue.idle() && queue.shelved_page <= self.durable_page {
             self.queues.remove(id);
@@ -230,6 +231,11 @@ impl BrevoLeg {
     pub(super) fn queue(&mut self, id: &PersonId) -> &mut PersonQueue {
         self.queues.entry(id.clone()).or_default()
     }
+}
+
+/// Whether an event of this person has to wait for a payment that has not begun.
+pub(super) fn is_owed(resident: &Resident, queue: &PersonQueue) -> bool {
+    resident.debt.is_some() || (resident.person.contact == Contact::Unknown && !queue.paying)
 }
 
 /// Whether the mode lets Brevo have this person.

@@ -22,7 +22,8 @@ const SINGLES_UP_TO: usize = 100;
 impl BrevoLeg {
     pub(super) fn start_events(&mut self) {
         while self.events_under_way < CALLS && !self.ready.is_empty() {
-            let limit = if self.batches_scarce && self.ready.len() <= SINGLES_UP_TO { 1 } else { self.batch_limit };
+            let scarce = self.batches_scarce && self.ready.len() <= SINGLES_UP_TO;
+            let limit = if scarce { 1 } else { MAX_BATCH_EVENTS };
             let events = self.gather(limit);
             if events.is_empty() {
                 return;
@@ -32,11 +33,11 @@ impl BrevoLeg {
     }
 
     /// The next call's events: whole runs of people in line, in order. Events that have become stale end here.
-    fn gather(&mut self, limit: usize) -> Vec<(PersonId, Queued)> {
+    fn gather(&mut self, mut limit: usize) -> Vec<(PersonId, Queued)> {
         let now = self.parts.clock.now();
         let mut events: Vec<(PersonId, Queued)> = Vec::new();
         let mut bytes = 0;
-        while events.len() < limit.min(MAX_BATCH_EVENTS) {
+        while events.len() < limit {
             let Some(id) = self.ready.pop_front() else { break };
             self.queue(&id).listed_ready = false;
             if !self.queue(&id).sendable() {
@@ -49,7 +50,9 @@ impl BrevoLeg {
                     self.settle_event_skipped(&id, &next, SkipRule::Stale);
                     continue;
                 }
-                if !events.is_empty() && !event_calls::fits(events.len(), bytes, next.properties_len()) {
+                let fits =
+                    events.len() < next.call_limit && event_calls::fits(events.len(), bytes, next.properties_len());
+                if !events.is_empty() && !fits {
                     self.queue(&id).give_back(vec![next]);
                     let taken = self.queue(&id).in_call;
                     if !taken {
@@ -57,6 +60,7 @@ impl BrevoLeg {
                     }
                     return events;
                 }
+                limit = limit.min(next.call_limit);
                 bytes += event_calls::weight(next.properties_len());
                 self.queue(&id).in_call = true;
                 events.push((id.clone(), next));
@@ -97,7 +101,6 @@ impl BrevoLeg {
         let people: Vec<_> = events.iter().map(|(id, _)| id.clone()).collect();
         match sent {
             Sent::Settled { refused, unconfirmed } => {
-                self.batch_limit = (self.batch_limit * 2).min(MAX_BATCH_EVENTS);
                 self.parts.books.tally_mut().unconfirmed += unconfirmed;
                 if unconfirmed > 0 {
                     tracing::warn!(unconfirmed, "Brevo counted fewer events than it was sent, and does not say which");
@@ -113,8 +116,9 @@ impl BrevoLeg {
             }
             Sent::Split(words) => {
                 tracing::debug!(words, events = events.len(), "a batch was refused whole: smaller ones will tell");
-                self.batch_limit = (events.len() / 2).max(1);
-                self.give_events_back(events);
+                let call_limit = (events.len() / 2).max(1);
+                let halved = |(id, event): (PersonId, Queued)| (id, Queued { call_limit, ..event });
+                self.give_events_back(events.into_iter().map(halved).collect());
             }
             Sent::Misrouted(words) => {
                 self.hold(&words);

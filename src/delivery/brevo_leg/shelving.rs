@@ -2,12 +2,13 @@
 
 use super::intake::{Wish, wish};
 use super::queue::{Queued, Release, Slot};
-use super::receiving::in_pilot;
+use super::receiving::{in_pilot, is_owed};
 use super::{BrevoLeg, Done};
+use crate::brevo::limits::MAX_BATCH_EVENTS;
 use crate::delivery::LegError;
 use crate::delivery::books::Item;
 use crate::people::debt::Debt;
-use crate::people::person::{Contact, Shelf};
+use crate::people::person::Shelf;
 use crate::people::roster::{self, PersonId, Resident};
 use crate::people::shelf::{self, Parked, Waiting};
 use crate::record::{Kind, Position};
@@ -52,14 +53,12 @@ impl BrevoLeg {
 
     /// Reads the shelves whose turn it is and whose rows are all in the store.
     pub(super) fn start_releases(&mut self) {
-        let durable = self.durable_page;
-        let due = |queue: &super::PersonQueue| matches!(queue.release, Release::Wanted { page } if page <= durable);
-        let ids: Vec<_> = self.queues.iter().filter(|(_, queue)| due(queue)).map(|(id, _)| id.clone()).collect();
-        for id in ids {
+        while self.releases.front().is_some_and(|(page, _)| *page <= self.durable_page) {
+            let Some((_, id)) = self.releases.pop_front() else { return };
             let queue = self.queue(&id);
             queue.release = Release::Reading;
+            let after = queue.released_through;
             self.scans += 1;
-            let after = self.queue(&id).released_through;
             let state = self.parts.state.clone();
             self.spawn(Box::pin(async move {
                 let rows = shelf::of_person(&state, &id, after, ROWS).await?;
@@ -71,9 +70,10 @@ impl BrevoLeg {
     /// Rows come off in order: profile updates, folded long ago, become part of what is owed; events are queued.
     pub(super) fn take_from_shelf(&mut self, id: &PersonId, rows: Vec<Parked>) -> Result<(), LegError> {
         self.scans -= 1;
+        let durable_page = self.durable_page;
         let queue = self.queue(id);
         queue.release = Release::Idle;
-        if rows.is_empty() && queue.events.is_empty() {
+        if rows.is_empty() && queue.events.is_empty() && queue.shelved_page <= durable_page {
             // Nothing there that was not handed out: the count was wrong, and a wrong count must not hold the person.
             let counted = self.roster.edit(id).person.shelf.records;
             tracing::error!(counted, "a shelf holds fewer records than were counted; the count is put right");
@@ -94,16 +94,15 @@ impl BrevoLeg {
                         self.parts.books.tally_mut().skip(SkipRule::NotInPilot, 1);
                         continue;
                     }
-                    let unpaid = resident.person.contact == Contact::Unknown && resident.paying.is_none();
-                    let owed = resident.debt.is_some() || unpaid;
-                    let queue = self.queue(id);
-                    let after_payment = queue.next_dependency(owed);
+                    let queue = self.queues.entry(id.clone()).or_default();
+                    let after_payment = queue.next_dependency(is_owed(resident, queue));
                     queue.events.push_back(Queued {
                         slot: Slot::Shelf { bytes },
                         position,
                         record,
                         event,
                         after_payment,
+                        call_limit: MAX_BATCH_EVENTS,
                     });
                     self.waiting += 1;
                 }
