@@ -273,6 +273,7 @@ impl Room<'_> {
                 enabled: settings.enabled,
                 identity: settings.identity,
                 max_dead_letter_bytes: self.config.retention.dead_letter_bytes,
+                keep_dead_letters: self.config.retention.dead_letters,
             },
         };
         Ok((MixpanelLeg::new(parts), status))
@@ -309,6 +310,7 @@ impl Room<'_> {
                 dedup_window: self.config.dedup_window,
                 parking: self.config.parking,
                 max_dead_letter_bytes: self.config.retention.dead_letter_bytes,
+                keep_dead_letters: self.config.retention.dead_letters,
             },
         };
         Ok((BrevoLeg::open(parts).await?, status))

@@ -7,7 +7,7 @@
 use std::sync::Arc;
 
 use super::checkpoint::Checkpoint;
-use super::dead_letters::{self, DeadLetter};
+use super::dead_letters::{self, DeadLetter, Overdue};
 use super::ledger::{Ledger, Limits, Ticket};
 use super::status::Snapshot;
 use super::tally::Tally;
@@ -126,6 +126,17 @@ impl Books {
         Ok(())
     }
 
+    /// Lets go of dead letters that have been kept long enough: they are counted as skipped from now on.
+    pub fn purge(&mut self, overdue: &[Overdue]) {
+        for letter in overdue {
+            dead_letters::delete(letter.id, &mut self.pending);
+            self.dead_held = self.dead_held.saturating_sub(1);
+            self.dead_bytes = self.dead_bytes.saturating_sub(letter.bytes);
+            self.tally.skip(SkipRule::Purged, 1);
+            self.dirty = true;
+        }
+    }
+
     /// Settles the record in the ledger only: whoever calls this keeps the record elsewhere (a shelf, a debt) and counts
     /// it there.
     pub fn hand_over(&mut self, ticket: Ticket) {
@@ -195,4 +206,54 @@ pub struct HeldOutside {
     pub parked: u64,
     pub owed: u64,
     pub oldest: Option<UnixMillis>,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::clock::ManualClock;
+    use crate::record::{Destinations, Epoch, Origin, Project};
+    use crate::store::sqlite::{self, OpenOptions};
+
+    const DAY: u64 = 86_400_000;
+
+    #[tokio::test]
+    async fn letters_that_are_old_enough_are_let_go_and_counted() {
+        let binary = std::env::current_exe().unwrap();
+        let directory = tempfile::tempdir_in(binary.parent().unwrap()).unwrap();
+        let path = directory.path().join("m.db");
+        let clock = ManualClock::at(UnixMillis(100 * DAY));
+        let store = sqlite::open(OpenOptions { path, min_free: Some(1), allow_volatile: true, clock }).unwrap();
+        let state: Arc<dyn State> = store.state.clone();
+        let destination = Destination::Mixpanel;
+        let start = Checkpoint::load(&state, destination, Epoch(1)).await.unwrap();
+        let mut books = Books::open(&state, destination, start).await.unwrap();
+        let record = Record {
+            kind: Kind::Event,
+            origin: Origin::App,
+            destinations: Destinations::ALL,
+            project: Project::Ours,
+            received_at: UnixMillis(0),
+            body: "{}".into(),
+        };
+        let entry = Entry { epoch: Epoch(1), id: EntryId(1), records: vec![record.clone(), record], lost: 0 };
+        for (item, died_at) in books.admit(entry).iter().zip([10 * DAY, 90 * DAY]) {
+            books.die(item, DeadReason::Rejected, "no", UnixMillis(died_at)).unwrap();
+        }
+        let (page, _) = books.close_page().unwrap();
+        state.write(page).await.unwrap();
+
+        let overdue = dead_letters::overdue(&state, destination, UnixMillis(70 * DAY), 10).await.unwrap();
+        assert_eq!(overdue.len(), 1);
+        books.purge(&overdue);
+        let (page, _) = books.close_page().unwrap();
+        state.write(page).await.unwrap();
+
+        let snapshot = books.snapshot(EntryId(2), HeldOutside::default());
+        assert_eq!((snapshot.dead_letters, snapshot.tally.skipped.get(&SkipRule::Purged)), (1, Some(&1)));
+        assert_eq!(dead_letters::held(&state, destination).await.unwrap(), (1, snapshot.dead_letter_bytes));
+        let reopened = Checkpoint::load(&state, destination, Epoch(1)).await.unwrap();
+        let reopened = Books::open(&state, destination, reopened).await.unwrap();
+        assert_eq!(reopened.dead_bytes(), snapshot.dead_letter_bytes);
+    }
 }

@@ -3,6 +3,7 @@
 use std::fmt;
 use std::str::FromStr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
@@ -13,6 +14,10 @@ use crate::store::{KeyRange, State, StoreError, Table, WriteBatch};
 
 /// Longest piece of a vendor's answer that is kept.
 pub const MAX_ANSWER: usize = 2048;
+
+/// How often letters that have been kept long enough are looked for, and how many are let go at once.
+pub const PURGE_EVERY: Duration = Duration::from_secs(60);
+pub const PURGED_AT_ONCE: usize = 500;
 
 /// A dead letter's name: its destination and the position of the record. It stays the same through replays.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -133,6 +138,32 @@ fn decode(key: &[u8], value: &[u8]) -> Result<(DeadLetterId, DeadLetter), StoreE
     let id = DeadLetterId::from_key(key).ok_or_else(|| StoreError::Corrupt("key of a dead letter".to_owned()))?;
     let letter = serde_json::from_slice(value).map_err(|e| StoreError::Corrupt(format!("dead letter {id}: {e}")))?;
     Ok((id, letter))
+}
+
+/// A letter that has been kept long enough.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Overdue {
+    pub id: DeadLetterId,
+    pub bytes: u64,
+}
+
+/// The letters among the first `limit` that died before `before`. Keys order by position, which is nearly the order of
+/// dying: what is not among the first today will be another day.
+pub async fn overdue(
+    state: &Arc<dyn State>,
+    destination: Destination,
+    before: UnixMillis,
+    limit: usize,
+) -> Result<Vec<Overdue>, StoreError> {
+    let pairs = state.scan(Table::DeadLetters, KeyRange::prefix(prefix(destination)), limit).await?;
+    let mut overdue = Vec::new();
+    for (key, value) in pairs {
+        let (id, letter) = decode(&key, &value)?;
+        if letter.died_at < before {
+            overdue.push(Overdue { id, bytes: value.len() as u64 });
+        }
+    }
+    Ok(overdue)
 }
 
 /// Removes a letter; the caller counts it.

@@ -47,6 +47,7 @@ use self::shelving::Overdue;
 use self::window::Window;
 use super::LegError;
 use super::books::{Books, HeldOutside};
+use super::dead_letters::{self, Overdue as OverdueLetter};
 use super::source::Source;
 use super::status::LegStatus;
 use crate::brevo::account::AccountModel;
@@ -59,7 +60,7 @@ use crate::config::{BrevoMode, IdentityMode, Parking};
 use crate::mapping::CompiledMapping;
 use crate::people::roster::{self, PersonId, Resident, Roster};
 use crate::people::shelf::{self, Parked};
-use crate::record::Position;
+use crate::record::{Destination, Position};
 use crate::store::{State, StoreError};
 use crate::vendor::Verdict;
 use crate::vendor::budget::Budgets;
@@ -106,6 +107,7 @@ pub struct Settings {
     pub dedup_window: Duration,
     pub parking: Parking,
     pub max_dead_letter_bytes: u64,
+    pub keep_dead_letters: Duration,
 }
 
 /// Work that has come back.
@@ -189,6 +191,8 @@ pub struct BrevoLeg {
     unshelved: HashMap<Position, u64>,
     writing: Option<BoxFuture<'static, Result<(u64, Position), StoreError>>>,
     probing: Option<BoxFuture<'static, bool>>,
+    /// A look for dead letters that have been kept long enough.
+    purging: Option<BoxFuture<'static, Result<Vec<OverdueLetter>, StoreError>>>,
 }
 
 impl BrevoLeg {
@@ -233,6 +237,7 @@ impl BrevoLeg {
             unshelved: HashMap::new(),
             writing: None,
             probing: None,
+            purging: None,
         };
         leg.find_debtors().await?;
         Ok(leg)
@@ -262,6 +267,7 @@ impl BrevoLeg {
         expiries.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         let mut accounts = tokio::time::interval(READ_ACCOUNT_EVERY);
         accounts.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        let mut purges = tokio::time::interval(dead_letters::PURGE_EVERY);
         if self.sends() {
             self.await_earlier_import();
         }
@@ -283,6 +289,15 @@ impl BrevoLeg {
                     self.probing = None;
                     if healthy { gate.resume() } else { gate.probe_failed() }
                 }
+                Some(overdue) = OptionFuture::from(self.purging.as_mut()) => {
+                    self.purging = None;
+                    self.parts.books.purge(&overdue?);
+                    let fits = self.parts.books.dead_bytes() <= self.parts.settings.max_dead_letter_bytes;
+                    if fits && gate.paused() == Some(PauseCause::DeadLettersFull) {
+                        gate.resume();
+                    }
+                }
+                _ = purges.tick(), if self.purging.is_none() => self.purging = Some(self.look_for_old_letters()),
                 () = gate.probe_due(), if self.probing.is_none() && self.parts.vendor.is_some() => {
                     self.probing = self.probe();
                 }
@@ -359,6 +374,14 @@ impl BrevoLeg {
         for id in ids {
             self.advance(&id);
         }
+    }
+
+    fn look_for_old_letters(&self) -> BoxFuture<'static, Result<Vec<OverdueLetter>, StoreError>> {
+        let state = self.parts.state.clone();
+        let before = self.parts.clock.now() - self.parts.settings.keep_dead_letters;
+        Box::pin(async move {
+            dead_letters::overdue(&state, Destination::Brevo, before, dead_letters::PURGED_AT_ONCE).await
+        })
     }
 
     fn probe(&self) -> Option<BoxFuture<'static, bool>> {

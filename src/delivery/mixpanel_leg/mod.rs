@@ -17,13 +17,14 @@ use tower::ServiceExt;
 use self::lanes::{Batch, LaneId, Lanes};
 use super::LegError;
 use super::books::{Books, HeldOutside, Item};
+use super::dead_letters::{self, Overdue as OverdueLetter};
 use super::source::Source;
 use super::status::LegStatus;
 use crate::clock::SharedClock;
 use crate::config::IdentityMode;
 use crate::mixpanel::answers::{self, Outcome};
 use crate::mixpanel::calls::{Call, Calls};
-use crate::record::Position;
+use crate::record::{Destination, Position};
 use crate::settlement::{DeadReason, SkipRule};
 use crate::store::{Entry, State, StoreError};
 use crate::vendor::stack::Stack;
@@ -52,6 +53,7 @@ pub struct Settings {
     pub enabled: bool,
     pub identity: IdentityMode,
     pub max_dead_letter_bytes: u64,
+    pub keep_dead_letters: Duration,
 }
 
 /// A call that has come back.
@@ -68,18 +70,21 @@ pub struct MixpanelLeg {
     /// The checkpoint being written, and the cursor that it makes durable.
     writing: Option<BoxFuture<'static, Result<Position, StoreError>>>,
     probing: Option<BoxFuture<'static, bool>>,
+    /// A look for dead letters that have been kept long enough.
+    purging: Option<BoxFuture<'static, Result<Vec<OverdueLetter>, StoreError>>>,
 }
 
 impl MixpanelLeg {
     pub fn new(parts: Parts) -> Self {
         let lanes = Lanes::new(parts.calls.can_import());
-        Self { parts, lanes, under_way: JoinSet::new(), writing: None, probing: None }
+        Self { parts, lanes, under_way: JoinSet::new(), writing: None, probing: None, purging: None }
     }
 
     /// Runs until `shutdown`, then waits up to `drain` for calls under way and writes a last checkpoint.
     pub async fn run(mut self, shutdown: CancellationToken, drain: Duration) -> Result<(), LegError> {
         let mut tick = tokio::time::interval(CHECKPOINT_EVERY);
         tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        let mut purges = tokio::time::interval(dead_letters::PURGE_EVERY);
         loop {
             self.send_what_is_ready();
             self.publish();
@@ -96,6 +101,15 @@ impl MixpanelLeg {
                     self.probing = None;
                     if healthy { gate.resume() } else { gate.probe_failed() }
                 }
+                Some(overdue) = OptionFuture::from(self.purging.as_mut()) => {
+                    self.purging = None;
+                    self.parts.books.purge(&overdue?);
+                    let fits = self.parts.books.dead_bytes() <= self.parts.settings.max_dead_letter_bytes;
+                    if fits && gate.paused() == Some(PauseCause::DeadLettersFull) {
+                        gate.resume();
+                    }
+                }
+                _ = purges.tick(), if self.purging.is_none() => self.purging = Some(self.look_for_old_letters()),
                 () = gate.probe_due(), if self.probing.is_none() => self.probing = Some(self.probe()),
                 _ = tick.tick(), if self.writing.is_none() && self.parts.books.is_dirty() => self.checkpoint()?,
             }
@@ -193,6 +207,14 @@ impl MixpanelLeg {
             self.parts.status.gate().pause(PauseCause::DeadLettersFull);
         }
         Ok(())
+    }
+
+    fn look_for_old_letters(&self) -> BoxFuture<'static, Result<Vec<OverdueLetter>, StoreError>> {
+        let state = self.parts.state.clone();
+        let before = self.parts.clock.now() - self.parts.settings.keep_dead_letters;
+        Box::pin(async move {
+            dead_letters::overdue(&state, Destination::Mixpanel, before, dead_letters::PURGED_AT_ONCE).await
+        })
     }
 
     fn probe(&self) -> BoxFuture<'static, bool> {
