@@ -7,12 +7,14 @@ use tokio::sync::watch;
 
 use crate::clock::SharedClock;
 use crate::record::{EntryId, Position};
-use crate::store::{Journal, StoreError, Tail};
+use crate::store::{AppendError, Journal, StoreError, Tail};
 
 /// Between two looks when there was nothing more to trim.
 const IDLE: Duration = Duration::from_secs(5);
 /// Between two small steps: appends go first.
 const STEP: Duration = Duration::from_millis(20);
+
+const NO_TAIL: Tail = Tail { max_age: Duration::ZERO, max_bytes: 0 };
 
 /// Trims for as long as the process lives. `cursors` are the legs' durable cursors: what lies below all of them was
 /// settled and written down everywhere.
@@ -24,7 +26,10 @@ pub async fn run(
 ) -> Result<(), StoreError> {
     loop {
         let below = cursors.iter().map(|cursor| cursor.borrow().entry).min().unwrap_or(EntryId::FIRST);
-        let report = journal.trim(below, tail, clock.now()).await?;
+        // History is the first thing to go when the disk is nearly full: it only helps to look back.
+        let full = matches!(journal.ready(), Err(AppendError::DiskFull { .. }));
+        let kept = if full { NO_TAIL } else { tail };
+        let report = journal.trim(below, kept, clock.now()).await?;
         tokio::time::sleep(if report.more { STEP } else { IDLE }).await;
     }
 }
