@@ -121,7 +121,7 @@ impl Relay {
             budgets,
             metrics,
             clock: clock.clone(),
-            auth: AdminAuth::new(&admin_token(&config)?),
+            auth: AdminAuth::new(&admin_token(&config)?, &config.auth.tokens),
         };
         let edge = edge::router(EdgeParts::new(config.clone(), journal, clock.clone())?)
             .merge(admin::public_router(admin.clone()));

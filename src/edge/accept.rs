@@ -74,13 +74,9 @@ pub fn records(data: &Bytes, context: &Context<'_>) -> Result<Verdict, DecodeErr
     };
     let mut writer = Writer::new(data.clone(), text, repaired, context);
     if context.api.takes_events() {
-        for (index, element) in decode::elements::<Event<'_>>(text, MAX_RECORDS)?.iter().enumerate() {
-            writer.event(index, element);
-        }
+        decode::visit(text, MAX_RECORDS, |index, element| writer.event(index, &element))?;
     } else {
-        for (index, element) in decode::elements::<Update<'_>>(text, MAX_RECORDS)?.iter().enumerate() {
-            writer.update(index, element);
-        }
+        decode::visit(text, MAX_RECORDS, |index, element| writer.update(index, &element))?;
     }
     Ok(writer.finish())
 }

@@ -6,6 +6,7 @@
 //! Pure. JSON bodies are not copied: their records are slices of the body.
 
 use std::borrow::Cow;
+use std::marker::PhantomData;
 
 use base64::Engine as _;
 use base64::alphabet;
@@ -134,43 +135,55 @@ fn from_base64(mut text: Vec<u8>) -> Result<Bytes, DecodeError> {
     }
 }
 
-/// The records in `text`: the elements of an array, one object, or one object a line. At most `limit` of them.
+/// Hands every record in `text` to `visit`, with its index: the elements of an array, one object, or one object a line;
+/// at most `limit` of them. After an error, what was visited counts for nothing.
 ///
 /// A line of NDJSON that is not JSON is one bad record ([`Element::Other`]); an array that is not JSON has no elements
 /// to tell apart.
-pub fn elements<'t, T: FromObject<'t>>(text: &'t str, limit: usize) -> Result<Vec<Element<T>>, DecodeError> {
-    let elements = if text.starts_with('[') { array(text, limit)? } else { objects(text, limit)? };
-    if elements.is_empty() { Err(DecodeError::NoData) } else { Ok(elements) }
+pub fn visit<'t, T: FromObject<'t>>(
+    text: &'t str,
+    limit: usize,
+    mut visit: impl FnMut(usize, Element<T>),
+) -> Result<(), DecodeError> {
+    if text.starts_with('[') { array(text, limit, &mut visit) } else { objects(text, limit, &mut visit) }
 }
 
-fn array<'t, T: FromObject<'t>>(text: &'t str, limit: usize) -> Result<Vec<Element<T>>, DecodeError> {
-    let mut out = Vec::new();
+fn array<'t, T: FromObject<'t>>(
+    text: &'t str,
+    limit: usize,
+    visit: &mut impl FnMut(usize, Element<T>),
+) -> Result<(), DecodeError> {
+    let mut count = 0;
     let mut deserializer = serde_json::Deserializer::from_str(text);
-    let read = ArraySeed { out: &mut out, limit }.deserialize(&mut deserializer);
-    if out.len() > limit {
+    let read = ArraySeed { count: &mut count, limit, visit, of: PhantomData }.deserialize(&mut deserializer);
+    if count > limit {
         return Err(DecodeError::TooManyRecords);
     }
     read.and_then(|()| deserializer.end()).map_err(|_| DecodeError::NotJson)?;
-    Ok(out)
+    if count == 0 { Err(DecodeError::NoData) } else { Ok(()) }
 }
 
-fn objects<'t, T: FromObject<'t>>(text: &'t str, limit: usize) -> Result<Vec<Element<T>>, DecodeError> {
+fn objects<'t, T: FromObject<'t>>(
+    text: &'t str,
+    limit: usize,
+    visit: &mut impl FnMut(usize, Element<T>),
+) -> Result<(), DecodeError> {
     if let Ok(only) = object(text) {
-        return Ok(vec![only]);
+        visit(0, only);
+        return Ok(());
     }
     let lines = text.lines().map(str::trim).filter(|line| !line.is_empty());
-    let mut out = Vec::new();
-    for line in lines {
-        if out.len() == limit {
+    let mut is_ndjson = false;
+    for (index, line) in lines.enumerate() {
+        if index == limit {
             return Err(DecodeError::TooManyRecords);
         }
-        out.push(object(line).unwrap_or(Element::Other));
+        let element = object(line).unwrap_or(Element::Other);
+        is_ndjson |= matches!(element, Element::Object(_));
+        visit(index, element);
     }
     // Not a single good line: it was not NDJSON but something broken.
-    if out.iter().all(|element| matches!(element, Element::Other)) {
-        return Err(DecodeError::NotJson);
-    }
-    Ok(out)
+    if is_ndjson { Ok(()) } else { Err(DecodeError::NotJson) }
 }
 
 fn object<'t, T: FromObject<'t>>(text: &'t str) -> Result<Element<T>, serde_json::Error> {
@@ -180,20 +193,22 @@ fn object<'t, T: FromObject<'t>>(text: &'t str) -> Result<Element<T>, serde_json
     Ok(element)
 }
 
-/// Reads an array into `out`, giving up one element past `limit`.
-struct ArraySeed<'o, T> {
-    out: &'o mut Vec<Element<T>>,
+/// Reads an array element by element, giving up one past `limit`.
+struct ArraySeed<'v, T, F> {
+    count: &'v mut usize,
     limit: usize,
+    visit: &'v mut F,
+    of: PhantomData<T>,
 }
 
-impl<'de, T: FromObject<'de>> DeserializeSeed<'de> for ArraySeed<'_, T> {
+impl<'de, T: FromObject<'de>, F: FnMut(usize, Element<T>)> DeserializeSeed<'de> for ArraySeed<'_, T, F> {
     type Value = ();
     fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<(), D::Error> {
         deserializer.deserialize_seq(self)
     }
 }
 
-impl<'de, T: FromObject<'de>> Visitor<'de> for ArraySeed<'_, T> {
+impl<'de, T: FromObject<'de>, F: FnMut(usize, Element<T>)> Visitor<'de> for ArraySeed<'_, T, F> {
     type Value = ();
 
     fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
@@ -202,10 +217,11 @@ impl<'de, T: FromObject<'de>> Visitor<'de> for ArraySeed<'_, T> {
 
     fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<(), A::Error> {
         while let Some(element) = seq.next_element_seed(ElementSeed::default())? {
-            self.out.push(element);
-            if self.out.len() > self.limit {
+            *self.count += 1;
+            if *self.count > self.limit {
                 return Err(serde::de::Error::custom("too many records"));
             }
+            (self.visit)(*self.count - 1, element);
         }
         Ok(())
     }

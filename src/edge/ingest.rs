@@ -1,7 +1,8 @@
 //! The way of one ingestion call: body, credentials, records, append, answer.
 //!
-//! Promise P1 is here: a success is answered only after [`Journal::append`] has resolved, and the append runs to its
-//! end even when the caller hangs up meanwhile.
+//! Promise P1 is here: a success is answered only after [`Journal::append`] has resolved. A caller that hangs up meanwhile
+//! ends this future, not the append; its share of the budget then comes back early, which is harmless because the engine
+//! bounds what waits for the disk by itself.
 
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -209,7 +210,7 @@ impl Ingest {
         answer::judged(form, call.api, stored, &verdict.failed)
     }
 
-    /// Appends on a task of its own: a caller that hangs up must not decide whether the budget is still held.
+    /// The account is closed when the records are synced, not before.
     async fn append(&self, records: Vec<Record>, account: Account) -> Result<(), AppendError> {
         let started = Instant::now();
         let result = self.journal.append(records).await;

@@ -4,6 +4,7 @@ use std::fs::{File, OpenOptions};
 use std::io::{self, Read as _, Write as _};
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use axum::extract::{Request, State};
 use axum::middleware::Next;
@@ -11,11 +12,11 @@ use axum::response::{IntoResponse as _, Response};
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use http::header::{AUTHORIZATION, WWW_AUTHENTICATE};
-use http::{HeaderMap, HeaderValue, StatusCode};
+use http::{HeaderMap, HeaderValue, Method, StatusCode};
 use serde::Serialize;
 
 use super::Hashed;
-use crate::config::{Config, Secret, StoreEngine};
+use crate::config::{Config, NamedToken, Role, Secret, StoreEngine};
 use crate::edge::answer;
 
 /// Name of the token's file, beside the store's.
@@ -71,22 +72,40 @@ fn read(path: &Path) -> Result<Secret, AdminTokenError> {
     }
 }
 
-/// What admin routes ask of callers.
+/// What admin routes ask of callers: the admin token, or a named one with its role.
 #[derive(Clone)]
 pub struct AdminAuth {
-    token: Hashed,
+    tokens: Arc<[(Hashed, Role)]>,
 }
 
 impl AdminAuth {
-    pub fn new(token: &Secret) -> Self {
-        Self { token: Hashed::of(token.expose()) }
+    pub fn new(admin: &Secret, named: &[NamedToken]) -> Self {
+        let admin = std::iter::once((Hashed::of(admin.expose()), Role::Admin));
+        let named = named.iter().map(|named| (Hashed::of(named.token.expose()), named.role));
+        Self { tokens: admin.chain(named).collect() }
     }
 
-    /// Whether the headers carry `Authorization: Bearer <admin token>`.
-    pub fn allows(&self, headers: &HeaderMap) -> bool {
-        let bearer = headers.get(AUTHORIZATION).and_then(|value| value.to_str().ok()).and_then(|v| v.split_once(' '));
-        let Some((scheme, token)) = bearer else { return false };
-        scheme.eq_ignore_ascii_case("bearer") && self.token.matches(&Hashed::of(token.trim())).into()
+    /// The role that `Authorization: Bearer <token>` gives its caller. Every token is compared, so that the time does
+    /// not tell which one was near.
+    pub fn role(&self, headers: &HeaderMap) -> Option<Role> {
+        let (scheme, token) = headers.get(AUTHORIZATION)?.to_str().ok()?.split_once(' ')?;
+        if !scheme.eq_ignore_ascii_case("bearer") {
+            return None;
+        }
+        let presented = Hashed::of(token.trim());
+        self.tokens.iter().fold(None, |found, (token, role)| {
+            let matches = bool::from(token.matches(&presented));
+            if matches { found.max(Some(*role)) } else { found }
+        })
+    }
+}
+
+/// Looking takes a viewer, deleting an admin, everything else an operator.
+fn needed(method: &Method) -> Role {
+    match *method {
+        Method::GET | Method::HEAD => Role::Viewer,
+        Method::DELETE => Role::Admin,
+        _ => Role::Operator,
     }
 }
 
@@ -102,18 +121,39 @@ struct AdminErrorBody {
     hint: &'static str,
 }
 
-/// The layer for admin routes: `axum::middleware::from_fn_with_state(AdminAuth, require_admin)`.
-pub async fn require_admin(State(auth): State<AdminAuth>, request: Request, next: Next) -> Response {
-    if auth.allows(request.headers()) {
-        return next.run(request).await;
+/// The layer for admin routes: `axum::middleware::from_fn_with_state(AdminAuth, require_admin)`. Lets a request through
+/// when its token's role is enough for its method, with the [`Role`] in its extensions.
+pub async fn require_admin(State(auth): State<AdminAuth>, mut request: Request, next: Next) -> Response {
+    let role = auth.role(request.headers());
+    match role {
+        Some(role) if role >= needed(request.method()) => {
+            request.extensions_mut().insert(role);
+            next.run(request).await
+        }
+        Some(_) => refusal(
+            StatusCode::FORBIDDEN,
+            AdminErrorBody {
+                code: "forbidden",
+                message: "this token's role does not allow that",
+                hint: "use a token with the role operator or admin (auth.tokens), or the admin token",
+            },
+        ),
+        None => {
+            let mut response = refusal(
+                StatusCode::UNAUTHORIZED,
+                AdminErrorBody {
+                    code: "unauthorized",
+                    message: "this route needs the admin token",
+                    hint: "send Authorization: Bearer <token>; without auth.admin_token the token is in the file \
+                           admin-token beside the store",
+                },
+            );
+            response.headers_mut().insert(WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
+            response
+        }
     }
-    let error = AdminErrorBody {
-        code: "unauthorized",
-        message: "this route needs the admin token",
-        hint: "send Authorization: Bearer <token>; without auth.admin_token the token is in the file admin-token beside \
-               the store",
-    };
-    let mut response = answer::json(StatusCode::UNAUTHORIZED, &AdminError { error }).into_response();
-    response.headers_mut().insert(WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
-    response
+}
+
+fn refusal(status: StatusCode, error: AdminErrorBody) -> Response {
+    answer::json(status, &AdminError { error }).into_response()
 }

@@ -1,7 +1,7 @@
 //! Ids of signed requests that were used: each is taken once within the signature's tolerance.
 //!
 //! Held in memory only. After a restart an id could be used a second time for the rest of its five minutes; the
-//! records' own `$insert_id`s still make such a replay a duplicate (decision `edge-answers`). An id is given back when
+//! records' own `$insert_id`s still make such a replay a duplicate (`docs/decisions/2026-11-24-edge-answers.md`). An id is given back when
 //! its request was not stored, because senders retry with the same id.
 
 use std::collections::{HashMap, VecDeque};

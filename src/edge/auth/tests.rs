@@ -4,7 +4,7 @@ use http::HeaderValue;
 
 use super::*;
 use crate::clock::UnixMillis;
-use crate::config::Secret;
+use crate::config::{NamedToken, Role, Secret};
 use crate::edge::service::tests::{CONFIG, config};
 
 const ID: &str = "msg_p5jXN8AQM9LWM0D4loKWxJek";
@@ -108,13 +108,35 @@ fn an_admin_token_is_made_once_and_only_for_its_owner() {
     let file = dir.path().join("admin-token");
     assert_eq!(std::fs::metadata(&file).unwrap().permissions().mode() & 0o777, 0o600);
 
-    let auth = admin::AdminAuth::new(&made);
-    let mut headers = HeaderMap::new();
-    assert!(!auth.allows(&headers));
-    headers.insert(AUTHORIZATION, HeaderValue::from_str(&format!("Bearer {}", made.expose())).unwrap());
-    assert!(auth.allows(&headers));
-    assert!(!admin::AdminAuth::new(&Secret::new("another")).allows(&headers));
-
     std::fs::write(&file, "\n").unwrap();
     assert!(matches!(admin::admin_token(&config), Err(admin::AdminTokenError::Empty { .. })));
+}
+
+#[tokio::test]
+async fn a_role_allows_what_its_name_says() {
+    use axum::body::Body;
+    use axum::routing::get;
+    use tower::ServiceExt as _;
+
+    let named = |role, token| NamedToken { name: "n".to_owned(), role, token: Secret::new(token) };
+    let tokens = [named(Role::Viewer, "v"), named(Role::Operator, "o")];
+    let auth = admin::AdminAuth::new(&Secret::new("a"), &tokens);
+    let handler = || async { "ok" };
+    let app: axum::Router = axum::Router::new()
+        .route("/", get(handler).post(handler).delete(handler))
+        .layer(axum::middleware::from_fn_with_state(auth, admin::require_admin));
+    for (token, expected) in [
+        ("Bearer v", [200, 403, 403]),
+        ("Bearer o", [200, 200, 403]),
+        ("bearer a", [200, 200, 200]),
+        ("Bearer x", [401, 401, 401]),
+        ("Basic YTo=", [401, 401, 401]),
+        ("a", [401, 401, 401]),
+    ] {
+        for (method, status) in ["GET", "POST", "DELETE"].into_iter().zip(expected) {
+            let request = http::Request::builder().method(method).uri("/").header(AUTHORIZATION, token);
+            let response = app.clone().oneshot(request.body(Body::empty()).unwrap()).await.unwrap();
+            assert_eq!(response.status(), status, "{method} {token}");
+        }
+    }
 }

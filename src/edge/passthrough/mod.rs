@@ -275,3 +275,6 @@ fn is_plain(path: &str) -> bool {
     let hides = ["%2e", "%2f", "%5c", "\\", "//", "%00"].iter().any(|hidden| lower.contains(hidden));
     !hides && !path.split('/').any(|segment| segment == "..")
 }
+
+#[cfg(test)]
+mod tests;
