@@ -1,6 +1,10 @@
 # Two commands do everything: `make demo` and `make test`. A Rust toolchain, git and curl are all they need to start.
 
-.PHONY: run test check
+.PHONY: demo run test check
+
+# Relay and sandbox in one process, traffic as the SDKs send it, and a table of where it went. Needs no accounts.
+demo:
+	cargo run --release --locked -- demo
 
 # The configuration that `make run` serves; copy mixrelay.example.yaml there first.
 CONFIG ?= mixrelay.yaml

@@ -5,6 +5,7 @@
 //! fails, 64 the command line cannot be understood.
 
 mod check;
+mod demo;
 mod health;
 mod logs;
 mod map;
@@ -39,6 +40,8 @@ struct Cli {
 enum Command {
     /// Test the configuration, the credentials, and Brevo's attributes and lists, and say what would fail.
     Check(check::Arguments),
+    /// Run relay and sandbox together, send traffic as the SDKs would, and show where it went.
+    Demo,
     /// Ask the running relay whether it is alive.
     Health,
     /// Read Mixpanel records on standard input and print what Brevo would be sent for each.
@@ -60,6 +63,8 @@ enum Failure {
     Runtime(#[source] std::io::Error),
     #[error("cannot set up TLS: {0}")]
     Tls(#[source] reqwest::Error),
+    #[error(transparent)]
+    Demo(#[from] demo::DemoError),
     #[error(transparent)]
     Health(#[from] health::HealthError),
     #[error(transparent)]
@@ -85,6 +90,7 @@ pub fn run(args: impl IntoIterator<Item = OsString>) -> ExitCode {
     use_ring();
     let done = logs::start().map_err(Failure::from).and_then(|()| match &cli.command {
         Command::Check(arguments) => check::run(&cli.config, arguments),
+        Command::Demo => demo::run(),
         Command::Health => health::run(&cli.config),
         Command::Map => map::run(&cli.config),
         Command::Sandbox(arguments) => sandbox::run(arguments),
