@@ -13,8 +13,9 @@ CONFIG ?= mixrelay.yaml
 run:
 	cargo run --release --locked -- serve --config $(CONFIG)
 
-# Formatting, lints and every test.
+# Formatting, lints and every test, with Mixpanel's own SDKs and a browser: what they need is installed first.
 test: check
+	tests/setup.sh
 	cargo test --locked
 
 check:

@@ -7,4 +7,6 @@ mod p1_success_means_stored;
 mod p3_destinations_are_independent;
 mod p6_sdks_never_get_stuck;
 mod published_examples;
+mod sdk_browser;
+mod sdks;
 mod starting;

@@ -10,6 +10,7 @@ pub mod raw;
 pub mod records;
 pub mod relay;
 pub mod sandbox;
+pub mod sdk;
 
 use std::time::Duration;
 

@@ -130,6 +130,12 @@ impl Sandbox {
         Some(found["$properties"].clone())
     }
 
+    /// Profile and group updates as they came.
+    pub async fn mixpanel_updates(&self) -> Vec<Value> {
+        let answer = self.get(&format!("/mixpanel/updates?limit={ALL}")).await;
+        answer["updates"].as_array().unwrap().clone()
+    }
+
     pub async fn mixpanel_counts(&self) -> Value {
         self.get("/mixpanel/counts").await
     }

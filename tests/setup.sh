@@ -1,0 +1,37 @@
+#!/usr/bin/env bash
+# Installs what the tests need beside a Rust toolchain, on Debian or Ubuntu: Node.js and Python for Mixpanel's own SDKs,
+# Chromium for the browser's, nginx for the bench. Does nothing for what is there already.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+missing=()
+need() { command -v "$1" >/dev/null 2>&1 || missing+=("${@:2}"); }
+need node nodejs
+need npm npm
+need python3 python3 python3-venv
+need chromium chromium
+need chromedriver chromium-driver
+need nginx nginx-light
+python3 -c 'import ensurepip' 2>/dev/null || missing+=(python3-venv)
+
+if ((${#missing[@]})); then
+    as_root=()
+    [ "$(id -u)" = 0 ] || as_root=(sudo)
+    "${as_root[@]}" apt-get update -qq
+    "${as_root[@]}" env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "${missing[@]}"
+fi
+
+node_dir=tests/sdk/node
+if ! cmp -s "$node_dir/package-lock.json" "$node_dir/node_modules/.installed"; then
+    # No scripts: nothing of theirs is needed, and one would fetch a browser.
+    npm ci --prefix "$node_dir" --ignore-scripts --silent
+    cp "$node_dir/package-lock.json" "$node_dir/node_modules/.installed"
+fi
+
+venv=.cache/sdk-python
+if ! cmp -s tests/sdk/python/requirements.txt "$venv/installed.txt"; then
+    rm -rf "$venv"
+    python3 -m venv "$venv"
+    "$venv/bin/pip" install --quiet --disable-pip-version-check --no-deps -r tests/sdk/python/requirements.txt
+    cp tests/sdk/python/requirements.txt "$venv/installed.txt"
+fi
