@@ -2,10 +2,8 @@
 //! The row goes when the room that acts on the key arrives. Keys of which only some values are idle say so where they
 //! are read.
 
-const IDLE: [(&str, &str); 19] = [
-    ("auth.tokens", "only the admin token opens the admin routes"),
+const IDLE: [(&str, &str); 17] = [
     ("cohorts", "no list is filled from a cohort"),
-    ("connectors.mixpanel.oauth_token", "no deletion or retrieval of people is asked of Mixpanel"),
     ("datasets", "no data set is run"),
     ("enrich", "no property is looked up"),
     ("geoip", "$city, $region and $country_code stay empty at Brevo"),

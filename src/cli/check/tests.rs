@@ -110,6 +110,22 @@ async fn refused_credentials_fail_and_end_the_questions() {
 }
 
 #[tokio::test]
+async fn an_oauth_token_stands_in_for_a_service_account() {
+    let app = Router::new().route(
+        "/api/app/me/",
+        get(|headers: axum::http::HeaderMap| async move {
+            assert_eq!(headers["authorization"], "Bearer o");
+            json!({"results": {"projects": {"12345": {}}}}).to_string()
+        }),
+    );
+    let mut config = config(&serve(app).await, "");
+    config.mixpanel.service_account = None;
+    config.mixpanel.oauth_token = Some(crate::config::Secret::new("o"));
+    let findings = all(&config, &vendors()).await;
+    assert_eq!(verdicts(&findings)[0], ("connectors.mixpanel.oauth_token", Verdict::Works));
+}
+
+#[tokio::test]
 async fn a_project_that_the_account_cannot_see_fails_and_names_those_it_can() {
     let app = Router::new()
         .route("/api/app/me/", get(|| async { json!({"results": {"projects": {"7": {}, "8": {}}}}).to_string() }))

@@ -19,8 +19,8 @@ pub(super) fn mixpanel(mut block: Section<'_>, root: &mut Section<'_>) -> Option
     let service_account = service_account(block.section("service_account"));
     let oauth_token = block.hidden("oauth_token", values::secret);
     let project_id = block.scalar_or_variable("project_id", "MIXPANEL_PROJECT_ID", values::word);
-    if service_account.is_some() && project_id.is_none() {
-        block.missing("project_id", "the project's number, which a service account needs, or set MIXPANEL_PROJECT_ID");
+    if (service_account.is_some() || oauth_token.is_some()) && project_id.is_none() {
+        block.missing("project_id", "the project's number, which /import needs, or set MIXPANEL_PROJECT_ID");
     }
     let residency = values::choice(&[("US", Residency::Us), ("EU", Residency::Eu), ("IN", Residency::In)]);
     let residency = block.scalar("data_residency", residency).unwrap_or(Residency::Us);
