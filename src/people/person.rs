@@ -33,15 +33,53 @@ pub struct Person {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Shelf {
     pub records: u64,
-    /// The first record on it needs a fold that depends on an unknown value: everything behind it waits too, profile
-    /// updates included, or they would be folded out of order.
+    /// The first record that needs a fold which depends on an unknown value. It stays, and everything behind it stays
+    /// too, profile updates included, or they would be folded out of order.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    fold_at: Option<Position>,
+    /// Records at `fold_at` and behind it.
     #[serde(default)]
-    pub needs_fold: bool,
+    held: u64,
 }
 
 impl Shelf {
     pub fn is_empty(&self) -> bool {
         self.records == 0
+    }
+
+    /// Counts a record in. Records come in order of position.
+    pub fn put(&mut self, position: Position, needs_fold: bool) {
+        self.records += 1;
+        if needs_fold && self.fold_at.is_none() {
+            self.fold_at = Some(position);
+        }
+        self.held += u64::from(self.fold_at.is_some());
+    }
+
+    /// Counts a record out, however it ended.
+    pub fn take_off(&mut self, position: Position) {
+        self.records = self.records.saturating_sub(1);
+        if self.holds(position) {
+            self.held = self.held.saturating_sub(1);
+        }
+        if self.held == 0 {
+            self.fold_at = None;
+        }
+    }
+
+    /// Whether a record at `position` has to stay until values can be folded.
+    pub fn holds(&self, position: Position) -> bool {
+        self.fold_at.is_some_and(|first| position >= first)
+    }
+
+    /// Whether anything waits for a fold.
+    pub fn needs_fold(&self) -> bool {
+        self.fold_at.is_some()
+    }
+
+    /// Whether a record stands in front of everything that waits for a fold.
+    pub fn has_free_records(&self) -> bool {
+        self.records > self.held
     }
 }
 
@@ -150,6 +188,22 @@ mod tests {
         assert!(person.fold(at(1), email("a@example.com")).unwrap().identifiers);
         assert!(!person.fold(at(2), email("A@Example.com")).unwrap().identifiers);
         assert!(person.fold(at(3), email("b@example.com")).unwrap().identifiers);
+    }
+
+    #[test]
+    fn what_needs_a_fold_holds_back_what_is_behind_it_and_nothing_before() {
+        let mut shelf = Shelf::default();
+        shelf.put(at(1), false);
+        shelf.put(at(2), true);
+        shelf.put(at(3), false);
+        assert!(shelf.has_free_records());
+        assert_eq!([at(1), at(2), at(3)].map(|position| shelf.holds(position)), [false, true, true]);
+        shelf.take_off(at(1));
+        assert!(!shelf.has_free_records() && shelf.needs_fold());
+        shelf.take_off(at(2));
+        assert!(shelf.needs_fold(), "the record behind it was not folded either");
+        shelf.take_off(at(3));
+        assert_eq!(shelf, Shelf::default());
     }
 
     #[test]

@@ -34,7 +34,7 @@ impl Resident {
 
     /// Whether the person's shelf waits for nothing any more but its turn.
     pub fn releasable(&self) -> bool {
-        self.person.addressable() && !self.person.shelf.is_empty() && !self.person.shelf.needs_fold
+        self.person.addressable() && self.person.shelf.has_free_records()
     }
 
     /// Adds to what is owed.

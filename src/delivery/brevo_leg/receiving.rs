@@ -99,9 +99,8 @@ impl BrevoLeg {
     fn take_profile(&mut self, id: PersonId, item: Item, change: ProfileChange) {
         let mode = self.parts.settings.mode;
         let resident = self.roster.edit(&id);
-        if mode != BrevoMode::Observe && (change.needs_fold || resident.person.shelf.needs_fold) {
-            resident.person.shelf.needs_fold = true;
-            return self.shelve(&id, item);
+        if mode != BrevoMode::Observe && (change.needs_fold || resident.person.shelf.needs_fold()) {
+            return self.shelve_unfolded(&id, item);
         }
         for (property, reason) in &change.unplaced {
             tracing::debug!(property, reason = reason.label(), "an identifier cannot be placed at Brevo");
