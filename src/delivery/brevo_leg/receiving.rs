@@ -217,7 +217,8 @@ impl BrevoLeg {
             queue.listed_ready = true;
             self.ready.push_back(id.clone());
         }
-        let shelf_is_next = queue.events.is_empty() && resident.releasable();
+        // Events in a call still count as standing on the shelf, and would be looked for there in vain.
+        let shelf_is_next = queue.events.is_empty() && !queue.in_call && resident.releasable();
         if shelf_is_next && queue.release == Release::Idle {
             queue.release = Release::Wanted;
             self.releases.push_back((queue.shelved_page, id.clone()));
