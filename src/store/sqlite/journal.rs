@@ -291,17 +291,21 @@ struct TrimStep {
 fn plan_trim(conn: &mut Connection, below: EntryId, tail: Tail, now: UnixMillis) -> rusqlite::Result<TrimStep> {
     let tx = conn.transaction()?;
     let number = below.0.cast_signed();
-    let held: i64 = tx
-        .prepare_cached("SELECT coalesce(sum(bytes), 0) FROM entries WHERE id < ?1")?
-        .query_row([number], |row| row.get(0))?;
-    let mut held = held.unsigned_abs();
+    // Stored bytes from creation up to `below`; what an entry and those behind it hold of them is the tail.
+    let end: Option<i64> = tx
+        .prepare_cached("SELECT bytes_before + bytes FROM entries WHERE id < ?1 ORDER BY id DESC LIMIT 1")?
+        .query_row([number], |row| row.get(0))
+        .optional()?;
+    let end = end.unwrap_or_default().unsigned_abs();
     let mut step = TrimStep { below: EntryId::default(), report: TrimReport::default() };
     let mut bytes = 0;
-    let mut oldest = tx.prepare_cached("SELECT id, bytes, received_at FROM entries WHERE id < ?1 ORDER BY id")?;
+    let mut oldest =
+        tx.prepare_cached("SELECT id, bytes, bytes_before, received_at FROM entries WHERE id < ?1 ORDER BY id")?;
     let mut rows = oldest.query([number])?;
     while let Some(row) = rows.next()? {
         let size = row.get::<_, i64>(1)?.unsigned_abs();
-        let received_at = UnixMillis(row.get::<_, i64>(2)?.cast_unsigned());
+        let held = end.saturating_sub(row.get::<_, i64>(2)?.unsigned_abs());
+        let received_at = UnixMillis(row.get::<_, i64>(3)?.cast_unsigned());
         if held <= tail.max_bytes && now.since(received_at) <= tail.max_age {
             break;
         }
@@ -310,14 +314,13 @@ fn plan_trim(conn: &mut Connection, below: EntryId, tail: Tail, now: UnixMillis)
             break;
         }
         bytes += size;
-        held = held.saturating_sub(size);
         step.below = EntryId(row.get::<_, i64>(0)?.cast_unsigned()).next();
         step.report.entries += 1;
     }
     Ok(step)
 }
 
-pub(super) fn size(conn: &mut Connection) -> rusqlite::Result<JournalSize> {
+fn size(conn: &mut Connection) -> rusqlite::Result<JournalSize> {
     let tx = conn.transaction()?;
     let mut size = tx
         .prepare_cached("SELECT count(*), coalesce(sum(records), 0), coalesce(sum(bytes), 0) FROM entries")?

@@ -64,6 +64,8 @@ pub(super) struct Counters {
     pub epoch: Epoch,
     pub next_entry: EntryId,
     pub accepted: Accepted,
+    /// Stored bytes of all entries since creation.
+    pub bytes: u64,
 }
 
 /// What callers see of the writer's progress; moved on after each commit.
@@ -104,6 +106,12 @@ struct Row {
     block: Vec<u8>,
     records: u32,
     received_at: UnixMillis,
+}
+
+impl Row {
+    fn stored_len(&self) -> u64 {
+        self.block.len() as u64
+    }
 }
 
 /// A request whose position is known and that is answered once the group is durable.
@@ -153,10 +161,11 @@ impl JournalWork {
     fn append(&mut self, conn: &mut Connection, appends: Vec<Append>) -> rusqlite::Result<()> {
         let mut counters = self.progress.counters();
         let (rows, answers) = self.pack(appends, &mut counters);
-        let bytes: usize = rows.iter().map(|row| row.block.len()).sum();
+        let bytes: u64 = rows.iter().map(Row::stored_len).sum();
+        counters.bytes += bytes;
         match write_rows(conn, rows, &self.progress.counters(), &counters) {
             Ok(()) => {
-                self.watermark.grew(bytes as u64);
+                self.watermark.grew(bytes);
                 self.progress.publish(counters);
                 for answer in answers {
                     // Nobody waits any more when the app has hung up; its records are stored all the same.
@@ -254,16 +263,19 @@ fn write_rows(conn: &mut Connection, rows: Vec<Row>, before: &Counters, after: &
     let tx = conn.transaction_with_behavior(TransactionBehavior::Immediate)?;
     {
         let mut entry = tx.prepare_cached(
-            "INSERT INTO entries (id, epoch, records, bytes, received_at) VALUES (?1, ?2, ?3, ?4, ?5)",
+            "INSERT INTO entries (id, epoch, records, bytes, records_before, bytes_before, received_at)
+             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)",
         )?;
         let mut bytes = tx.prepare_cached("INSERT INTO blocks (id, block) VALUES (?1, ?2)")?;
-        let mut id = before.next_entry;
-        for row in rows {
-            let len = i64::try_from(row.block.len()).unwrap_or(i64::MAX);
-            let number = id.0.cast_signed();
-            entry.execute(params![number, after.epoch.0, row.records, len, row.received_at.0.cast_signed()])?;
-            bytes.execute(params![number, row.block])?;
-            id = id.next();
+        let mut records_before = before.accepted.total().cast_signed();
+        let mut bytes_before = before.bytes.cast_signed();
+        for (id, row) in (before.next_entry.0.cast_signed()..).zip(rows) {
+            let len = row.stored_len().cast_signed();
+            let received_at = row.received_at.0.cast_signed();
+            entry.execute(params![id, after.epoch.0, row.records, len, records_before, bytes_before, received_at])?;
+            bytes.execute(params![id, row.block])?;
+            records_before += i64::from(row.records);
+            bytes_before += len;
         }
     }
     write_counters(&tx, after)?;
@@ -272,7 +284,8 @@ fn write_rows(conn: &mut Connection, rows: Vec<Row>, before: &Counters, after: &
 
 fn write_counters(tx: &Transaction<'_>, counters: &Counters) -> rusqlite::Result<()> {
     let mut update = tx.prepare_cached(
-        "UPDATE counters SET epoch = ?1, next_entry = ?2, events = ?3, profiles = ?4, groups = ?5 WHERE one = 1",
+        "UPDATE counters SET epoch = ?1, next_entry = ?2, events = ?3, profiles = ?4, groups = ?5, bytes = ?6 \
+         WHERE one = 1",
     )?;
     update.execute(params![
         counters.epoch.0,
@@ -280,17 +293,20 @@ fn write_counters(tx: &Transaction<'_>, counters: &Counters) -> rusqlite::Result
         counters.accepted.event.cast_signed(),
         counters.accepted.profile.cast_signed(),
         counters.accepted.group.cast_signed(),
+        counters.bytes.cast_signed(),
     ])?;
     Ok(())
 }
 
 pub(super) fn read_counters(conn: &Connection) -> rusqlite::Result<Counters> {
-    conn.query_row("SELECT epoch, next_entry, events, profiles, groups FROM counters WHERE one = 1", [], |row| {
+    const READ: &str = "SELECT epoch, next_entry, events, profiles, groups, bytes FROM counters WHERE one = 1";
+    conn.query_row(READ, [], |row| {
         let number = |at| row.get::<_, i64>(at).map(i64::cast_unsigned);
         Ok(Counters {
             epoch: Epoch(row.get(0)?),
             next_entry: EntryId(number(1)?),
             accepted: Accepted { event: number(2)?, profile: number(3)?, group: number(4)? },
+            bytes: number(5)?,
         })
     })
 }

@@ -5,7 +5,9 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::journal::{DamageLog, fetch, size};
+use rusqlite::{Connection, OptionalExtension};
+
+use super::journal::{DamageLog, fetch};
 use super::journal_writer::Counters;
 use super::readers::{Readers, read_failed};
 use super::{OpenError, Quarantined, RecoveryReport};
@@ -25,7 +27,6 @@ pub(super) fn verify(
     let tip = counters.next_entry;
     let newest = EntryId(tip.0.saturating_sub(VERIFIED_ENTRIES));
     let looked = readers.on_this_thread(|conn| {
-        let size = size(conn).map_err(|error| read_failed(&error))?;
         let first = first_entry(conn).map_err(|error| read_failed(&error))?;
         let quarantined: Vec<_> = fetch(conn, newest, VERIFIED_BYTES)?
             .into_iter()
@@ -33,14 +34,15 @@ pub(super) fn verify(
             .filter(|entry| entry.lost > 0)
             .map(|entry| Quarantined { entry: entry.id, records: entry.lost })
             .collect();
-        Ok((size, first, quarantined))
+        Ok((first, quarantined))
     });
-    let (size, first, quarantined) = looked.map_err(|error| unreadable(path, error))?;
+    let (first, quarantined) = looked.map_err(|error| unreadable(path, error))?;
     Ok(RecoveryReport {
         epoch: counters.epoch,
-        entries: size.entries,
-        records: size.records,
-        first,
+        // Trimming takes from the front only, so numbers and running totals tell what is held without a scan.
+        entries: first.map_or(0, |first| tip.0.saturating_sub(first.id.0)),
+        records: first.map_or(0, |first| counters.accepted.total().saturating_sub(first.records_before)),
+        first: first.map(|first| first.id),
         tip,
         log_bytes: 0,
         quarantined,
@@ -48,9 +50,18 @@ pub(super) fn verify(
     })
 }
 
-fn first_entry(conn: &rusqlite::Connection) -> rusqlite::Result<Option<EntryId>> {
-    let first: Option<i64> = conn.query_row("SELECT min(id) FROM entries", [], |row| row.get(0))?;
-    Ok(first.map(|id| EntryId(id.cast_unsigned())))
+#[derive(Clone, Copy)]
+struct FirstEntry {
+    id: EntryId,
+    records_before: u64,
+}
+
+fn first_entry(conn: &Connection) -> rusqlite::Result<Option<FirstEntry>> {
+    conn.query_row("SELECT id, records_before FROM entries ORDER BY id LIMIT 1", [], |row| {
+        let number = |at| row.get::<_, i64>(at).map(i64::cast_unsigned);
+        Ok(FirstEntry { id: EntryId(number(0)?), records_before: number(1)? })
+    })
+    .optional()
 }
 
 fn unreadable(path: &Path, error: StoreError) -> OpenError {

@@ -26,6 +26,7 @@ pub(super) const JOURNAL: FileKind = FileKind {
     page_size: 16_384,
     writer_cache_kib: 16_384,
     // `entries` is the ledger, `blocks` the bytes: counting a backlog or finding what to trim reads the first alone.
+    // `*_before` are running totals since creation: they tell how much lies between two entries without a scan.
     // `counters` outlives every entry, so that a drained journal goes on with fresh numbers (CORE 1).
     migrations: &["
         CREATE TABLE store (one INTEGER PRIMARY KEY CHECK (one = 1), id TEXT NOT NULL) STRICT;
@@ -35,14 +36,17 @@ pub(super) const JOURNAL: FileKind = FileKind {
             next_entry INTEGER NOT NULL,
             events INTEGER NOT NULL,
             profiles INTEGER NOT NULL,
-            groups INTEGER NOT NULL
+            groups INTEGER NOT NULL,
+            bytes INTEGER NOT NULL
         ) STRICT;
-        INSERT INTO counters VALUES (1, 1, 1, 0, 0, 0);
+        INSERT INTO counters VALUES (1, 1, 1, 0, 0, 0, 0);
         CREATE TABLE entries (
             id INTEGER PRIMARY KEY,
             epoch INTEGER NOT NULL,
             records INTEGER NOT NULL,
             bytes INTEGER NOT NULL,
+            records_before INTEGER NOT NULL,
+            bytes_before INTEGER NOT NULL,
             received_at INTEGER NOT NULL
         ) STRICT;
         CREATE TABLE blocks (id INTEGER PRIMARY KEY, block BLOB NOT NULL) STRICT;
@@ -73,7 +77,7 @@ const READER_CACHE_KIB: u32 = 2_048;
 /// The write-ahead log is cut back to this when it starts over.
 const LOG_SIZE_LIMIT: u64 = 64 << 20;
 /// How long a statement waits for another process that looks inside with `sqlite3`.
-const BUSY_TIMEOUT: Duration = Duration::from_secs(2);
+pub(super) const BUSY_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// Opens `path` for its one writer, and makes or upgrades its schema.
 pub(super) fn open_writer(path: &Path, kind: &FileKind) -> Result<Connection, OpenError> {
@@ -97,6 +101,9 @@ fn configure_writer(conn: &Connection, kind: &FileKind) -> rusqlite::Result<()> 
     }
     // FULL syncs the log at every commit, which is what an answer waits for; NORMAL would not.
     conn.pragma_update(None, "synchronous", "FULL")?;
+    // On Apple's systems an ordinary sync stops at the drive's cache.
+    conn.pragma_update(None, "fullfsync", "ON")?;
+    conn.pragma_update(None, "checkpoint_fullfsync", "ON")?;
     // Checkpoints are the writer's affair, between groups (`upkeep`).
     conn.pragma_update(None, "wal_autocheckpoint", 0)?;
     conn.pragma_update(None, "journal_size_limit", LOG_SIZE_LIMIT.cast_signed())?;

@@ -7,7 +7,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
-use rusqlite::{Connection, OptionalExtension, params_from_iter};
+use rusqlite::{Connection, OptionalExtension, params};
 use tokio::sync::{Semaphore, oneshot};
 
 use super::poison::Poison;
@@ -23,7 +23,7 @@ pub(super) const QUEUE_BATCHES: usize = QUEUE_BYTES / BATCH_BYTES;
 /// A batch that finds no room for this long means that the disk has stopped.
 const QUEUE_WAIT: Duration = Duration::from_secs(60);
 /// Pairs that one transaction of a count looks at.
-const COUNT_STEP: usize = 50_000;
+const COUNT_STEP: i64 = 50_000;
 
 /// See [`State`] for the promises.
 pub struct SqliteState {
@@ -109,11 +109,12 @@ fn get(conn: &mut Connection, table: Table, keys: &[Vec<u8>]) -> rusqlite::Resul
 
 fn scan(conn: &mut Connection, table: Table, range: &KeyRange, limit: usize) -> rusqlite::Result<Vec<Pair>> {
     let mut select = conn.prepare_cached(&format!(
-        "SELECT key, value FROM {} WHERE key >= ? {} ORDER BY key LIMIT {limit}",
+        "SELECT key, value FROM {} WHERE key >= ?1 {} ORDER BY key LIMIT ?3",
         table.name(),
         upper_bound(range),
     ))?;
-    let pairs = select.query_map(params_from_iter(bounds(range)), |row| Ok((row.get(0)?, value_at(1)(row)?)))?;
+    let limit = i64::try_from(limit).unwrap_or(i64::MAX);
+    let pairs = select.query_map(params![range.from, range.to, limit], |row| Ok((row.get(0)?, value_at(1)(row)?)))?;
     pairs.collect()
 }
 
@@ -127,29 +128,25 @@ struct CountStep {
 fn count_step(conn: &mut Connection, table: Table, range: KeyRange) -> rusqlite::Result<CountStep> {
     let mut count = conn.prepare_cached(&format!(
         "SELECT count(*), coalesce(sum(size), 0), max(key) FROM \
-         (SELECT key, length(value) AS size FROM {} WHERE key >= ? {} ORDER BY key LIMIT {COUNT_STEP})",
+         (SELECT key, length(value) AS size FROM {} WHERE key >= ?1 {} ORDER BY key LIMIT ?3)",
         table.name(),
         upper_bound(&range),
     ))?;
-    let (keys, bytes, last) = count.query_row(params_from_iter(bounds(&range)), |row| {
+    let (keys, bytes, last) = count.query_row(params![range.from, range.to, COUNT_STEP], |row| {
         Ok((row.get::<_, i64>(0)?, row.get::<_, i64>(1)?, row.get::<_, Option<Vec<u8>>>(2)?))
     })?;
-    let keys = keys.unsigned_abs();
-    let full = keys == COUNT_STEP as u64;
+    let full = keys == COUNT_STEP;
     let rest = last.filter(|_| full).map(|mut from| {
         // The least key above the last one counted.
         from.push(0);
         KeyRange { from, to: range.to }
     });
-    Ok(CountStep { keys, bytes: bytes.unsigned_abs(), rest })
+    Ok(CountStep { keys: keys.unsigned_abs(), bytes: bytes.unsigned_abs(), rest })
 }
 
 fn upper_bound(range: &KeyRange) -> &'static str {
-    if range.to.is_some() { "AND key < ?" } else { "" }
-}
-
-fn bounds(range: &KeyRange) -> impl Iterator<Item = &Vec<u8>> {
-    std::iter::once(&range.from).chain(&range.to)
+    // Without a bound the second parameter is unused, and SQLite takes it all the same.
+    if range.to.is_some() { "AND key < ?2" } else { "" }
 }
 
 fn value_at(column: usize) -> impl Fn(&rusqlite::Row<'_>) -> rusqlite::Result<Bytes> {

@@ -216,18 +216,18 @@ async fn trimming_keeps_the_tail_and_what_is_not_read() {
 async fn trimming_goes_in_steps_and_gives_the_space_back() {
     let directory = directory();
     let store = open_in(&directory);
-    for n in 0..60 {
+    for n in 0..80 {
         store.journal.append(vec![event(noise(1 << 20, n))]).await.unwrap();
     }
     let mut steps = 0;
     loop {
-        let report = store.journal.trim(EntryId(61), NOTHING_KEPT, NOW + Duration::from_secs(1)).await.unwrap();
+        let report = store.journal.trim(EntryId(81), NOTHING_KEPT, NOW + Duration::from_secs(1)).await.unwrap();
         steps += 1;
         if !report.more {
             break;
         }
     }
-    assert!(steps > 10, "{steps} steps for 60 MiB");
+    assert!(steps > 10, "{steps} steps for 80 MiB");
     drop(store);
     let conn = schema::open_writer(&directory.path().join("data/mixrelay.db"), &schema::JOURNAL).unwrap();
     let pages = |conn: &Connection| conn.pragma_query_value(None, "page_count", |row| row.get::<_, i64>(0)).unwrap();
@@ -539,6 +539,7 @@ impl Model {
     }
 
     async fn compare(&self, store: &SqliteStore) {
+        assert_eq!(store.journal.size().await.unwrap().records, self.records.len() as u64);
         let mut found = BTreeMap::new();
         for entry in read_all(&store.journal).await {
             assert_eq!(entry.lost, 0);
@@ -567,6 +568,9 @@ proptest! {
                 if matches!(step, Step::Reopen) {
                     drop(store);
                     store = open_in(&directory);
+                    assert_eq!(store.recovery.records, model.records.len() as u64);
+                    assert_eq!(store.recovery.first, model.records.keys().next().map(|at| at.entry));
+                    assert_eq!(store.recovery.log_bytes, 0, "an orderly end leaves no log");
                 }
                 model.take(&store, step).await;
                 model.compare(&store).await;

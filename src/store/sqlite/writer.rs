@@ -119,7 +119,7 @@ fn serve<W: Work>(
                 wait = Some(IDLE_AFTER);
             }
             Err(RecvTimeoutError::Timeout) => wait = upkeep.idle_step(conn)?.then_some(BETWEEN_STEPS),
-            Err(RecvTimeoutError::Disconnected) => return Ok(()),
+            Err(RecvTimeoutError::Disconnected) => return Upkeep::finish(conn),
         }
     }
 }
