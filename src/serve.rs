@@ -16,7 +16,7 @@ use tokio_util::sync::CancellationToken;
 use crate::admin;
 use crate::brevo;
 use crate::clock::SharedClock;
-use crate::config::{self, BrevoMode, Config, StoreEngine};
+use crate::config::{self, BrevoMode, Config, NotEnforced, StoreEngine};
 use crate::delivery::LegError;
 use crate::delivery::books::Books;
 use crate::delivery::brevo_leg::{self, BrevoLeg};
@@ -43,6 +43,8 @@ const DRAIN: Duration = Duration::from_secs(10);
 /// Why the relay did not start. Nothing listens then.
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
+    #[error(transparent)]
+    NotEnforced(#[from] NotEnforced),
     #[error(transparent)]
     Open(#[from] OpenError),
     #[error(transparent)]
@@ -103,6 +105,9 @@ pub struct Relay {
 impl Relay {
     /// Opens the store and the listeners and puts everything together. `metrics` is the process's recorder.
     pub async fn build(config: Config, clock: SharedClock, metrics: PrometheusHandle) -> Result<Self, StartError> {
+        if let Some(rule) = config.not_enforced() {
+            return Err(rule.into());
+        }
         let config = Arc::new(config);
         let store = open(&config, clock.clone()).await?;
         let journal: Arc<dyn Journal> = store.journal.clone();

@@ -24,6 +24,10 @@ pub(super) fn run(path: &Path, arguments: &Arguments) -> Result<ExitCode, Failur
     let mut out = std::io::stdout().lock();
     out.write_all(report::configuration(&path.display().to_string(), &loaded.notices).as_bytes())
         .map_err(Failure::Output)?;
+    if let Some(rule) = loaded.config.not_enforced() {
+        writeln!(out, "  fails    {rule}").map_err(Failure::Output)?;
+        return Ok(ExitCode::FAILURE);
+    }
     if arguments.offline {
         return Ok(ExitCode::SUCCESS);
     }

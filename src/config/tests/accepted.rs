@@ -259,3 +259,23 @@ fn secrets_are_in_no_debug_output() {
         assert!(!shown.contains(secret), "{secret} is shown");
     }
 }
+
+#[test]
+fn a_privacy_rule_that_would_be_broken_is_told() {
+    let key = |privacy: &str, mode: &str| {
+        let text = format!(
+            "connectors:\n  mixpanel: {{ project_token: t }}\n  brevo: {{ api_key: k, mode: {mode} }}\nprivacy: {privacy}\n"
+        );
+        loaded(&text).config.not_enforced().map(|rule| rule.key)
+    };
+    for (privacy, mode, expected) in [
+        ("{ consent: none }", "live", None),
+        ("{ consent: { property: ok, value: true } }", "live", Some("privacy.consent")),
+        ("{ consent: { property: ok, value: true } }", "observe", None),
+        ("{ consent: none, brevo: { drop: [card] } }", "pilot", Some("privacy.brevo")),
+        ("{ consent: none, brevo: { only: [plan] } }", "observe", None),
+        ("{ consent: none, mixpanel: { drop: [card] } }", "observe", Some("privacy.mixpanel")),
+    ] {
+        assert_eq!(key(privacy, mode), expected, "{privacy} in {mode}");
+    }
+}
