@@ -145,6 +145,16 @@ impl Relay {
         (self.listener.local_addr().ok(), private)
     }
 
+    /// What has been accepted, for whoever runs the relay in their own process.
+    pub fn journal(&self) -> Arc<dyn Journal> {
+        self.store.journal.clone()
+    }
+
+    /// What the relay remembers besides.
+    pub fn state(&self) -> Arc<dyn State> {
+        self.store.state.clone()
+    }
+
     /// Runs until `shutdown`, then drains. Errors when something ended that should not have.
     pub async fn run(self, shutdown: CancellationToken) -> Result<(), RunError> {
         let legs_down = CancellationToken::new();

@@ -12,10 +12,10 @@ const VARIABLE: &str = "MIXRELAY_LOG";
 #[error("{VARIABLE}: not a log filter: {0}; write a level such as info, or pairs such as mixrelay::delivery=debug")]
 pub(super) struct LogsError(#[from] ParseError);
 
-/// Starts logging for the process. A second call changes nothing.
-pub(super) fn start() -> Result<(), LogsError> {
+/// Starts logging for the process, at `usual` where the environment says nothing. A second call changes nothing.
+pub(super) fn start(usual: &str) -> Result<(), LogsError> {
     let wanted = std::env::var(VARIABLE).unwrap_or_default();
-    let filter = EnvFilter::try_new(if wanted.trim().is_empty() { "info" } else { &wanted })?;
+    let filter = EnvFilter::try_new(if wanted.trim().is_empty() { usual } else { &wanted })?;
     let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
     let started = if std::io::stderr().is_terminal() {
         builder.try_init()

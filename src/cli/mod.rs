@@ -40,8 +40,8 @@ struct Cli {
 enum Command {
     /// Test the configuration, the credentials, and Brevo's attributes and lists, and say what would fail.
     Check(check::Arguments),
-    /// Run relay and sandbox together, send traffic as the SDKs would, and show where it went.
-    Demo,
+    /// Run the relay against both simulated vendors, send it what five SDKs send, and show what became of it.
+    Demo(demo::Arguments),
     /// Ask the running relay whether it is alive.
     Health,
     /// Read Mixpanel records on standard input and print what Brevo would be sent for each.
@@ -88,9 +88,11 @@ pub fn run(args: impl IntoIterator<Item = OsString>) -> ExitCode {
         Err(error) => return answer(&error),
     };
     use_ring();
-    let done = logs::start().map_err(Failure::from).and_then(|()| match &cli.command {
+    // The demo's table is its output: what goes well need not be told twice.
+    let level = if matches!(cli.command, Command::Demo(_)) { "warn" } else { "info" };
+    let done = logs::start(level).map_err(Failure::from).and_then(|()| match &cli.command {
         Command::Check(arguments) => check::run(&cli.config, arguments),
-        Command::Demo => demo::run(),
+        Command::Demo(arguments) => demo::run(arguments),
         Command::Health => health::run(&cli.config),
         Command::Map => map::run(&cli.config),
         Command::Sandbox(arguments) => sandbox::run(arguments),

@@ -55,7 +55,8 @@ pub(super) fn run(arguments: &Arguments) -> Result<ExitCode, Failure> {
             control: control.local_addr().map_err(SandboxError::Ended)?,
         };
         let mut out = std::io::stdout();
-        let text = configuration(&accounts, &places);
+        let relay = Relay { listen: "127.0.0.1:8080".into(), store: "data/sandbox.db".into(), for_the_demo: false };
+        let text = configuration(&accounts, &places, &relay);
         out.write_all(text.as_bytes()).and_then(|()| out.flush()).map_err(Failure::Output)?;
 
         let shutdown = CancellationToken::new();
@@ -83,8 +84,19 @@ pub(super) struct Places {
     pub control: SocketAddr,
 }
 
+/// The relay that the configuration is for.
+pub(super) struct Relay {
+    pub listen: String,
+    pub store: String,
+    /// A demo's store may stand on any file system, and needs little room.
+    pub for_the_demo: bool,
+}
+
+const DEMO_STORE: &str = "# A demo may run in a container's own file system, and on a disk that is nearly full.\n\
+    allow_volatile_store: true\nstore_min_free: 64MiB\n";
+
 /// A configuration for a relay in front of the sandbox: the documentation's mapping, the sandbox's accounts.
-pub(super) fn configuration(accounts: &SandboxConfig, places: &Places) -> String {
+pub(super) fn configuration(accounts: &SandboxConfig, places: &Places, relay: &Relay) -> String {
     let Places { mixpanel, brevo, control } = places;
     // JSON strings are YAML too, whatever they hold.
     let text = |value: &str| json!(value).to_string();
@@ -122,14 +134,17 @@ property_mapping:
   signup_date: SIGNUP_DATE
   total_revenue: LTV
 privacy: {{ consent: none }}
-server: {{ listen: "127.0.0.1:8080" }}
-store: "sqlite:data/sandbox.db"
-"#,
+server: {{ listen: {listen} }}
+store: {store}
+{demo}"#,
         token = text(&accounts.mixpanel.project_token),
         username = text(&accounts.mixpanel.service_account),
         secret = text(&accounts.mixpanel.service_secret),
         project_id = text(&accounts.mixpanel.project_id),
         api_key = text(&accounts.brevo.api_key),
+        listen = text(&relay.listen),
+        store = text(&format!("sqlite:{}", relay.store)),
+        demo = if relay.for_the_demo { DEMO_STORE } else { "" },
     )
 }
 
@@ -144,7 +159,8 @@ mod tests {
         accounts.mixpanel.service_secret = "with \"quotes\": #".replace(' ', "");
         let at = |port| SocketAddr::from(([127, 0, 0, 1], port));
         let places = Places { mixpanel: at(1), brevo: at(2), control: at(3) };
-        let text = configuration(&accounts, &places);
+        let relay = Relay { listen: "127.0.0.1:8080".into(), store: "data/sandbox.db".into(), for_the_demo: false };
+        let text = configuration(&accounts, &places, &relay);
         let loaded = parse(&text, "sandbox", &|_| None).unwrap_or_else(|errors| panic!("{errors}"));
         let account = loaded.config.mixpanel.service_account.unwrap();
         assert_eq!(account.secret.expose(), accounts.mixpanel.service_secret);

@@ -2,6 +2,7 @@
 
 mod bad_input;
 mod cli;
+mod demo;
 mod harness;
 mod p1_success_means_stored;
 mod p3_destinations_are_independent;
