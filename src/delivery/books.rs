@@ -67,7 +67,7 @@ impl Books {
     pub fn admit(&mut self, entry: Entry) -> Vec<Item> {
         if entry.lost > 0 {
             // One ticket stands for the block: all of it is lost, so all of it settles at once.
-            if let Some(ticket) = self.ledger.admit(entry.position(0), UnixMillis(0)) {
+            if let Some(ticket) = self.ledger.admit(entry.position(0), UnixMillis(0), 0) {
                 self.skip_many(ticket, SkipRule::Damaged, u64::from(entry.lost));
             }
             return Vec::new();
@@ -76,7 +76,7 @@ impl Books {
         let mut items = Vec::with_capacity(entry.records.len());
         for (index, record) in (0u32..).zip(entry.records) {
             let position = Position { epoch, entry: id, index };
-            let Some(ticket) = self.ledger.admit(position, record.received_at) else {
+            let Some(ticket) = self.ledger.admit(position, record.received_at, record.body.len()) else {
                 continue;
             };
             if record.destinations.contains(self.destination) {

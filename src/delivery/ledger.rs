@@ -37,12 +37,14 @@ impl SettledRange {
 pub struct Limits {
     /// Admitted records from the first unsettled one on.
     pub window: usize,
+    /// Bytes of admitted records that are not settled: these are in memory (P10).
+    pub bytes: u64,
     pub ranges: usize,
 }
 
 impl Default for Limits {
     fn default() -> Self {
-        Self { window: 100_000, ranges: 4_096 }
+        Self { window: 100_000, bytes: 32 << 20, ranges: 4_096 }
     }
 }
 
@@ -50,6 +52,7 @@ impl Default for Limits {
 struct Item {
     position: Position,
     received_at: UnixMillis,
+    bytes: u32,
     settled: bool,
 }
 
@@ -66,22 +69,34 @@ pub struct Ledger {
     /// Number of settled ranges in `items`, kept up to date.
     ranges: usize,
     unsettled: usize,
+    unsettled_bytes: u64,
 }
 
 impl Ledger {
     /// A ledger that goes on from a checkpoint: `cursor` is the first position that was not settled, `settled` the
     /// ranges beyond it, in order.
     pub fn resume(cursor: Position, settled: Vec<SettledRange>, limits: Limits) -> Self {
-        Self { limits, items: VecDeque::new(), front: 0, cursor, replayed: settled.into(), ranges: 0, unsettled: 0 }
+        Self {
+            limits,
+            items: VecDeque::new(),
+            front: 0,
+            cursor,
+            replayed: settled.into(),
+            ranges: 0,
+            unsettled: 0,
+            unsettled_bytes: 0,
+        }
     }
 
     pub fn has_room(&self) -> bool {
-        self.items.len() < self.limits.window && self.ranges < self.limits.ranges
+        self.items.len() < self.limits.window
+            && self.unsettled_bytes < self.limits.bytes
+            && self.ranges < self.limits.ranges
     }
 
-    /// Admits the record at `position`, which must be above every one admitted before. `None` when it needs no work:
-    /// it lies below the cursor or was settled before the last checkpoint.
-    pub fn admit(&mut self, position: Position, received_at: UnixMillis) -> Option<Ticket> {
+    /// Admits the record of `bytes` at `position`, which must be above every one admitted before. `None` when it needs no
+    /// work: it lies below the cursor or was settled before the last checkpoint.
+    pub fn admit(&mut self, position: Position, received_at: UnixMillis, bytes: usize) -> Option<Ticket> {
         debug_assert!(self.items.back().is_none_or(|last| last.position < position), "positions must rise");
         if position < self.cursor {
             return None;
@@ -96,12 +111,14 @@ impl Ledger {
             return None;
         }
         let after_settled = self.items.back().is_some_and(|last| last.settled);
-        self.items.push_back(Item { position, received_at, settled });
+        let bytes = u32::try_from(bytes).unwrap_or(u32::MAX);
+        self.items.push_back(Item { position, received_at, bytes, settled });
         if settled {
             self.ranges += usize::from(!after_settled);
             return None;
         }
         self.unsettled += 1;
+        self.unsettled_bytes += u64::from(bytes);
         Some(Ticket(self.front + self.items.len() as u64 - 1))
     }
 
@@ -120,6 +137,7 @@ impl Ledger {
             return;
         }
         self.unsettled -= 1;
+        self.unsettled_bytes -= u64::from(item.bytes);
         let before = index.checked_sub(1).is_some_and(|i| self.items[i].settled);
         let behind = self.items.get(index + 1).is_some_and(|next| next.settled);
         match (before, behind) {
@@ -206,7 +224,7 @@ mod tests {
     }
 
     fn admit(ledger: &mut Ledger, position: Position) -> Option<Ticket> {
-        ledger.admit(position, UnixMillis(position.entry.0 * 1000))
+        ledger.admit(position, UnixMillis(position.entry.0 * 1000), 100)
     }
 
     #[test]
@@ -230,10 +248,11 @@ mod tests {
 
     #[test]
     fn a_full_ledger_says_so() {
-        let mut ledger = Ledger::resume(at(1, 0), vec![], Limits { window: 10, ranges: 2 });
+        let mut ledger = Ledger::resume(at(1, 0), vec![], Limits { window: 10, bytes: 600, ranges: 2 });
         let tickets: Vec<_> = (0..6).map(|i| admit(&mut ledger, at(1, i)).unwrap()).collect();
-        assert!(ledger.has_room());
+        assert!(!ledger.has_room(), "600 bytes are the limit");
         ledger.settle(tickets[1]);
+        assert!(ledger.has_room());
         ledger.settle(tickets[3]);
         assert!(!ledger.has_room(), "two ranges are the limit");
         ledger.settle(tickets[2]);
@@ -252,7 +271,7 @@ mod tests {
         for (pick, crash) in picks {
             for _ in 0..3 {
                 if let Some(position) = unread.next() {
-                    match ledger.admit(position, UnixMillis(1)) {
+                    match ledger.admit(position, UnixMillis(1), 100) {
                         Some(ticket) => {
                             prop_assert!(!done.contains(&position), "{position} offered again");
                             open.push((position, ticket));

@@ -47,6 +47,7 @@ use self::shelving::Overdue;
 use self::window::Window;
 use super::LegError;
 use super::books::{Books, HeldOutside};
+use super::checkpoint;
 use super::dead_letters::{self, Overdue as OverdueLetter};
 use super::source::Source;
 use super::status::LegStatus;
@@ -412,7 +413,7 @@ impl BrevoLeg {
         let state = self.parts.state.clone();
         let page = self.page;
         self.page += 1;
-        self.writing = Some(Box::pin(async move { state.write(batch).await.map(|()| (page, cursor)) }));
+        self.writing = Some(Box::pin(async move { checkpoint::write(state, batch).await.map(|()| (page, cursor)) }));
         Ok(())
     }
 

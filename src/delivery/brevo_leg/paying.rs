@@ -33,7 +33,7 @@ const PAYMENTS: usize = 8;
 const IMPORT_FROM: usize = 100;
 
 /// People in one import, at most; the body is bounded apart.
-const IMPORT_UP_TO: usize = 20_000;
+const IMPORT_UP_TO: usize = 10_000;
 
 /// Between two looks for people whom an import could carry.
 const IMPORT_PAUSE: Duration = Duration::from_secs(1);

@@ -1,5 +1,7 @@
 //! Taking records in: what each asks for, its person loaded, folded or queued or shelved.
 
+use bytes::Bytes;
+
 use super::compose;
 use super::intake::{DedupKey, Wish, wish};
 use super::queue::{PersonQueue, Queued, Release, Slot};
@@ -169,7 +171,9 @@ impl BrevoLeg {
             return self.shelve(&id, item);
         }
         let slot = Slot::Ledger(item.ticket);
-        let (position, record, call_limit) = (item.position, item.record, MAX_BATCH_EVENTS);
+        let (position, mut record, call_limit) = (item.position, item.record, MAX_BATCH_EVENTS);
+        // The body is a slice of its journal block; one event that waits must not keep the whole block in memory.
+        record.body = Bytes::copy_from_slice(&record.body);
         queue.events.push_back(Queued { slot, position, record, event, after_payment, call_limit });
         self.waiting += 1;
         self.advance(&id);

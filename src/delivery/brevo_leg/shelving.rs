@@ -16,6 +16,8 @@ use crate::settlement::{DeadReason, SkipRule};
 
 /// Rows read from a shelf at a time.
 const ROWS: usize = 200;
+/// Shelves are read while fewer events than this wait in memory.
+const MAX_RELEASED: usize = 10_000;
 /// Oldest rows looked at for expiry at a time.
 const OVERDUE_ROWS: usize = 500;
 
@@ -58,7 +60,10 @@ impl BrevoLeg {
 
     /// Reads the shelves whose turn it is and whose rows are all in the store.
     pub(super) fn start_releases(&mut self) {
-        while self.releases.front().is_some_and(|(page, _)| *page <= self.durable_page) {
+        while self.waiting + self.scans * ROWS < MAX_RELEASED {
+            if self.releases.front().is_none_or(|(page, _)| *page > self.durable_page) {
+                return;
+            }
             let Some((_, id)) = self.releases.pop_front() else { return };
             let queue = self.queue(&id);
             queue.release = Release::Reading;

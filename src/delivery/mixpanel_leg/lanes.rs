@@ -186,7 +186,7 @@ mod tests {
                 received_at: UnixMillis(1),
                 body: Bytes::from(body.clone()),
             };
-            let ticket = ledger.admit(position, UnixMillis(1)).unwrap();
+            let ticket = ledger.admit(position, UnixMillis(1), 100).unwrap();
             items.push(Item { ticket, position, record });
         }
         items

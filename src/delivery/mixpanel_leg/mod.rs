@@ -17,6 +17,7 @@ use tower::ServiceExt;
 use self::lanes::{Batch, LaneId, Lanes};
 use super::LegError;
 use super::books::{Books, HeldOutside, Item};
+use super::checkpoint;
 use super::dead_letters::{self, Overdue as OverdueLetter};
 use super::source::Source;
 use super::status::LegStatus;
@@ -225,7 +226,7 @@ impl MixpanelLeg {
     fn checkpoint(&mut self) -> Result<(), LegError> {
         let (batch, cursor) = self.parts.books.close_page()?;
         let state = self.parts.state.clone();
-        self.writing = Some(Box::pin(async move { state.write(batch).await.map(|()| cursor) }));
+        self.writing = Some(Box::pin(async move { checkpoint::write(state, batch).await.map(|()| cursor) }));
         Ok(())
     }
 
