@@ -31,9 +31,14 @@ pub struct Parts {
     pub auth: AdminAuth,
 }
 
-/// Every path served here, for the test that holds the published description against it.
-pub const PATHS: &[&str] =
-    &["/metrics", "/v1/status", "/v1/dead-letters", "/v1/destinations/{name}/pause", "/v1/destinations/{name}/resume"];
+/// Every operation served here, for the test that holds the published description against it.
+pub const OPERATIONS: &[(&str, &str)] = &[
+    ("get", "/metrics"),
+    ("get", "/v1/status"),
+    ("get", "/v1/dead-letters"),
+    ("post", "/v1/destinations/{name}/pause"),
+    ("post", "/v1/destinations/{name}/resume"),
+];
 
 fn api() -> Router<Parts> {
     Router::new()
@@ -60,3 +65,6 @@ pub fn private_router(parts: Parts) -> Router {
         .route("/metrics", get(status::metrics))
         .with_state(parts)
 }
+
+#[cfg(test)]
+mod tests;
