@@ -12,6 +12,7 @@ use metrics_exporter_prometheus::PrometheusHandle;
 use tokio::net::TcpListener;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
+use tokio_util::task::AbortOnDropHandle;
 
 use crate::admin;
 use crate::brevo;
@@ -22,6 +23,7 @@ use crate::delivery::books::Books;
 use crate::delivery::brevo_leg::{self, BrevoLeg};
 use crate::delivery::checkpoint::Checkpoint;
 use crate::delivery::mixpanel_leg::{self, MixpanelLeg};
+use crate::delivery::outlook::{self, SharedPace};
 use crate::delivery::source::Source;
 use crate::delivery::status::LegStatus;
 use crate::delivery::trimmer;
@@ -99,6 +101,7 @@ pub struct Relay {
     brevo: BrevoLeg,
     legs: Vec<LegStatus>,
     tail: Tail,
+    pace: SharedPace,
     clock: SharedClock,
 }
 
@@ -119,6 +122,7 @@ impl Relay {
         let (brevo, brevo_status) = room.brevo_leg().await?;
         let legs = vec![mixpanel_status, brevo_status];
 
+        let pace = SharedPace::default();
         let admin = admin::Parts {
             legs: Arc::new(legs.clone()),
             journal: journal.clone(),
@@ -126,6 +130,7 @@ impl Relay {
             budgets,
             metrics,
             clock: clock.clone(),
+            pace: pace.clone(),
             auth: AdminAuth::new(&admin_token(&config)?, &config.auth.tokens),
         };
         let edge = edge::router(EdgeParts::new(config.clone(), journal, clock.clone())?)
@@ -136,7 +141,7 @@ impl Relay {
             None => None,
         };
         let tail = Tail { max_age: config.retention.history, max_bytes: config.retention.history_bytes };
-        Ok(Self { store, edge, listener, private, mixpanel, brevo, legs, tail, clock })
+        Ok(Self { store, edge, listener, private, mixpanel, brevo, legs, tail, pace, clock })
     }
 
     /// Where the relay listens: for apps, and for the people who run it.
@@ -179,6 +184,7 @@ impl Relay {
         legs.spawn(async move { leg.await.map_err(|source| RunError::Leg { name: "Brevo leg", source }) });
         let cursors = self.legs.iter().map(LegStatus::durable_cursor).collect();
         let trimming = trimmer::run(self.store.journal.clone(), cursors, self.tail, self.clock.clone());
+        let pace = AbortOnDropHandle::new(tokio::spawn(outlook::watch(self.store.journal.clone(), self.pace)));
         let mut failed = self.store.failed();
 
         let outcome = tokio::select! {
@@ -198,6 +204,7 @@ impl Relay {
         while let Some(ended) = legs.join_next().await {
             drained = drained.and(ended?);
         }
+        drop(pace);
         outcome.and(drained)
     }
 }

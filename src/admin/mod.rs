@@ -14,6 +14,7 @@ use axum::routing::{get, post};
 use metrics_exporter_prometheus::PrometheusHandle;
 
 use crate::clock::SharedClock;
+use crate::delivery::outlook::SharedPace;
 use crate::delivery::status::LegStatus;
 use crate::edge::auth::admin::{AdminAuth, require_admin};
 use crate::store::{Journal, State};
@@ -28,6 +29,7 @@ pub struct Parts {
     pub budgets: Arc<Budgets>,
     pub metrics: PrometheusHandle,
     pub clock: SharedClock,
+    pub pace: SharedPace,
     pub auth: AdminAuth,
 }
 

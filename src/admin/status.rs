@@ -1,5 +1,7 @@
 //! Status, metrics, pause and resume.
 
+use std::sync::PoisonError;
+
 use axum::Json;
 use axum::extract::{Path, State};
 use axum::http::header::CONTENT_TYPE;
@@ -8,9 +10,10 @@ use serde::Serialize;
 
 use super::Parts;
 use super::answers::AdminError;
+use crate::delivery::outlook;
 use crate::delivery::status::{LegStatus, Report};
 use crate::record::Destination;
-use crate::store::StoreError;
+use crate::store::{JournalSize, StoreError};
 use crate::telemetry;
 use crate::vendor::Family;
 use crate::vendor::verdict::PauseCause;
@@ -20,7 +23,7 @@ pub struct Status {
     version: &'static str,
     accepted: AcceptedCounts,
     store: StoreSize,
-    destinations: Vec<Report>,
+    destinations: Vec<Outlook>,
     budgets: Vec<Budget>,
 }
 
@@ -36,6 +39,8 @@ struct StoreSize {
     entries: u64,
     records: u64,
     bytes: u64,
+    /// Bytes that may still be stored before the watermark.
+    room: u64,
     /// Null while the store takes appends; else why it does not.
     refuses: Option<String>,
 }
@@ -71,11 +76,29 @@ pub async fn status(State(parts): State<Parts>) -> Result<Json<Status>, AdminErr
             entries: size.entries,
             records: size.records,
             bytes: size.bytes,
+            room: size.room,
             refuses: parts.journal.ready().err().map(|error| error.to_string()),
         },
-        destinations: reports(&parts).await?,
+        destinations: outlooks(&parts, &size).await?,
         budgets,
     }))
+}
+
+/// A destination's report with how long the relay can go without it.
+#[derive(Serialize)]
+struct Outlook {
+    #[serde(flatten)]
+    report: Report,
+    /// Hours until the disk reaches the watermark if this destination takes nothing from now on and records are accepted
+    /// at the present rate. Null: nothing is being accepted.
+    disk_hours_left: Option<f64>,
+}
+
+async fn outlooks(parts: &Parts, size: &JournalSize) -> Result<Vec<Outlook>, StoreError> {
+    let per_second = parts.pace.lock().unwrap_or_else(PoisonError::into_inner).per_second();
+    let disk_hours_left = outlook::hours_left(size, per_second);
+    let reports = reports(parts).await?;
+    Ok(reports.into_iter().map(|report| Outlook { report, disk_hours_left }).collect())
 }
 
 async fn reports(parts: &Parts) -> Result<Vec<Report>, StoreError> {

@@ -15,6 +15,7 @@ pub mod checkpoint;
 pub mod dead_letters;
 pub mod ledger;
 pub mod mixpanel_leg;
+pub mod outlook;
 pub mod source;
 pub mod status;
 pub mod tally;

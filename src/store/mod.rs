@@ -118,6 +118,8 @@ pub struct JournalSize {
     /// Stored (compressed) bytes of all entries held.
     pub bytes: u64,
     pub oldest_received_at: Option<UnixMillis>,
+    /// Bytes that the disk takes before it reaches the watermark.
+    pub room: u64,
 }
 
 /// The append-only log.

@@ -185,7 +185,8 @@ impl Journal for SqliteJournal {
     }
 
     fn size(&self) -> BoxFuture<'_, Result<JournalSize, StoreError>> {
-        self.readers.run(|conn| size(conn).map_err(|error| read_failed(&error))).boxed()
+        let reading = self.readers.run(|conn| size(conn).map_err(|error| read_failed(&error)));
+        async move { Ok(JournalSize { room: self.watermark.room(), ..reading.await? }) }.boxed()
     }
 
     fn ready(&self) -> Result<(), AppendError> {
@@ -326,7 +327,7 @@ fn size(conn: &mut Connection) -> rusqlite::Result<JournalSize> {
         .prepare_cached("SELECT count(*), coalesce(sum(records), 0), coalesce(sum(bytes), 0) FROM entries")?
         .query_row([], |row| {
             let number = |at| row.get::<_, i64>(at).map(i64::cast_unsigned);
-            Ok(JournalSize { entries: number(0)?, records: number(1)?, bytes: number(2)?, oldest_received_at: None })
+            Ok(JournalSize { entries: number(0)?, records: number(1)?, bytes: number(2)?, ..JournalSize::default() })
         })?;
     size.oldest_received_at = tx
         .prepare_cached("SELECT received_at FROM entries ORDER BY id LIMIT 1")?

@@ -68,6 +68,12 @@ impl Watermark {
         if self.low.load(Ordering::Relaxed) { Err(self.refusal()) } else { Ok(()) }
     }
 
+    /// Bytes between the free space and the reserve.
+    pub(super) fn room(&self) -> u64 {
+        drop(self.check()); // only for its look: what it refuses is no matter here
+        self.free.load(Ordering::Relaxed).saturating_sub(self.reserve.load(Ordering::Relaxed))
+    }
+
     /// Tells how much the journal has grown since.
     pub(super) fn grew(&self, bytes: u64) {
         self.appended.fetch_add(bytes, Ordering::Relaxed);
