@@ -38,7 +38,7 @@ labelled! {
         NotPlaced = "not_placed",
         /// `$ignore` is set.
         Ignored = "ignored",
-        /// An identity event: what it links is kept, nothing of it is sent.
+        /// An identity event: nothing of it is sent.
         IdentityEvent = "identity_event",
         /// The record names nobody: no id, or one that Mixpanel takes for none.
         NoPerson = "no_person",
@@ -78,7 +78,7 @@ impl SkipRule {
             SkipRule::NoMappedProperty => "the update touches no property of property_mapping",
             SkipRule::NotPlaced => "none of the update's mapped values can be placed",
             SkipRule::Ignored => "the record carries $ignore",
-            SkipRule::IdentityEvent => "the event says who someone is: what it links is kept, nothing of it is sent",
+            SkipRule::IdentityEvent => "the event only says who someone is: nothing of it is sent",
             SkipRule::NoPerson => "the record names nobody",
             SkipRule::Superseded => "the record was folded into a later update of the same person, which Brevo refused",
             SkipRule::Stale => "the event is older than stale_after",

@@ -12,6 +12,13 @@ fn demo(directory: &Path, more: &[&str]) -> Command {
     command
 }
 
+/// What the README shows of the demo.
+fn published() -> &'static str {
+    let readme = include_str!("../../README.md");
+    let from = readme.split_once("```text\n").unwrap().1;
+    from.split_once("```").unwrap().0
+}
+
 #[test]
 fn everything_that_the_demo_sends_arrives_and_adds_up() {
     let directory = tempfile::tempdir().unwrap();
@@ -22,6 +29,7 @@ fn everything_that_the_demo_sends_arrives_and_adds_up() {
         assert_eq!(output.status.code(), Some(0), "{run}: {said}{logged}");
         assert_eq!(said.matches("  adds up\n").count(), 2, "{said}");
         assert!(said.contains("Every record that was answered with success is accounted for."), "{said}");
+        assert!(said.contains(published()), "the README shows something else than {said}");
         assert_eq!(logged, "", "nothing to warn about");
         // Not a terminal: no colours. And it fits a hundred columns.
         assert!(!said.contains('\x1b'));
