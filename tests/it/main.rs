@@ -3,6 +3,7 @@
 mod bad_input;
 mod cli;
 mod demo;
+mod docs;
 mod harness;
 mod p1_success_means_stored;
 mod p3_destinations_are_independent;
