@@ -101,13 +101,14 @@ impl Calls {
         let mut headers = json_headers();
         match call {
             Call::Import | Call::Merge => {
-                url.query_pairs_mut().append_pair("strict", "1");
+                // ip=0 everywhere: the edge has written the address that counts into the record, and whether `/import` too
+                // falls back on the caller's, which is ours, is unconfirmed (contract §3).
+                url.query_pairs_mut().append_pair("strict", "1").append_pair("ip", "0");
                 if let Some(project_id) = &self.project_id {
                     url.query_pairs_mut().append_pair("project_id", project_id);
                 }
                 self.authorize(&mut headers);
             }
-            // The edge has written the address that counts into the record itself.
             Call::Track | Call::Identity => {
                 url.query_pairs_mut().append_pair("verbose", "1").append_pair("ip", "0");
             }
@@ -207,4 +208,38 @@ fn gzip(plain: &[u8]) -> std::io::Result<Vec<u8>> {
     let mut encoder = GzEncoder::new(Vec::with_capacity(plain.len() / 4), Compression::fast());
     encoder.write_all(plain)?;
     encoder.finish()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn calls() -> Calls {
+        let text = "connectors:\n  mixpanel:\n    project_token: t\n    project_id: \"7\"\n    \
+                    service_account: { username: u, secret: s }\n";
+        Calls::new(&config::parse(text, "test", &|_| None).unwrap().config.mixpanel).unwrap()
+    }
+
+    #[test]
+    fn no_call_lets_the_vendor_take_our_address_for_a_persons() {
+        let body = Bytes::from_static(b"{}");
+        for call in
+            [Call::Import, Call::Merge, Call::Track, Call::Identity, Call::Engage, Call::EngageAdditive, Call::Groups]
+        {
+            let request = calls().records(call, std::slice::from_ref(&body));
+            let ip: Vec<_> = request.url.query_pairs().filter(|(key, _)| key == "ip").collect();
+            assert_eq!(ip, [("ip".into(), "0".into())], "{call:?}");
+        }
+    }
+
+    #[test]
+    fn only_import_is_strict_and_carries_credentials() {
+        let bodies = [Bytes::from_static(b"{\"a\":1}"), Bytes::from_static(b"{}")];
+        let import = calls().records(Call::Import, &bodies);
+        assert_eq!(import.url.as_str(), "https://api.mixpanel.com/import?strict=1&ip=0&project_id=7");
+        assert_eq!(import.headers[AUTHORIZATION], "Basic dTpz");
+        assert_eq!(import.body, "[{\"a\":1},{}]");
+        assert_eq!(import.cost, Cost { calls: 1, records: 2, bytes: 12 });
+        assert!(!calls().records(Call::Track, &bodies).headers.contains_key(AUTHORIZATION));
+    }
 }
