@@ -34,6 +34,7 @@ use crate::mixpanel;
 use crate::record::Destination;
 use crate::store::sqlite::{self, CursorAhead, OpenError, OpenOptions, SqliteStore};
 use crate::store::{Journal, State, StoreError, Tail};
+use crate::telemetry;
 use crate::vendor::Transport;
 use crate::vendor::budget::Budgets;
 use crate::vendor::gate::SharedGate;
@@ -102,6 +103,7 @@ pub struct Relay {
     legs: Vec<LegStatus>,
     tail: Tail,
     pace: SharedPace,
+    metrics: PrometheusHandle,
     clock: SharedClock,
 }
 
@@ -128,7 +130,7 @@ impl Relay {
             journal: journal.clone(),
             state,
             budgets,
-            metrics,
+            metrics: metrics.clone(),
             clock: clock.clone(),
             pace: pace.clone(),
             auth: AdminAuth::new(&admin_token(&config)?, &config.auth.tokens),
@@ -141,7 +143,7 @@ impl Relay {
             None => None,
         };
         let tail = Tail { max_age: config.retention.history, max_bytes: config.retention.history_bytes };
-        Ok(Self { store, edge, listener, private, mixpanel, brevo, legs, tail, pace, clock })
+        Ok(Self { store, edge, listener, private, mixpanel, brevo, legs, tail, pace, metrics, clock })
     }
 
     /// Where the relay listens: for apps, and for the people who run it.
@@ -193,6 +195,7 @@ impl Relay {
             Some(ended) = servers.join_next() => Err(ended_server(ended)),
             Some(ended) = legs.join_next() => ended?.and(Ok(())),
             ended = trimming => ended.map_err(RunError::Trimmer),
+            never = telemetry::keep_up(self.metrics) => match never {},
             _ = failed.wait_for(|failed| *failed) => Err(RunError::StoreFailed),
         };
         // On the way down for any reason: nothing new comes in, then the legs write what they know.

@@ -116,7 +116,6 @@ pub async fn metrics(State(parts): State<Parts>) -> Result<Response, AdminError>
     telemetry::accepted_total("profile", accepted.profile);
     telemetry::accepted_total("group", accepted.group);
     reports(&parts).await?;
-    parts.metrics.run_upkeep();
     Ok(([(CONTENT_TYPE, "text/plain; version=0.0.4")], parts.metrics.render()).into_response())
 }
 

@@ -4,6 +4,7 @@
 //! the source code. Totals of promise P2 live in the store; they are published as absolute values, so that they go on
 //! where they were after a restart.
 
+use std::convert::Infallible;
 use std::time::Duration;
 
 use metrics_exporter_prometheus::{BuildError, Matcher, PrometheusBuilder, PrometheusHandle};
@@ -29,7 +30,10 @@ const BUDGET_REMAINING: &str = "mixrelay_budget_remaining";
 /// Upper bounds, in seconds, for the two latency histograms: from a fast sync to a timeout.
 const SECONDS: [f64; 14] = [0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0];
 
-/// Installs the process's recorder. Call once; the handle renders `/metrics`.
+/// Between two foldings of recorded samples into their histograms.
+const UPKEEP_EVERY: Duration = Duration::from_secs(5);
+
+/// Installs the process's recorder. Call once; the handle renders `/metrics`, and [`keep_up`] has to run beside it.
 pub fn install() -> Result<PrometheusHandle, BuildError> {
     let handle = PrometheusBuilder::new()
         .set_buckets_for_metric(Matcher::Full(HTTP_SECONDS.to_owned()), &SECONDS)?
@@ -37,6 +41,17 @@ pub fn install() -> Result<PrometheusHandle, BuildError> {
         .install_recorder()?;
     describe();
     Ok(handle)
+}
+
+/// Folds samples into their histograms for as long as the process lives. The recorder does so only when it is scraped or
+/// told to: on a relay that nobody scrapes, the samples of every request would pile up in memory (P10).
+pub async fn keep_up(handle: PrometheusHandle) -> Infallible {
+    let mut tick = tokio::time::interval(UPKEEP_EVERY);
+    tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    loop {
+        tick.tick().await;
+        handle.run_upkeep();
+    }
 }
 
 fn describe() {
