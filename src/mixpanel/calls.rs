@@ -13,9 +13,10 @@ use url::Url;
 use crate::config;
 use crate::vendor::{Cost, Family, Priority, VendorRequest};
 
-/// Records in one call (contract §3, §5).
-pub const MAX_RECORDS: usize = 2_000;
-/// Uncompressed bytes in one call. The limit is 10 MB (contract §3); a little is left for what may be counted besides.
+pub use super::MAX_RECORDS;
+
+/// Uncompressed bytes in one call: less than [`super::MAX_BODY_BYTES`], which is the larger reading of "10 MB" (contract
+/// §3); the smaller one is safe under both, and a little is left for what may be counted besides.
 pub const MAX_BYTES: usize = 9_500_000;
 
 /// A body smaller than this gains nothing from compression.
