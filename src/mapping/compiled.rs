@@ -6,6 +6,7 @@ use std::time::Duration;
 use crate::brevo::identifiers::ListId;
 use crate::brevo::names::{AttributeName, AttributeNameError, EventName};
 use crate::config::{Mapping, Sync, UnmappedEvents};
+use crate::mixpanel::reserved::is_identity_event;
 
 /// Where a profile property goes.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -75,7 +76,7 @@ impl CompiledMapping {
             return Some(name.clone());
         }
         match self.unmapped_events {
-            UnmappedEvents::Forward if !is_identity(event) => Some(EventName::sanitised(event)),
+            UnmappedEvents::Forward if !is_identity_event(event) => Some(EventName::sanitised(event)),
             UnmappedEvents::Forward | UnmappedEvents::Skip => None,
         }
     }
@@ -96,11 +97,6 @@ impl CompiledMapping {
     pub fn list(&self, name: &str) -> Option<ListId> {
         self.lists.get(name).copied()
     }
-}
-
-/// The events that say who someone is (Mixpanel contract §6).
-pub(super) fn is_identity(event: &str) -> bool {
-    matches!(event, "$identify" | "$create_alias" | "$merge")
 }
 
 fn parse_target(property: &str, target: &str) -> Result<Target, MappingError> {

@@ -7,12 +7,13 @@ use std::time::Duration;
 use serde::de::{Deserialize, Deserializer, Error as _, IgnoredAny, MapAccess, Visitor};
 use serde_json::value::RawValue;
 
-use super::compiled::{CompiledMapping, is_identity};
+use super::compiled::CompiledMapping;
 use super::fields::{self, Fields, Text, Unreadable};
 use super::properties::{Dropped, event_properties};
 use crate::brevo::names::EventName;
 use crate::brevo::wire;
 use crate::clock::UnixMillis;
+use crate::mixpanel::reserved::is_identity_event;
 use crate::settlement::SkipRule;
 
 /// An event's (or identity event's) body, read in one pass and borrowed from its bytes.
@@ -153,7 +154,7 @@ pub fn map_event(view: &EventView<'_>, mapping: &CompiledMapping, received_at: U
         return EventDecision::Skip(SkipRule::Ignored);
     }
     let Some(name) = mapping.event_name(&view.name) else {
-        let identity = is_identity(&view.name);
+        let identity = is_identity_event(&view.name);
         return EventDecision::Skip(if identity { SkipRule::IdentityEvent } else { SkipRule::UnmappedEvent });
     };
     let properties = event_properties(&view.properties);

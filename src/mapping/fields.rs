@@ -7,6 +7,7 @@ use serde::de::{Deserialize, Deserializer, MapAccess, Visitor};
 use serde_json::value::RawValue;
 
 use crate::clock::UnixMillis;
+use crate::mixpanel::reserved::names_nobody;
 
 /// The record's bytes are not of the shape that the edge accepts. Cannot happen to a record that it stored, short of a
 /// fault: the leg makes it a dead letter.
@@ -69,33 +70,10 @@ pub fn scalar_text(raw: &RawValue) -> Option<Cow<'_, str>> {
     }
 }
 
-/// Ids that stand for "nobody" and that Mixpanel refuses on import (Mixpanel contract §3). As a person they would gather
-/// everyone whose app has the same bug.
-const NOBODY: [&str; 17] = [
-    "00000000-0000-0000-0000-000000000000",
-    "anon",
-    "anonymous",
-    "nil",
-    "none",
-    "null",
-    "n/a",
-    "na",
-    "undefined",
-    "unknown",
-    "<nil>",
-    "0",
-    "-1",
-    "true",
-    "false",
-    "[]",
-    "{}",
-];
-
 /// The id that `raw` names, numbers included; `None` where it names nobody.
 pub fn id(raw: &RawValue) -> Option<Cow<'_, str>> {
     let text = scalar_text(raw)?;
-    let nobody = text.trim().is_empty() || NOBODY.iter().any(|nobody| text.eq_ignore_ascii_case(nobody));
-    if nobody { None } else { Some(text) }
+    if text.trim().is_empty() || names_nobody(&text) { None } else { Some(text) }
 }
 
 /// From here on a Unix time is in milliseconds: as seconds it would be the year 5138, as milliseconds it is 1973.
@@ -143,7 +121,9 @@ mod tests {
 
     #[test]
     fn ids_that_name_nobody_are_none() {
-        for json in ["\"\"", "\" \"", "\"undefined\"", "\"NULL\"", "0", "-1", "null", "true", "[]", "{\"a\":1}"] {
+        for json in
+            ["\"\"", "\" \"", "\" null \"", "\"undefined\"", "\"NULL\"", "0", "-1", "null", "true", "[]", "{\"a\":1}"]
+        {
             assert_eq!(id(raw(json)), None, "{json}");
         }
         assert_eq!(id(raw("\"user-1\"")).as_deref(), Some("user-1"));

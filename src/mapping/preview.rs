@@ -2,7 +2,7 @@
 
 use serde_json::{Map, Value, json};
 
-use super::compiled::{CompiledMapping, is_identity};
+use super::compiled::CompiledMapping;
 use super::event::{EventDecision, EventView, MappedEvent, is_stale, map_event};
 use super::fields::{Fields, Unreadable, scalar_text};
 use super::profile::{ProfileChange, ProfileDecision, ProfileView, map_profile};
@@ -11,6 +11,7 @@ use crate::brevo::coerce::{AttributeValue, Clearing, Unplaced, coerce};
 use crate::brevo::names::AttributeName;
 use crate::brevo::wire::{Attributes, ContactUpsert, EventIdentifiers};
 use crate::clock::UnixMillis;
+use crate::mixpanel::reserved::is_identity_event;
 use crate::record::Kind;
 use crate::settlement::SkipRule;
 
@@ -35,7 +36,7 @@ pub fn preview(record: &str, mapping: &CompiledMapping, account: Option<&Account
 fn kind_of(record: &str) -> Result<Kind, Unreadable> {
     let fields: Fields<'_> = serde_json::from_str(record)?;
     Ok(match fields.get("event") {
-        Some(name) if scalar_text(name).is_some_and(|name| is_identity(&name)) => Kind::Identity,
+        Some(name) if scalar_text(name).is_some_and(|name| is_identity_event(&name)) => Kind::Identity,
         Some(_) => Kind::Event,
         None if fields.get("$group_key").is_some() => Kind::Group,
         None => Kind::Profile,

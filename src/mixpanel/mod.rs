@@ -2,7 +2,7 @@
 //!
 //! On the way in, [`wire`] is the shape of what apps send: one borrowing pass over a request's text that notes where the
 //! parts that matter stand and copies nothing; [`validate`] holds the vendor's ingestion rules and the words it uses for
-//! them, as pure functions. On the way out, [`calls`] builds requests from stored records and [`answers`] reads replies.
+//! them, as pure functions; [`reserved`] the words that stand for nobody or link ids. On the way out, [`calls`] builds requests from stored records and [`answers`] reads replies.
 //!
 //! Knows nothing of Brevo, of storage or of legs. Invariant: a record is never rebuilt from a parsed tree; whoever
 //! changes one edits its text at the spans that [`wire`] gives.
@@ -10,6 +10,7 @@
 pub mod answers;
 pub mod calls;
 pub mod keys;
+pub mod reserved;
 pub mod validate;
 pub mod wire;
 

@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use crate::clock::UnixMillis;
 use crate::config::IdentityMode;
+use crate::mixpanel::reserved::{is_identity_event, names_nobody};
 use crate::mixpanel::wire::{Event, Operator, Properties, Raw, Update};
 use crate::mixpanel::{Api, MAX_RECORD_BYTES};
 use crate::record::{Kind, Project};
@@ -26,27 +27,6 @@ const FUTURE_TOLERANCE: Duration = Duration::from_secs(3600);
 const EARLIEST: UnixMillis = UnixMillis(31_536_000_000);
 /// From here on a number is milliseconds: as seconds it would be the year 5138.
 const MILLIS_FROM: f64 = 1e11;
-
-/// Values that `/import` takes neither as a `distinct_id` nor as an `$insert_id` (contract §3), lower-cased.
-const BLOCKED: [&str; 17] = [
-    "00000000-0000-0000-0000-000000000000",
-    "anon",
-    "anonymous",
-    "nil",
-    "none",
-    "null",
-    "n/a",
-    "na",
-    "undefined",
-    "unknown",
-    "<nil>",
-    "0",
-    "-1",
-    "true",
-    "false",
-    "[]",
-    "{}",
-];
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Rules {
@@ -274,7 +254,7 @@ pub fn event(
         }
         None => (implied.ok_or(Problem::TokenMissing)?, true),
     };
-    let kind = kind_of(&name);
+    let kind = if is_identity_event(&name) { Kind::Identity } else { Kind::Event };
     let missing_distinct_id = properties.distinct_id.is_none_or(Raw::is_null);
     let mut repair = Repair {
         insert_id: insert_id(properties.insert_id),
@@ -363,17 +343,8 @@ pub fn is_truthy(raw: Raw<'_>) -> bool {
     raw.text() == "true" || raw.as_str().is_some_and(|text| !text.is_empty())
 }
 
-fn kind_of(name: &str) -> Kind {
-    match name {
-        "$identify" | "$create_alias" | "$merge" => Kind::Identity,
-        _ => Kind::Event,
-    }
-}
-
 fn is_blocked(raw: Raw<'_>) -> bool {
-    let text = raw.as_str().unwrap_or(std::borrow::Cow::Borrowed(raw.text()));
-    let text = text.trim();
-    text.len() <= MAX_INSERT_ID && BLOCKED.iter().any(|blocked| blocked.eq_ignore_ascii_case(text))
+    names_nobody(&raw.as_str().unwrap_or(std::borrow::Cow::Borrowed(raw.text())))
 }
 
 fn insert_id(raw: Option<Raw<'_>>) -> InsertId {
