@@ -284,7 +284,11 @@ impl Room<'_> {
         let settings: &config::Mixpanel = &self.config.mixpanel;
         let gate = Arc::new(SharedGate::default());
         let (books, source, status) = self.books(Destination::Mixpanel, gate.clone()).await?;
-        let reader = Reader { judge: mixpanel::answers::judge, meter: mixpanel::answers::meter };
+        let reader = Reader {
+            judge: mixpanel::answers::judge,
+            meter: mixpanel::answers::meter,
+            answer_timeout: stack::ANSWER_TIMEOUT,
+        };
         let parts = mixpanel_leg::Parts {
             state: self.state(),
             source,
@@ -307,7 +311,11 @@ impl Room<'_> {
     async fn brevo_leg(&self) -> Result<(BrevoLeg, LegStatus), StartError> {
         let gate = Arc::new(SharedGate::default());
         let (books, source, status) = self.books(Destination::Brevo, gate.clone()).await?;
-        let reader = Reader { judge: brevo::outcome::judge, meter: brevo::outcome::meter };
+        let reader = Reader {
+            judge: brevo::outcome::judge,
+            meter: brevo::outcome::meter,
+            answer_timeout: stack::ANSWER_TIMEOUT,
+        };
         let vendor = match &self.config.brevo {
             Some(brevo) => Some(brevo_leg::VendorParts {
                 calls: brevo::calls::Calls::new(brevo)?,

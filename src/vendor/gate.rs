@@ -39,11 +39,13 @@ pub enum GateState {
 #[derive(Debug)]
 pub struct Gate {
     state: GateState,
+    /// Probes that got through since a call last did.
+    relapses: u32,
 }
 
 impl Default for Gate {
     fn default() -> Self {
-        Self { state: GateState::Open }
+        Self { state: GateState::Open, relapses: 0 }
     }
 }
 
@@ -57,7 +59,12 @@ impl Gate {
         match (verdict, self.state) {
             // A paused gate is not opened by the stragglers of before the pause.
             (_, GateState::Paused { .. }) => {}
-            (Verdict::Definite, _) => self.state = GateState::Open,
+            // An answer to a call that left before the failure says nothing of what the next would meet.
+            (Verdict::Definite, GateState::Backoff { until, .. }) if now < until => {}
+            (Verdict::Definite, _) => {
+                self.state = GateState::Open;
+                self.relapses = 0;
+            }
             (Verdict::Pause(cause), _) => self.pause(cause, now),
             (Verdict::Retry, _) => self.back_off(None, now, jitter),
             (Verdict::RateLimited { after }, _) => self.back_off(after, now, jitter),
@@ -79,27 +86,46 @@ impl Gate {
         let step = FIRST_BACKOFF.saturating_mul(1 << (failures - 1).min(16)).min(MAX_BACKOFF);
         // Half fixed, half random: spreads the relays of one account apart, yet never retries at once.
         let wait = step.mul_f64(0.5 + jitter / 2.0);
-        // A hint is a floor; a little is added so that not everyone returns in the same instant.
-        let wait = hint.map_or(wait, |hint| hint + Duration::from_millis(50).mul_f64(jitter));
+        // A hint is a floor, never trusted to be enough: a vendor that says "0 s" each time must not be asked without end.
+        // A little is added so that not everyone returns in the same instant.
+        let wait = hint.map_or(wait, |hint| wait.max(hint + Duration::from_millis(50).mul_f64(jitter)));
         self.state = GateState::Backoff { until: now + wait, failures };
     }
 
+    /// Pauses. What somebody has paused by hand stays so until somebody resumes it.
     pub fn pause(&mut self, cause: PauseCause, now: Instant) {
-        let probe_at = cause.probed().then_some(now + FIRST_PROBE);
-        self.state = GateState::Paused { cause, probe_at, probes: 0 };
+        if matches!(self.state, GateState::Paused { cause: PauseCause::ByHand, .. }) {
+            return;
+        }
+        let probes = self.relapses;
+        let probe_at = cause.probed().then(|| now + probe_wait(probes));
+        self.state = GateState::Paused { cause, probe_at, probes };
     }
 
     pub fn resume(&mut self) {
         self.state = GateState::Open;
     }
 
+    /// A probe got through. It ends a pause that was made because of answers, and no other that began meanwhile.
+    pub fn probe_succeeded(&mut self) {
+        if matches!(self.state, GateState::Paused { cause, .. } if cause.probed()) {
+            // Until a call has got through too: a probe may be allowed what calls are not.
+            self.relapses = self.relapses.saturating_add(1);
+            self.state = GateState::Open;
+        }
+    }
+
     /// Takes note of a probe that failed; the next comes later.
     pub fn probe_failed(&mut self, now: Instant) {
         if let GateState::Paused { probe_at: Some(probe_at), probes, .. } = &mut self.state {
             *probes = probes.saturating_add(1);
-            *probe_at = now + FIRST_PROBE.saturating_mul(1 << (*probes).min(16)).min(MAX_PROBE);
+            *probe_at = now + probe_wait(*probes);
         }
     }
+}
+
+fn probe_wait(probes: u32) -> Duration {
+    FIRST_PROBE.saturating_mul(1 << probes.min(16)).min(MAX_PROBE)
 }
 
 /// A gate that calls can wait at.
@@ -150,6 +176,20 @@ impl SharedGate {
         self.changed.send_replace(());
     }
 
+    pub fn probe_succeeded(&self) {
+        self.lock().probe_succeeded();
+        self.changed.send_replace(());
+    }
+
+    /// Whether a call could go out now.
+    pub fn lets_pass(&self) -> bool {
+        match self.state() {
+            GateState::Open => true,
+            GateState::Backoff { until, .. } => until <= Instant::now(),
+            GateState::Paused { .. } => false,
+        }
+    }
+
     pub fn probe_failed(&self) {
         self.lock().probe_failed(Instant::now());
         self.changed.send_replace(());
@@ -158,10 +198,9 @@ impl SharedGate {
     /// Resolves when a call may go out.
     pub async fn passed(&self) {
         let mut changed = self.changed.subscribe();
-        loop {
+        while !self.lets_pass() {
             match self.state() {
-                GateState::Open => return,
-                GateState::Backoff { until, .. } if until <= Instant::now() => return,
+                GateState::Open => {}
                 GateState::Backoff { until, .. } => {
                     tokio::select! {
                         () = tokio::time::sleep_until(until) => {}
@@ -243,6 +282,62 @@ mod tests {
         assert!(matches!(gate.state(), GateState::Paused { cause: PauseCause::Credentials, .. }));
         gate.resume();
         assert_eq!(gate.state(), GateState::Open);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn stragglers_do_not_end_a_backoff() {
+        let mut gate = Gate::default();
+        let now = Instant::now();
+        gate.record(Verdict::RateLimited { after: Some(Duration::from_secs(9)) }, now, HALF);
+        gate.record(Verdict::Definite, now + Duration::from_millis(1), HALF);
+        let GateState::Backoff { until, .. } = gate.state() else { panic!("{:?}", gate.state()) };
+        assert!(until - now >= Duration::from_secs(9));
+        gate.record(Verdict::Definite, until, HALF);
+        assert_eq!(gate.state(), GateState::Open);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_hint_of_nothing_does_not_stop_the_doubling() {
+        let mut gate = Gate::default();
+        let mut now = Instant::now();
+        for _ in 0..6 {
+            gate.record(Verdict::RateLimited { after: Some(Duration::ZERO) }, now, HALF);
+            let GateState::Backoff { until, .. } = gate.state() else { panic!("{:?}", gate.state()) };
+            (gate, now) = (gate, until);
+        }
+        gate.record(Verdict::RateLimited { after: Some(Duration::ZERO) }, now, HALF);
+        let GateState::Backoff { until, failures: 7 } = gate.state() else { panic!("{:?}", gate.state()) };
+        assert!(until - now >= Duration::from_secs(15));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_probe_does_not_end_a_pause_by_hand() {
+        let mut gate = Gate::default();
+        let now = Instant::now();
+        gate.record(Verdict::Pause(PauseCause::Credentials), now, HALF);
+        gate.pause(PauseCause::ByHand, now);
+        gate.probe_succeeded();
+        assert!(matches!(gate.state(), GateState::Paused { cause: PauseCause::ByHand, probe_at: None, .. }));
+        gate.pause(PauseCause::DeadLettersFull, now);
+        assert!(matches!(gate.state(), GateState::Paused { cause: PauseCause::ByHand, .. }));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_pause_that_comes_back_is_probed_less_and_less() {
+        let mut gate = Gate::default();
+        let now = Instant::now();
+        let mut waits = Vec::new();
+        for _ in 0..3 {
+            gate.record(Verdict::Pause(PauseCause::Permission), now, HALF);
+            let GateState::Paused { probe_at: Some(at), .. } = gate.state() else { panic!("{:?}", gate.state()) };
+            waits.push((at - now).as_secs());
+            gate.probe_succeeded();
+        }
+        assert_eq!(waits, [5, 10, 20]);
+        gate.record(Verdict::Definite, now, HALF);
+        gate.record(Verdict::Pause(PauseCause::Permission), now, HALF);
+        let GateState::Paused { probe_at: Some(at), .. } = gate.state() else { panic!("{:?}", gate.state()) };
+        assert_eq!((at - now).as_secs(), 5);
     }
 
     #[tokio::test(start_paused = true)]

@@ -38,8 +38,8 @@ pub struct VendorAnswer {
     pub status: StatusCode,
     pub headers: HeaderMap,
     pub body: Bytes,
-    /// How many earlier attempts of this call ended without an answer after the request may have arrived. What such a
-    /// call changed may have been changed twice.
+    /// How many earlier attempts of this call may have arrived and ended without the vendor's own answer (no answer, a
+    /// 5xx, somebody else's page). What such a call changed may have been changed twice.
     pub doubtful: u32,
 }
 

@@ -16,7 +16,7 @@ use super::{Transport, TransportError, VendorAnswer, VendorRequest, Verdict};
 use crate::telemetry;
 
 /// How long an answer may take. Mixpanel's own SDKs wait 90 s at most; both vendors answer in well under a second.
-const ANSWER_TIMEOUT: Duration = Duration::from_secs(60);
+pub const ANSWER_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// What a vendor's answer says about the limits, if it does.
 pub type Meter = fn(&VendorAnswer) -> Option<Reading>;
@@ -26,6 +26,8 @@ pub type Meter = fn(&VendorAnswer) -> Option<Reading>;
 pub struct Reader {
     pub judge: Judge,
     pub meter: Meter,
+    /// How long one may take: [`ANSWER_TIMEOUT`].
+    pub answer_timeout: Duration,
 }
 
 pub type Stack = BoxCloneSyncService<VendorRequest, VendorAnswer, TransportError>;
@@ -38,14 +40,12 @@ pub fn build(transport: Transport, gate: Arc<SharedGate>, budgets: Arc<Budgets>,
         // Outermost, so that every attempt waits for the gate and pays from the budget again, and so that nobody above
         // retries a second time.
         .retry(TryAgain { gate: gate.clone(), reader, doubtful: 0 })
-        // Before the budget: a call held at a closed gate must not have spent anything.
-        .layer(GateLayer { gate })
-        // The last wait before the wire: what passes here counts at the vendor.
-        .layer(BudgetLayer { budgets, meter: reader.meter })
+        // The last waits before the wire: what passes here counts at the vendor.
+        .layer(AdmissionLayer { gate: Some(gate), budgets, meter: reader.meter })
         // Counts attempts as the vendor sees them, timeouts included.
         .layer(MetricsLayer)
         // Innermost, so that it measures the vendor and not our own waiting.
-        .layer(TimeoutLayer { after: ANSWER_TIMEOUT })
+        .layer(TimeoutLayer { after: reader.answer_timeout })
         .service(transport);
     BoxCloneSyncService::new(stack)
 }
@@ -53,9 +53,9 @@ pub fn build(transport: Transport, gate: Arc<SharedGate>, budgets: Arc<Budgets>,
 /// One attempt, past the gate and without trying again: for probes of a paused destination.
 pub fn probe_stack(transport: Transport, budgets: Arc<Budgets>, reader: Reader) -> Stack {
     let stack = ServiceBuilder::new()
-        .layer(BudgetLayer { budgets, meter: reader.meter })
+        .layer(AdmissionLayer { gate: None, budgets, meter: reader.meter })
         .layer(MetricsLayer)
-        .layer(TimeoutLayer { after: ANSWER_TIMEOUT })
+        .layer(TimeoutLayer { after: reader.answer_timeout })
         .service(transport);
     BoxCloneSyncService::new(stack)
 }
@@ -84,6 +84,8 @@ impl tower::retry::Policy<VendorRequest, VendorAnswer, TransportError> for TryAg
         let verdict = judge(self.reader.judge, result);
         self.gate.record(verdict);
         match result {
+            // A 502 or a page in between says nothing of what was done behind it.
+            Ok(_) if verdict == Verdict::Retry => self.doubtful += 1,
             Ok(answer) => answer.doubtful = self.doubtful,
             Err(error) if error.doubtful() => self.doubtful += 1,
             Err(_) => {}
@@ -96,25 +98,46 @@ impl tower::retry::Policy<VendorRequest, VendorAnswer, TransportError> for TryAg
     }
 }
 
+/// Gate and budget in one, because each may close while a call waits at the other.
 #[derive(Clone)]
-struct GateLayer {
-    gate: Arc<SharedGate>,
+struct AdmissionLayer {
+    /// `None` for probes, which are to find out whether the gate may open.
+    gate: Option<Arc<SharedGate>>,
+    budgets: Arc<Budgets>,
+    meter: Meter,
 }
 
 #[derive(Clone)]
-struct GateService<S> {
+struct AdmissionService<S> {
     inner: S,
-    gate: Arc<SharedGate>,
+    admission: AdmissionLayer,
 }
 
-impl<S> Layer<S> for GateLayer {
-    type Service = GateService<S>;
-    fn layer(&self, inner: S) -> GateService<S> {
-        GateService { inner, gate: self.gate.clone() }
+impl<S> Layer<S> for AdmissionLayer {
+    type Service = AdmissionService<S>;
+    fn layer(&self, inner: S) -> AdmissionService<S> {
+        AdmissionService { inner, admission: self.clone() }
     }
 }
 
-impl<S> Service<VendorRequest> for GateService<S>
+impl AdmissionLayer {
+    /// The gate first: a call held at a closed one must not have spent anything. And again after the budget, where the
+    /// wait may have been an hour: what was claimed before a gate that has closed meanwhile is given up, since it would
+    /// leave later than the budget has counted it.
+    async fn admit(&self, request: &VendorRequest) -> Result<(), TransportError> {
+        loop {
+            if let Some(gate) = &self.gate {
+                gate.passed().await;
+            }
+            self.budgets.claim(request.family, request.priority, request.cost).await?;
+            if self.gate.as_ref().is_none_or(|gate| gate.lets_pass()) {
+                return Ok(());
+            }
+        }
+    }
+}
+
+impl<S> Service<VendorRequest> for AdmissionService<S>
 where
     S: Service<VendorRequest, Response = VendorAnswer, Error = TransportError> + Clone + Send + 'static,
     S::Future: Send,
@@ -129,56 +152,13 @@ where
 
     fn call(&mut self, request: VendorRequest) -> Answering {
         let inner = take_ready(&mut self.inner);
-        let gate = self.gate.clone();
+        let admission = self.admission.clone();
         Box::pin(async move {
-            gate.passed().await;
-            inner.oneshot(request).await
-        })
-    }
-}
-
-#[derive(Clone)]
-struct BudgetLayer {
-    budgets: Arc<Budgets>,
-    meter: Meter,
-}
-
-#[derive(Clone)]
-struct BudgetService<S> {
-    inner: S,
-    budgets: Arc<Budgets>,
-    meter: Meter,
-}
-
-impl<S> Layer<S> for BudgetLayer {
-    type Service = BudgetService<S>;
-    fn layer(&self, inner: S) -> BudgetService<S> {
-        BudgetService { inner, budgets: self.budgets.clone(), meter: self.meter }
-    }
-}
-
-impl<S> Service<VendorRequest> for BudgetService<S>
-where
-    S: Service<VendorRequest, Response = VendorAnswer, Error = TransportError> + Clone + Send + 'static,
-    S::Future: Send,
-{
-    type Response = VendorAnswer;
-    type Error = TransportError;
-    type Future = Answering;
-
-    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), TransportError>> {
-        self.inner.poll_ready(cx)
-    }
-
-    fn call(&mut self, request: VendorRequest) -> Answering {
-        let inner = take_ready(&mut self.inner);
-        let (budgets, meter) = (self.budgets.clone(), self.meter);
-        Box::pin(async move {
+            admission.admit(&request).await?;
             let family = request.family;
-            budgets.claim(family, request.priority, request.cost).await?;
             let answer = inner.oneshot(request).await?;
-            if let Some(reading) = meter(&answer) {
-                budgets.learn(family, reading).await?;
+            if let Some(reading) = (admission.meter)(&answer) {
+                admission.budgets.learn(family, reading).await?;
             }
             Ok(answer)
         })

@@ -86,6 +86,7 @@ impl MixpanelLeg {
         let mut tick = tokio::time::interval(CHECKPOINT_EVERY);
         tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         let mut purges = tokio::time::interval(dead_letters::PURGE_EVERY);
+        self.check_dead_letters();
         loop {
             self.send_what_is_ready();
             self.publish();
@@ -100,7 +101,7 @@ impl MixpanelLeg {
                 }
                 Some(healthy) = OptionFuture::from(self.probing.as_mut()) => {
                     self.probing = None;
-                    if healthy { gate.resume() } else { gate.probe_failed() }
+                    if healthy { gate.probe_succeeded() } else { gate.probe_failed() }
                 }
                 Some(overdue) = OptionFuture::from(self.purging.as_mut()) => {
                     self.purging = None;
@@ -204,10 +205,14 @@ impl MixpanelLeg {
 
     fn bury(&mut self, item: &Item, reason: DeadReason, answer: &str) -> Result<(), LegError> {
         self.parts.books.die(item, reason, answer, self.parts.clock.now())?;
+        self.check_dead_letters();
+        Ok(())
+    }
+
+    fn check_dead_letters(&self) {
         if self.parts.books.dead_bytes() > self.parts.settings.max_dead_letter_bytes {
             self.parts.status.gate().pause(PauseCause::DeadLettersFull);
         }
-        Ok(())
     }
 
     fn look_for_old_letters(&self) -> BoxFuture<'static, Result<Vec<OverdueLetter>, StoreError>> {

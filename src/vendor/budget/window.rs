@@ -158,11 +158,15 @@ impl Window {
             }
             return false;
         }
-        let missing = wanted - self.reserved;
+        // What is left of the newest slice is spent now, so it has to leave the window with what is spent now.
+        let moved = std::mem::take(&mut self.reserved);
+        if let Some(newest) = self.slices.back_mut() {
+            newest.amount -= moved;
+        }
         let free = self.limit.amount.saturating_sub(self.claimed());
-        let amount = self.limit.slice().max(missing).min(free);
+        let amount = (moved + self.limit.slice()).max(wanted).min(free);
         self.slices.push_back(Slice { at: now, amount });
-        self.reserved = (self.reserved + amount).saturating_sub(wanted);
+        self.reserved = amount.saturating_sub(wanted);
         true
     }
 
@@ -225,6 +229,20 @@ mod tests {
         assert!(window.reconcile(40, now));
         assert_eq!(window.remaining(now), 40);
         assert!(!window.reconcile(60, now), "a vendor that says more is left than we count gives nothing");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_is_left_of_a_slice_counts_from_when_it_is_spent() {
+        let limit = Limit { unit: Unit::Calls, amount: 2_000, span: Duration::from_secs(3600) };
+        let mut window = Window::new(limit);
+        let start = Instant::now();
+        window.take(calls(197), start);
+        let late = start + limit.span - Duration::from_secs(1);
+        window.take(calls(5), late);
+        // The first slice has left the window; five calls of a second ago have not.
+        let now = start + limit.span;
+        assert_eq!(window.check(calls(1_995), now), Ok(()));
+        assert!(window.check(calls(1_996), now).is_err());
     }
 
     proptest! {
