@@ -160,12 +160,12 @@ impl Books {
 
     /// Adds to what the next checkpoint writes.
     pub fn pending_mut(&mut self) -> &mut WriteBatch {
-        self.dirty = true;
         &mut self.pending
     }
 
+    /// Whether there is anything to write down. An idle leg must not keep the disk busy.
     pub fn is_dirty(&self) -> bool {
-        self.dirty
+        self.dirty || !self.pending.is_empty()
     }
 
     /// Everything since the last page and the checkpoint that follows from it, as one batch; the caller writes it before

@@ -19,6 +19,10 @@ pub mod outlook;
 pub mod source;
 pub mod status;
 pub mod tally;
+#[cfg(test)]
+mod testing;
+#[cfg(test)]
+mod tests;
 pub mod trimmer;
 
 use crate::store::StoreError;

@@ -47,13 +47,13 @@ impl Shelf {
         self.records == 0
     }
 
-    /// Counts a record in. Records come in order of position.
+    /// Counts a record in. Those that need a fold come in order of position.
     pub fn put(&mut self, position: Position, needs_fold: bool) {
         self.records += 1;
         if needs_fold && self.fold_at.is_none() {
             self.fold_at = Some(position);
         }
-        self.held += u64::from(self.fold_at.is_some());
+        self.held += u64::from(self.holds(position));
     }
 
     /// Counts a record out, however it ended.

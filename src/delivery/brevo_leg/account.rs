@@ -46,13 +46,19 @@ fn put(key: &[u8], value: &impl serde::Serialize, batch: &mut WriteBatch) -> Res
     Ok(())
 }
 
-/// Reads the account, after creating `wanted`. Attributes that could not be created are given back: asking again for each
-/// value would cost a call each time. `None` for the account: the answer cannot be read.
-pub async fn read(
-    stack: Stack,
-    calls: Calls,
-    wanted: Vec<AttributeToCreate>,
-) -> Result<(Option<AccountModel>, BTreeSet<AttributeName>), LegError> {
+/// What reading the account found.
+#[derive(Debug)]
+pub struct Read {
+    /// `None`: the answer cannot be read.
+    pub account: Option<AccountModel>,
+    /// Wanted attributes that could not be created: asking again for each value would cost a call each time.
+    pub refused: BTreeSet<AttributeName>,
+    /// Whether an attribute was created.
+    pub created: bool,
+}
+
+/// Reads the account, after creating `wanted`.
+pub async fn read(stack: Stack, calls: Calls, wanted: Vec<AttributeToCreate>) -> Result<Read, LegError> {
     let mut created = Vec::new();
     for attribute in &wanted {
         let answer = stack.clone().oneshot(calls.create_attribute(attribute)).await?;
@@ -71,14 +77,15 @@ pub async fn read(
         Ok(list) => list,
         Err(error) => {
             tracing::warn!(%error, "Brevo's attributes cannot be read");
-            return Ok((None, wanted.into_iter().map(|attribute| attribute.name).collect()));
+            let refused = wanted.iter().map(|attribute| attribute.name.clone()).collect();
+            return Ok(Read { account: None, refused, created: !created.is_empty() });
         }
     };
     let mut account = AccountModel::new(&list, []);
-    for attribute in created {
+    for attribute in &created {
         // A list that lags behind must not make a new attribute look refused.
         account.attributes.entry(attribute.name.clone()).or_insert_with(|| attribute.kind.kind());
     }
     let refused = account.missing(wanted.iter().map(|attribute| &attribute.name)).into_iter().collect();
-    Ok((Some(account), refused))
+    Ok(Read { account: Some(account), refused, created: !created.is_empty() })
 }

@@ -22,6 +22,9 @@ pub struct Write {
     /// Attributes to be emptied.
     pub clear: Vec<AttributeName>,
     pub phone: bool,
+    /// Identifiers are owed: a new address may be tried. Once Brevo has refused one it is kept apart, not tried with
+    /// every later value.
+    pub identifiers: bool,
     pub lists: Vec<ListId>,
 }
 
@@ -85,6 +88,7 @@ pub fn compose(
         attributes,
         clear,
         phone: person.phone.is_some() && identifiers,
+        identifiers,
         lists: lists.to_vec(),
     };
     Composed::Write(Box::new(write), not_placed)
@@ -111,18 +115,19 @@ impl Write {
     pub fn importable(&self) -> bool {
         self.person.email.is_some()
             && self.clear.is_empty()
-            && self.email_change().is_none()
+            && !self.email_differs()
             && self.attributes.values().all(AttributeValue::importable)
     }
 
-    /// The address under which Brevo knows the contact, when it has to become another one.
-    pub fn email_change(&self) -> Option<Option<&Email>> {
-        match &self.person.contact {
-            Contact::Known { email, .. } if *email != self.person.email && self.person.email.is_some() => {
-                Some(email.as_ref())
-            }
-            _ => None,
-        }
+    /// Brevo knows the contact by another address than ours, or by none.
+    pub fn email_differs(&self) -> bool {
+        let known = matches!(&self.person.contact, Contact::Known { email, .. } if *email != self.person.email);
+        known && self.person.email.is_some()
+    }
+
+    /// The address has to become another one.
+    pub fn email_change(&self) -> bool {
+        self.identifiers && self.email_differs()
     }
 
     fn all_attributes(&self, clearing: Clearing) -> Attributes {
@@ -277,7 +282,9 @@ mod tests {
         let old = Email::parse("old@example.com").unwrap();
         person.contact = Contact::Known { email: Some(old.clone()), ext_id: true, phone: None };
         let write = written(compose("u1", &person, &owing(&[], true), &account(), true, &[]));
-        assert_eq!(write.email_change(), Some(Some(&old)));
+        assert!(write.email_change());
+        let later = written(compose("u1", &person, &owing(&["PLAN"], false), &account(), true, &[]));
+        assert!(later.email_differs() && !later.email_change());
         let body = serde_json::to_value(write.update(Clearing::default(), true)).unwrap();
         assert_eq!(body["attributes"]["EMAIL"], "ada@example.com");
         assert!(!write.importable());

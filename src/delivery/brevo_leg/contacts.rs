@@ -30,6 +30,8 @@ pub enum Payment {
     },
     /// The contact is busy: the same again a little later, for this person alone.
     TooEarly,
+    /// Brevo does not know the contact any more: it has to be written as a new one, with everything that is known.
+    Gone,
     Refused(Refusal),
     /// The endpoint is not there: hold the destination.
     Misrouted(Refusal),
@@ -51,15 +53,16 @@ impl Writer {
 
     /// Writes the contact of the person who is `id` at Mixpanel.
     pub async fn pay(&self, id: &str, write: Write) -> Result<Payment, LegError> {
-        let payment = match (address(id, &write.person.contact), write.email_change()) {
-            (Some(at), Some(_)) => self.change_email(at, &write).await?,
-            // Without an address to match on, an upsert would have to match on the ext_id alone.
-            (Some(at), None) if write.person.email.is_none() => self.update(at, &write, false).await?,
+        let filled = self.filled(id, &write).await?;
+        let payment = match address(id, &write.person.contact) {
+            Some(at) if write.email_change() => self.change_email(at, &write).await?,
+            // Without the address that Brevo has, an upsert would have to match on the ext_id alone.
+            Some(at) if write.email_differs() || write.person.email.is_none() => self.update(at, &write, false).await?,
             _ => self.upsert(write.clone()).await?,
         };
         match payment {
-            Payment::Paid { contact, conflicts, kept_email, .. } if !write.clear.is_empty() => {
-                let learned = self.verify_clearing(id, &contact, &write).await?;
+            Payment::Paid { contact, conflicts, kept_email, .. } if !filled.is_empty() => {
+                let learned = self.verify_clearing(id, &contact, &write, &filled).await?;
                 Ok(Payment::Paid { contact, conflicts, kept_email, learned })
             }
             other => Ok(other),
@@ -77,6 +80,8 @@ impl Writer {
         loop {
             let answer = self.call(self.calls.upsert_contact(&write.upsert(self.clearing()))).await?;
             match outcome::upsert(&answer) {
+                // Somebody has deleted it at Brevo; what was written is only what was owed.
+                UpsertOutcome::Created(_) if write.person.contact != Contact::Unknown => return Ok(Payment::Gone),
                 UpsertOutcome::Created(_) | UpsertOutcome::Updated => {
                     let contact = write.confirmed(write.person.email.clone(), write.ext_id.is_some());
                     return Ok(Payment::Paid { contact, conflicts, kept_email: false, learned: None });
@@ -104,8 +109,7 @@ impl Writer {
         let found = outcome::contact(&self.call(self.calls.contact(at)).await?);
         match found {
             Ok(Some(contact)) => self.update(at, write, !contact.email_blacklisted).await,
-            // Deleted at Brevo meanwhile: made anew.
-            Ok(None) => self.upsert(write.clone()).await,
+            Ok(None) => Ok(Payment::Gone),
             Err(outcome::ReadError::Refused(refusal) | outcome::ReadError::NotFound(refusal)) => {
                 Ok(Payment::Refused(refusal))
             }
@@ -115,8 +119,8 @@ impl Writer {
 
     async fn update(&self, at: ContactRef<'_>, write: &Write, change_email: bool) -> Result<Payment, LegError> {
         let mut write = write.clone();
-        let mut change_email = change_email && write.email_change().is_some();
-        let kept_email = write.email_change().is_some() && !change_email;
+        let mut change_email = change_email && write.email_change();
+        let kept_email = write.email_change() && !change_email;
         let mut conflicts = BTreeSet::new();
         loop {
             let body = write.update(self.clearing(), change_email);
@@ -127,7 +131,7 @@ impl Writer {
                     let contact = write.confirmed(email, matches!(at, ContactRef::ExtId(_)));
                     return Ok(Payment::Paid { contact, conflicts, kept_email, learned: None });
                 }
-                UpdateOutcome::NotFound => return self.upsert(write).await,
+                UpdateOutcome::NotFound => return Ok(Payment::Gone),
                 UpdateOutcome::Conflict { identifiers, refusal } => {
                     let about_email = identifiers.contains(&IdentifierKind::Email) || identifiers.is_empty();
                     if about_email && std::mem::take(&mut change_email) {
@@ -148,17 +152,38 @@ impl Writer {
         }
     }
 
+    /// Of the attributes to be emptied, those that hold something, as long as it is not known how the account empties
+    /// them: only they can show whether a way has worked.
+    async fn filled(&self, id: &str, write: &Write) -> Result<Vec<AttributeName>, LegError> {
+        if write.clear.is_empty() || self.clearing.is_some() {
+            return Ok(Vec::new());
+        }
+        let filled = |found: BrevoContact| write.clear.iter().filter(|name| !is_empty(&found, name)).cloned().collect();
+        Ok(self.look(id, &write.person.contact).await?.map(filled).unwrap_or_default())
+    }
+
+    async fn look(&self, id: &str, contact: &Contact) -> Result<Option<BrevoContact>, LegError> {
+        let Some(at) = address(id, contact) else { return Ok(None) };
+        Ok(outcome::contact(&self.call(self.calls.contact(at)).await?).unwrap_or_default())
+    }
+
     /// Whether null or an empty text empties an attribute is unconfirmed (contract §3.3): the first time, the contact is
-    /// read back, the other way is tried where the first did nothing, and the way that worked is remembered.
-    async fn verify_clearing(&self, id: &str, contact: &Contact, write: &Write) -> Result<Option<Clearing>, LegError> {
-        let (None, Some(at)) = (self.clearing, address(id, contact)) else { return Ok(None) };
-        let Ok(Some(found)) = outcome::contact(&self.call(self.calls.contact(at)).await?) else { return Ok(None) };
-        if write.clear.iter().all(|name| is_empty(&found, name)) {
+    /// read back, the other way is tried where the first did nothing, and the way that was seen to work is remembered.
+    async fn verify_clearing(
+        &self,
+        id: &str,
+        contact: &Contact,
+        write: &Write,
+        filled: &[AttributeName],
+    ) -> Result<Option<Clearing>, LegError> {
+        let emptied = |found: BrevoContact| filled.iter().all(|name| is_empty(&found, name));
+        if self.look(id, contact).await?.is_some_and(emptied) {
             return Ok(Some(Clearing::EmptyString));
         }
+        let Some(at) = address(id, contact) else { return Ok(None) };
         let body = write.update(Clearing::Null, false);
         self.call(self.calls.update_contact(at, &body)).await?;
-        Ok(Some(Clearing::Null))
+        Ok(self.look(id, contact).await?.is_some_and(emptied).then_some(Clearing::Null))
     }
 }
 

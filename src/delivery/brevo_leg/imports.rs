@@ -15,7 +15,7 @@ use crate::brevo::identifiers::{ContactRef, ListId, ProcessId};
 use crate::brevo::outcome::{self, ImportOutcome};
 use crate::brevo::wire::{ImportContact, Process, ProcessStatus};
 use crate::people::roster::PersonId;
-use crate::store::{State, Table, WriteBatch};
+use crate::store::{State, StoreError, Table, WriteBatch};
 use crate::vendor::stack::Stack;
 
 /// Waits between two looks at a process: each look is one of 100 calls an hour.
@@ -41,6 +41,11 @@ pub enum Imported {
     Done { ext_id: bool },
     /// Not all of them can be relied on.
     NotDone,
+}
+
+/// Whether an earlier process of ours has left an import running.
+pub async fn left_running(state: &Arc<dyn State>) -> Result<bool, StoreError> {
+    Ok(state.get(Table::Vendors, vec![KEY.to_vec()]).await?.into_iter().next().flatten().is_some())
 }
 
 impl Importer {

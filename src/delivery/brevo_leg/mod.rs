@@ -28,7 +28,7 @@ mod shelving;
 mod window;
 
 use std::cmp::Reverse;
-use std::collections::{BTreeSet, BinaryHeap, HashMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, BinaryHeap, HashMap, HashSet, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -42,8 +42,8 @@ use self::contacts::Payment;
 use self::event_calls::Sent;
 use self::imports::Imported;
 use self::queue::{PersonQueue, Queued};
-use self::receiving::Loaded;
-use self::shelving::Overdue;
+use self::receiving::{Loaded, MAX_PEOPLE, MAX_WAITING};
+use self::shelving::{Overdue, Scan};
 use self::window::Window;
 use super::LegError;
 use super::books::{Books, HeldOutside};
@@ -76,6 +76,9 @@ const EXPIRE_EVERY: Duration = Duration::from_secs(30);
 const READ_ACCOUNT_EVERY: Duration = Duration::from_secs(600);
 /// People who are owed something and were found at the start, loaded at a time.
 const DEBTORS_AT_ONCE: usize = 500;
+
+/// First wait after an answer that says that an endpoint is not there; doubles up to a minute.
+const MISROUTED: Duration = Duration::from_secs(1);
 
 /// What the leg is made of.
 pub struct Parts {
@@ -114,23 +117,13 @@ pub struct Settings {
 /// Work that has come back.
 enum Done {
     Loaded(Loaded),
-    Debtors(Vec<(PersonId, Resident)>),
+    Debtors(Vec<PersonId>, Vec<(PersonId, Resident)>),
     Payment(PersonId, Payment),
-    Imported {
-        count: usize,
-        people: Vec<(PersonId, compose::Write)>,
-        imported: Imported,
-    },
+    Imported { count: usize, people: Vec<(PersonId, compose::Write)>, imported: Imported },
     EarlierImport,
-    /// `None`: the account could not be read.
-    Account(Option<AccountModel>, BTreeSet<AttributeName>),
-    Events {
-        events: Vec<(PersonId, Queued)>,
-        sent: Sent,
-        doubtful: u32,
-        batches_scarce: bool,
-    },
-    Shelf(PersonId, Vec<Parked>),
+    Account(account::Read),
+    Events { events: Vec<(PersonId, Queued)>, sent: Sent, doubtful: u32, batches_left: Option<u64> },
+    Shelf(PersonId, Vec<Parked>, Scan),
     Overdue(Overdue),
 }
 
@@ -152,6 +145,9 @@ pub struct BrevoLeg {
     later: BinaryHeap<Reverse<(Instant, PersonId)>>,
     /// Found at the start, not loaded yet.
     debtors: VecDeque<PersonId>,
+    /// Who may be in an import that an earlier process left running: it would overwrite what they were paid meanwhile
+    /// with older values, so they wait for its end (CORE 11).
+    held: HashSet<PersonId>,
 
     under_way: JoinSet<Result<Done, LegError>>,
     payments_under_way: usize,
@@ -159,11 +155,14 @@ pub struct BrevoLeg {
     import_under_way: bool,
     /// When to look again for people whom an import could carry.
     next_import_at: Instant,
-    receiving: bool,
+    /// Records are being loaded; the last page that was durable when that began.
+    receiving: Option<u64>,
     loading_debtors: bool,
     looking_for_overdue: bool,
-    /// Reads of shelves under way: what they bring back may have been taken off meanwhile.
-    scans: usize,
+    more_overdue: bool,
+    releases_under_way: usize,
+    /// Reads of shelves under way, by when they began: what they bring back may have been taken off meanwhile.
+    scans: BTreeMap<u64, usize>,
 
     account: Option<AccountModel>,
     account_under_way: bool,
@@ -174,8 +173,12 @@ pub struct BrevoLeg {
     reported: BTreeSet<(AttributeName, &'static str)>,
     clearing: Option<Clearing>,
 
-    /// `/events/batch` turned out to have only an hourly quota of its own.
-    batches_scarce: bool,
+    /// Calls of `/events/batch` that may go out at once; `None`: as many as of single events.
+    batches_left: Option<u64>,
+
+    /// Calls in a row that met no endpoint.
+    misrouted_payments: u32,
+    misrouted_events: u32,
 
     parked: u64,
     parked_bytes: u64,
@@ -212,22 +215,27 @@ impl BrevoLeg {
             releases: VecDeque::new(),
             later: BinaryHeap::new(),
             debtors: VecDeque::new(),
+            held: HashSet::new(),
             under_way: JoinSet::new(),
             payments_under_way: 0,
             events_under_way: 0,
             import_under_way: false,
             next_import_at: Instant::now(),
-            receiving: false,
+            receiving: None,
             loading_debtors: false,
             looking_for_overdue: false,
-            scans: 0,
+            more_overdue: false,
+            releases_under_way: 0,
+            scans: BTreeMap::new(),
             account,
             account_under_way: false,
             account_ready_at: Instant::now(),
             refused_attributes: BTreeSet::new(),
             reported: BTreeSet::new(),
             clearing,
-            batches_scarce: false,
+            batches_left: None,
+            misrouted_payments: 0,
+            misrouted_events: 0,
             parked,
             parked_bytes,
             owed: 0,
@@ -241,6 +249,9 @@ impl BrevoLeg {
             purging: None,
         };
         leg.find_debtors().await?;
+        if leg.sends() && leg.imports() && imports::left_running(&leg.parts.state).await? {
+            leg.held = leg.debtors.iter().cloned().collect();
+        }
         Ok(leg)
     }
 
@@ -272,11 +283,14 @@ impl BrevoLeg {
         if self.sends() {
             self.await_earlier_import();
         }
+        self.check_dead_letters();
         loop {
+            // Of before: a moment that passes while things are started must not be taken for one that was seen.
+            let now = Instant::now();
             self.start_what_can_start();
             self.publish();
             let retry_at = self.later.peek().map(|Reverse((at, _))| *at);
-            let settled_at = (!self.to_pay.is_empty()).then_some(self.account_ready_at);
+            let settled_at = (self.account_ready_at > now).then_some(self.account_ready_at);
             let gate = self.parts.status.gate();
             tokio::select! {
                 () = shutdown.cancelled() => break,
@@ -288,7 +302,7 @@ impl BrevoLeg {
                 }
                 Some(healthy) = OptionFuture::from(self.probing.as_mut()) => {
                     self.probing = None;
-                    if healthy { gate.resume() } else { gate.probe_failed() }
+                    if healthy { gate.probe_succeeded() } else { gate.probe_failed() }
                 }
                 Some(overdue) = OptionFuture::from(self.purging.as_mut()) => {
                     self.purging = None;
@@ -303,7 +317,7 @@ impl BrevoLeg {
                     self.probing = self.probe();
                 }
                 () = until(retry_at) => self.retry_busy(),
-                () = until(settled_at), if self.account_ready_at > Instant::now() => {}
+                () = until(settled_at) => {}
                 _ = checkpoints.tick(), if self.may_write() => self.checkpoint()?,
                 _ = expiries.tick() => {
                     self.look_for_overdue();
@@ -330,7 +344,10 @@ impl BrevoLeg {
     }
 
     fn may_receive(&self) -> bool {
-        !self.receiving && self.parts.books.has_room()
+        self.receiving.is_none()
+            && self.waiting < MAX_WAITING
+            && self.queues.len() < MAX_PEOPLE
+            && self.parts.books.has_room()
     }
 
     fn spawn(&mut self, work: Work) {
@@ -340,16 +357,16 @@ impl BrevoLeg {
     fn take_back(&mut self, done: Done) -> Result<(), LegError> {
         match done {
             Done::Loaded(loaded) => self.apply(loaded)?,
-            Done::Debtors(people) => self.take_debtors(people),
+            Done::Debtors(ids, people) => self.take_debtors(ids, people),
             Done::Payment(id, payment) => self.settle_payment(&id, payment)?,
             Done::Imported { count, people, imported } => self.settle_import(count, people, imported)?,
-            Done::EarlierImport => self.import_under_way = false,
-            Done::Account(account, refused) => self.take_account(account, refused)?,
-            Done::Events { events, sent, doubtful, batches_scarce } => {
-                self.batches_scarce = batches_scarce;
+            Done::EarlierImport => self.earlier_import_ended(),
+            Done::Account(read) => self.take_account(read)?,
+            Done::Events { events, sent, doubtful, batches_left } => {
+                self.batches_left = batches_left;
                 self.settle_events(events, sent, doubtful)?;
             }
-            Done::Shelf(id, rows) => self.take_from_shelf(&id, rows)?,
+            Done::Shelf(id, rows, scan) => self.take_from_shelf(&id, rows, scan)?,
             Done::Overdue(overdue) => self.expire(overdue),
         }
         Ok(())
@@ -357,7 +374,9 @@ impl BrevoLeg {
 
     /// People found owed at the start are loaded a few at a time, behind those whom new records name.
     fn load_debtors(&mut self) {
-        if self.loading_debtors || self.debtors.is_empty() || self.to_pay.len() >= DEBTORS_AT_ONCE {
+        // Live traffic may keep the line long for ever; half of the room is theirs all the same.
+        let full = self.to_pay.len() >= DEBTORS_AT_ONCE && self.queues.len() >= MAX_PEOPLE / 2;
+        if self.loading_debtors || self.debtors.is_empty() || full {
             return;
         }
         let count = self.debtors.len().min(DEBTORS_AT_ONCE);
@@ -365,12 +384,15 @@ impl BrevoLeg {
         let missing = self.roster.missing(ids.iter());
         let state = self.parts.state.clone();
         self.loading_debtors = true;
-        self.spawn(Box::pin(async move { Ok(Done::Debtors(roster::load(&state, missing).await?)) }));
+        self.spawn(Box::pin(async move {
+            let people = roster::load(&state, missing).await?;
+            Ok(Done::Debtors(ids, people))
+        }));
     }
 
-    fn take_debtors(&mut self, people: Vec<(PersonId, Resident)>) {
+    /// All of `ids` are in memory now; those that were before may not have been looked at.
+    fn take_debtors(&mut self, ids: Vec<PersonId>, people: Vec<(PersonId, Resident)>) {
         self.loading_debtors = false;
-        let ids: Vec<_> = people.iter().map(|(id, _)| id.clone()).collect();
         self.roster.take_in(people);
         for id in ids {
             self.advance(&id);
@@ -391,10 +413,12 @@ impl BrevoLeg {
         Some(Box::pin(async move { probing.await.is_ok_and(|answer| outcome::judge(&answer) == Verdict::Definite) }))
     }
 
-    /// Holds the destination after an answer that says that an endpoint is not there.
-    fn hold(&self, refusal: &str) {
-        tracing::warn!(refusal, "Brevo does not know an endpoint: check connectors.brevo.base_url");
-        self.parts.status.gate().record(Verdict::Retry);
+    /// Holds the destination after an answer that says that an endpoint is not there, `times` in a row. The gate cannot
+    /// count them: to it the answer was a definite one.
+    fn hold(&self, refusal: &str, times: u32) {
+        tracing::warn!(refusal, times, "Brevo does not know an endpoint: check connectors.brevo.base_url");
+        let wait = MISROUTED.saturating_mul(1 << times.saturating_sub(1).min(6)).min(Duration::from_secs(60));
+        self.parts.status.gate().record(Verdict::RateLimited { after: Some(wait) });
     }
 
     fn check_dead_letters(&self) {
@@ -420,13 +444,23 @@ impl BrevoLeg {
     fn written(&mut self, (page, cursor): (u64, Position)) {
         self.durable_page = page;
         self.parts.status.set_durable_cursor(cursor);
-        if self.scans == 0 {
-            self.unshelved.retain(|_, removed| *removed > page);
-        }
+        self.forget_unshelved(page);
         self.queues.retain(|_, queue| !queue.idle() || queue.shelved_page > page);
-        self.window.written(page, self.parts.clock.now(), self.parts.books.pending_mut());
-        let queues = &self.queues;
-        if !self.receiving && !self.loading_debtors && !self.looking_for_overdue {
+        // What a look-up under way was too early to see in the store has to be known here until it is back.
+        let seen = self.receiving.map_or(page, |began| began.min(page));
+        self.window.written(seen, self.parts.clock.now(), self.parts.books.pending_mut());
+        if std::mem::take(&mut self.more_overdue) {
+            self.look_for_overdue();
+        }
+    }
+
+    /// Keeps the people in memory to their bound. Nobody may be on the way from the store or to it: who is read back
+    /// would be as they were, and who is expected to be here would be made anew.
+    fn let_go(&mut self) {
+        let on_the_way =
+            self.receiving.is_some() || self.loading_debtors || self.looking_for_overdue || self.writing.is_some();
+        if !on_the_way {
+            let queues = &self.queues;
             self.roster.let_go(|id| queues.contains_key(id));
         }
     }

@@ -1,7 +1,7 @@
 //! Paying debts: one contact write per person, or one import for many.
 
 use std::cmp::Reverse;
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -15,9 +15,8 @@ use super::contacts::{Payment, Writer};
 use super::imports::{Imported, Importer};
 use super::queue::Slot;
 use super::{BrevoLeg, Done};
-use crate::brevo::account::{AccountModel, AttributeToCreate};
+use crate::brevo::account::AttributeToCreate;
 use crate::brevo::identifiers::ListId;
-use crate::brevo::names::AttributeName;
 use crate::brevo::outcome::Refusal;
 use crate::delivery::LegError;
 use crate::people::debt::{self, Debt};
@@ -65,7 +64,7 @@ impl BrevoLeg {
                 }
                 Some(Composed::Nothing(not_placed)) => {
                     self.report(&not_placed);
-                    self.nothing_to_pay(&id);
+                    self.nothing_to_pay(&id, not_placed.is_empty());
                 }
                 Some(Composed::Missing(missing)) => {
                     // Asked for together with whatever else the people in line are missing.
@@ -117,11 +116,16 @@ impl BrevoLeg {
         }));
     }
 
-    /// Brevo has everything that can be placed: what is owed is settled without a call.
-    fn nothing_to_pay(&mut self, id: &PersonId) {
+    /// Brevo has everything that can be placed: what is owed is settled without a call. `in_place`: an earlier write has
+    /// brought it there, as it does for updates that were folded while they stood on the shelf.
+    fn nothing_to_pay(&mut self, id: &PersonId, in_place: bool) {
         self.begin_payment(id);
         let paid = self.take_paid(id);
-        self.parts.books.tally_mut().skip(SkipRule::NotPlaced, paid.records);
+        if in_place {
+            self.parts.books.tally_mut().delivered.add(Kind::Profile, paid.records);
+        } else {
+            self.parts.books.tally_mut().skip(SkipRule::NotPlaced, paid.records);
+        }
         self.queue(id).end_payment(true);
         self.advance(id);
     }
@@ -161,14 +165,21 @@ impl BrevoLeg {
             }
             Payment::TooEarly => {
                 self.give_back(id);
-                let queue = self.queue(id);
-                queue.end_payment(false);
-                queue.too_early += 1;
-                let wait = BUSY.saturating_mul(1 << (queue.too_early - 1).min(6)).min(Duration::from_secs(60));
+                let tries = self.queue(id).end_busy();
+                let wait = BUSY.saturating_mul(1 << (tries - 1).min(6)).min(Duration::from_secs(60));
                 self.later.push(Reverse((Instant::now() + wait, id.clone())));
+                self.shelve_events(id);
             }
             Payment::Misrouted(refusal) => {
-                self.hold(&refusal.to_string());
+                self.misrouted_payments = self.misrouted_payments.saturating_add(1);
+                self.hold(&refusal.to_string(), self.misrouted_payments);
+                self.give_back(id);
+                self.queue(id).end_payment(false);
+                self.advance(id);
+            }
+            Payment::Gone => {
+                tracing::warn!("a contact is not at Brevo any more, and is written anew");
+                self.roster.edit(id).person.contact = Contact::Unknown;
                 self.give_back(id);
                 self.queue(id).end_payment(false);
                 self.advance(id);
@@ -179,11 +190,11 @@ impl BrevoLeg {
     }
 
     fn paid(&mut self, id: &PersonId, contact: Contact) {
+        self.misrouted_payments = 0;
         self.roster.edit(id).person.contact = contact;
         let paid = self.take_paid(id);
         self.parts.books.tally_mut().delivered.add(Kind::Profile, paid.records);
         let queue = self.queue(id);
-        queue.too_early = 0;
         queue.alone = false;
         queue.end_payment(true);
         self.advance(id);
@@ -219,7 +230,6 @@ impl BrevoLeg {
         }
         let no_contact = self.roster.edit(id).person.contact == Contact::Unknown;
         let queue = self.queue(id);
-        queue.too_early = 0;
         queue.end_payment(!no_contact);
         if no_contact {
             let events: Vec<_> = queue.events.drain(..).collect();
@@ -240,22 +250,25 @@ impl BrevoLeg {
             return;
         }
         self.next_import_at = Instant::now() + IMPORT_PAUSE;
-        let (mut people, mut others) = (Vec::new(), std::collections::VecDeque::new());
-        while let Some(id) = self.to_pay.pop_front() {
-            match self.compose_for(&id) {
+        let line = std::mem::take(&mut self.to_pay);
+        let (mut people, mut others) = (Vec::new(), VecDeque::new());
+        for id in &line {
+            match self.compose_for(id) {
                 Some(Composed::Write(write, not_placed))
-                    if write.importable() && people.len() < IMPORT_UP_TO && !self.queue(&id).alone =>
+                    if write.importable() && people.len() < IMPORT_UP_TO && !self.queue(id).alone =>
                 {
                     self.report(&not_placed);
-                    people.push((id, *write));
+                    people.push((id.clone(), *write));
                 }
-                _ => others.push_back(id),
+                _ => others.push_back(id.clone()),
             }
         }
-        self.to_pay = others;
         if people.len() < IMPORT_FROM {
-            return self.to_pay.extend(people.into_iter().map(|(id, _)| id));
+            // As they stood: whoever is moved back again and again would never be paid.
+            self.to_pay = line;
+            return;
         }
+        self.to_pay = others;
         let Some(vendor) = &self.parts.vendor else { return };
         let importer = Importer {
             calls: vendor.calls.clone(),
@@ -265,12 +278,26 @@ impl BrevoLeg {
         };
         for (id, _) in &people {
             self.begin_payment(id);
+            self.queue(id).importing = true;
+            self.shelve_events(id);
         }
         self.import_under_way = true;
         self.spawn(Box::pin(async move {
             let (count, imported) = importer.run(&people).await?;
             Ok(Done::Imported { count, people, imported })
         }));
+    }
+
+    /// Whether there is a list for imports to fill.
+    pub(super) fn imports(&self) -> bool {
+        self.parts.mapping.list(ALL_USERS).is_some()
+    }
+
+    pub(super) fn earlier_import_ended(&mut self) {
+        self.import_under_way = false;
+        for id in std::mem::take(&mut self.held) {
+            self.advance(&id);
+        }
     }
 
     pub(super) fn await_earlier_import(&mut self) {
@@ -338,14 +365,8 @@ impl BrevoLeg {
     pub(super) fn read_account(&mut self, wanted: Vec<AttributeToCreate>) {
         let Some(vendor) = &self.parts.vendor else { return };
         let (stack, calls) = (vendor.stack.clone(), vendor.calls.clone());
-        if !wanted.is_empty() {
-            self.account_ready_at = Instant::now() + SETTLING;
-        }
         self.account_under_way = true;
-        self.spawn(Box::pin(async move {
-            let (account, refused) = account::read(stack, calls, wanted).await?;
-            Ok(Done::Account(account, refused))
-        }));
+        self.spawn(Box::pin(async move { Ok(Done::Account(account::read(stack, calls, wanted).await?)) }));
     }
 
     /// Asks for the account as it is now, unless that is under way. What could not be created before may be possible by
@@ -359,11 +380,14 @@ impl BrevoLeg {
 
     pub(super) fn take_account(
         &mut self,
-        account: Option<AccountModel>,
-        refused: BTreeSet<AttributeName>,
+        account::Read { account, refused, created }: account::Read,
     ) -> Result<(), LegError> {
         self.account_under_way = false;
         self.refused_attributes.extend(refused);
+        if created {
+            // From now, not from when it was asked for: the calls may have waited for the gate or the budget.
+            self.account_ready_at = Instant::now() + SETTLING;
+        }
         // What was known goes on counting while Brevo's answer cannot be read.
         let Some(account) = account else { return Ok(()) };
         account::remember_account(&account, self.parts.books.pending_mut())?;

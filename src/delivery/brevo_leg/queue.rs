@@ -45,7 +45,6 @@ pub enum Release {
     Idle,
     /// To be read as soon as the checkpoint page with its newest row is written: all of it is in the store then.
     Wanted,
-
     Reading,
 }
 
@@ -68,8 +67,10 @@ pub struct PersonQueue {
     /// Payments begun so far, and the number of the last that succeeded.
     payments: u64,
     paid: u64,
-    /// Tries in a row that found the contact busy.
+    /// Tries in a row that found the contact busy. Above zero, the person is in line again later, by itself.
     pub too_early: u32,
+    /// The payment under way is an import: it may take an hour.
+    pub importing: bool,
     /// An import did not bring the contact about: it is written by itself until that has worked.
     pub alone: bool,
 }
@@ -84,9 +85,24 @@ impl PersonQueue {
 
     pub fn end_payment(&mut self, paid: bool) {
         self.paying = false;
+        self.importing = false;
+        self.too_early = 0;
         if paid {
             self.paid = self.payments;
         }
+    }
+
+    /// The payment found the contact busy; returns how often in a row that has been so.
+    pub fn end_busy(&mut self) -> u32 {
+        let tries = self.too_early.saturating_add(1);
+        self.end_payment(false);
+        self.too_early = tries;
+        tries
+    }
+
+    /// Whether the person's payment waits for something of this contact alone, for who knows how long.
+    pub fn waits_alone(&self) -> bool {
+        self.importing || self.too_early > 0
     }
 
     /// The payment that an event queued now has to wait for. `owed`: something is owed that no payment under way covers.

@@ -18,8 +18,11 @@ use crate::record::Position;
 use crate::settlement::{DeadReason, SkipRule};
 use crate::store::Entry;
 
-/// Events that may wait in memory for their people's payments; more go to the shelf.
-const MAX_WAITING: usize = 20_000;
+/// Events in queues from which on nothing more is read: a vendor that takes nothing is the destination's affair, so what
+/// waits for it waits in the journal and never fills shelves (CORE 7).
+pub(super) const MAX_WAITING: usize = 20_000;
+/// The same for people with something under way.
+pub(super) const MAX_PEOPLE: usize = 50_000;
 
 /// Records with everything that is stored about them.
 pub(super) struct Loaded {
@@ -49,10 +52,11 @@ impl BrevoLeg {
         if records.is_empty() {
             return Ok(());
         }
+        self.let_go();
         let missing = self.roster.missing(records.iter().filter_map(|(_, wish)| wish.person()));
         let lookups: Vec<_> = records.iter().filter_map(|(item, wish)| self.lookups(item, wish)).collect();
         let state = self.parts.state.clone();
-        self.receiving = true;
+        self.receiving = Some(self.durable_page);
         self.spawn(Box::pin(async move {
             let people = if missing.is_empty() { Vec::new() } else { roster::load(&state, missing).await? };
             let mut found = if lookups.is_empty() {
@@ -79,7 +83,7 @@ impl BrevoLeg {
     }
 
     pub(super) fn apply(&mut self, loaded: Loaded) -> Result<(), LegError> {
-        self.receiving = false;
+        self.receiving = None;
         self.roster.take_in(loaded.people);
         for (item, wish, known) in loaded.records {
             match wish {
@@ -127,7 +131,9 @@ impl BrevoLeg {
             return self.shelve(&id, item);
         }
         if !in_pilot(mode, &self.parts.settings.pilot_emails, &resident.person) {
-            return self.parts.books.skip(item.ticket, SkipRule::NotInPilot);
+            self.parts.books.skip(item.ticket, SkipRule::NotInPilot);
+            // What stands on the shelf is settled likewise.
+            return self.advance(&id);
         }
         self.parts.books.hand_over(item.ticket);
         self.owe(&id, Debt::new(item.position, item.record.received_at, folded));
@@ -159,7 +165,8 @@ impl BrevoLeg {
         }
         let Some(resident) = self.roster.get(&id) else { return self.shelve(&id, item) };
         let nobody = !resident.person.addressable() && resident.person.contact == Contact::Unknown;
-        if nobody || !resident.person.shelf.is_empty() {
+        let alone = self.queues.get(&id).is_some_and(PersonQueue::waits_alone);
+        if nobody || alone || !resident.person.shelf.is_empty() {
             return self.shelve(&id, item);
         }
         if !in_pilot(mode, &self.parts.settings.pilot_emails, &resident.person) {
@@ -167,9 +174,6 @@ impl BrevoLeg {
         }
         let queue = self.queues.entry(id.clone()).or_default();
         let after_payment = queue.next_dependency(is_owed(resident, queue));
-        if after_payment > 0 && self.waiting >= MAX_WAITING {
-            return self.shelve(&id, item);
-        }
         let slot = Slot::Ledger(item.ticket);
         let (position, mut record, call_limit) = (item.position, item.record, MAX_BATCH_EVENTS);
         // The body is a slice of its journal block; one event that waits must not keep the whole block in memory.
@@ -213,7 +217,7 @@ impl BrevoLeg {
         let contact_missing = resident.person.contact == Contact::Unknown && !queue.events.is_empty();
         let due = (resident.debt.is_some() || contact_missing) && resident.person.addressable();
         // A busy contact comes back by itself, later.
-        if due && !queue.paying && !queue.listed_to_pay && queue.too_early == 0 {
+        if due && !queue.paying && !queue.listed_to_pay && queue.too_early == 0 && !self.held.contains(id) {
             queue.listed_to_pay = true;
             self.to_pay.push_back(id.clone());
         }
@@ -222,7 +226,7 @@ impl BrevoLeg {
             self.ready.push_back(id.clone());
         }
         // Events in a call still count as standing on the shelf, and would be looked for there in vain.
-        let shelf_is_next = queue.events.is_empty() && !queue.in_call && resident.releasable();
+        let shelf_is_next = queue.events.is_empty() && !queue.in_call && !queue.waits_alone() && resident.releasable();
         if shelf_is_next && queue.release == Release::Idle {
             queue.release = Release::Wanted;
             self.releases.push_back((queue.shelved_page, id.clone()));

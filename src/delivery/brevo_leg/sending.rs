@@ -16,17 +16,23 @@ use crate::vendor::budget::Budgets;
 const CALLS: usize = 4;
 
 /// Where batches have only an hourly quota, single events are cheaper up to this many (contract §1.4: 36,000 single
-/// events an hour against 100 batches).
+/// events an hour against 100 batches). With more waiting a batch is worth one of the 100, but never the wait for one.
 const SINGLES_UP_TO: usize = 100;
 
 impl BrevoLeg {
     pub(super) fn start_events(&mut self) {
+        if !self.sends() {
+            return;
+        }
         while self.events_under_way < CALLS && !self.ready.is_empty() {
-            let scarce = self.batches_scarce && self.ready.len() <= SINGLES_UP_TO;
-            let limit = if scarce { 1 } else { MAX_BATCH_EVENTS };
+            let one_by_one = self.batches_left.is_some_and(|left| left == 0 || self.waiting <= SINGLES_UP_TO);
+            let limit = if one_by_one { 1 } else { MAX_BATCH_EVENTS };
             let events = self.gather(limit);
             if events.is_empty() {
                 return;
+            }
+            if let (Some(left), true) = (&mut self.batches_left, events.len() > 1) {
+                *left = left.saturating_sub(1);
             }
             self.send(events);
         }
@@ -83,8 +89,8 @@ impl BrevoLeg {
         self.events_under_way += 1;
         self.spawn(Box::pin(async move {
             let (sent, doubtful) = event_calls::send(stack, calls, body).await?;
-            let batches_scarce = scarce(&budgets).await;
-            Ok(Done::Events { events, sent, doubtful, batches_scarce })
+            let batches_left = batches_left(&budgets).await;
+            Ok(Done::Events { events, sent, doubtful, batches_left })
         }));
     }
 
@@ -101,6 +107,7 @@ impl BrevoLeg {
         let people: Vec<_> = events.iter().map(|(id, _)| id.clone()).collect();
         match sent {
             Sent::Settled { refused, unconfirmed } => {
+                self.misrouted_events = 0;
                 self.parts.books.tally_mut().unconfirmed += unconfirmed;
                 if unconfirmed > 0 {
                     tracing::warn!(unconfirmed, "Brevo counted fewer events than it was sent, and does not say which");
@@ -121,7 +128,8 @@ impl BrevoLeg {
                 self.give_events_back(events.into_iter().map(halved).collect());
             }
             Sent::Misrouted(words) => {
-                self.hold(&words);
+                self.misrouted_events = self.misrouted_events.saturating_add(1);
+                self.hold(&words, self.misrouted_events);
                 self.give_events_back(events);
             }
         }
@@ -160,8 +168,9 @@ impl BrevoLeg {
     }
 }
 
-/// Whether batches draw on a quota by the hour that is too small to send every few events with.
-async fn scarce(budgets: &Budgets) -> bool {
+/// What is left of the quota of batches, where they have only one by the hour.
+async fn batches_left(budgets: &Budgets) -> Option<u64> {
     let windows = budgets.windows(Family::BrevoEventsBatch).await;
-    !windows.iter().any(|(limit, _)| !limit.durable())
+    let by_the_hour = !windows.iter().any(|(limit, _)| !limit.durable());
+    by_the_hour.then(|| windows.iter().map(|(_, left)| *left).min().unwrap_or(0))
 }

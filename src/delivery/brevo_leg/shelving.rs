@@ -25,6 +25,13 @@ const OVERDUE_ROWS: usize = 500;
 pub(super) struct Overdue {
     rows: Vec<Waiting>,
     people: Vec<(PersonId, Resident)>,
+    scan: Scan,
+}
+
+/// A read of shelves under way, named by the last page that was durable when it began: it sees every row removed by then.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Scan {
+    began: u64,
 }
 
 impl BrevoLeg {
@@ -49,6 +56,24 @@ impl BrevoLeg {
         self.advance(id);
     }
 
+    /// Puts events that are queued for a contact which waits alone on its shelf, so that they do not hold the ledger's
+    /// cursor and ranges for as long as that takes. They keep their places in the queue, as if just released.
+    pub(super) fn shelve_events(&mut self, id: &PersonId) {
+        let queue = self.queues.entry(id.clone()).or_default();
+        let page = self.page;
+        for queued in &mut queue.events {
+            let Slot::Ledger(ticket) = queued.slot else { continue };
+            let bytes = shelf::put(id, queued.position, &queued.record, self.parts.books.pending_mut());
+            self.parts.books.hand_over(ticket);
+            queued.slot = Slot::Shelf { bytes };
+            queue.released_through = queue.released_through.max(Some(queued.position));
+            queue.shelved_page = page;
+            self.roster.edit(id).person.shelf.put(queued.position, false);
+            self.parked += 1;
+            self.parked_bytes += bytes;
+        }
+    }
+
     /// Takes one row off, however it ended.
     pub(super) fn unshelve(&mut self, id: &PersonId, position: Position, bytes: u64) {
         shelf::remove(id, position, self.parts.books.pending_mut());
@@ -60,7 +85,7 @@ impl BrevoLeg {
 
     /// Reads the shelves whose turn it is and whose rows are all in the store.
     pub(super) fn start_releases(&mut self) {
-        while self.waiting + self.scans * ROWS < MAX_RELEASED {
+        while self.sends() && self.waiting + self.releases_under_way * ROWS < MAX_RELEASED {
             if self.releases.front().is_none_or(|(page, _)| *page > self.durable_page) {
                 return;
             }
@@ -68,22 +93,24 @@ impl BrevoLeg {
             let queue = self.queue(&id);
             queue.release = Release::Reading;
             let after = queue.released_through;
-            self.scans += 1;
+            self.releases_under_way += 1;
+            let scan = self.begin_scan();
             let state = self.parts.state.clone();
             self.spawn(Box::pin(async move {
                 let rows = shelf::of_person(&state, &id, after, ROWS).await?;
-                Ok(Done::Shelf(id, rows))
+                Ok(Done::Shelf(id, rows, scan))
             }));
         }
     }
 
     /// Rows come off in order: profile updates, folded long ago, become part of what is owed; events are queued.
-    pub(super) fn take_from_shelf(&mut self, id: &PersonId, rows: Vec<Parked>) -> Result<(), LegError> {
-        self.scans -= 1;
+    pub(super) fn take_from_shelf(&mut self, id: &PersonId, rows: Vec<Parked>, scan: Scan) -> Result<(), LegError> {
+        self.end_scan(scan);
+        self.releases_under_way -= 1;
         let durable_page = self.durable_page;
         let queue = self.queue(id);
         queue.release = Release::Idle;
-        if rows.is_empty() && queue.events.is_empty() && queue.shelved_page <= durable_page {
+        if rows.is_empty() && queue.events.is_empty() && !queue.in_call && queue.shelved_page <= durable_page {
             // Nothing there that was not handed out: the count was wrong, and a wrong count must not hold the person.
             let counted = self.roster.edit(id).person.shelf.records;
             tracing::error!(counted, "a shelf holds fewer records than were counted; the count is put right");
@@ -100,14 +127,15 @@ impl BrevoLeg {
                 continue;
             }
             let bytes = shelf::size(&record);
+            let Some(resident) = self.roster.get(id) else { continue };
+            let in_pilot = in_pilot(self.parts.settings.mode, &self.parts.settings.pilot_emails, &resident.person);
             match wish(&record, &self.parts.mapping, self.parts.settings.identity) {
+                Wish::Event { .. } | Wish::Profile { .. } if !in_pilot => {
+                    self.unshelve(id, position, bytes);
+                    self.parts.books.tally_mut().skip(SkipRule::NotInPilot, 1);
+                }
                 Wish::Event { event, .. } => {
                     let Some(resident) = self.roster.get(id) else { continue };
-                    if !in_pilot(self.parts.settings.mode, &self.parts.settings.pilot_emails, &resident.person) {
-                        self.unshelve(id, position, bytes);
-                        self.parts.books.tally_mut().skip(SkipRule::NotInPilot, 1);
-                        continue;
-                    }
                     let queue = self.queues.entry(id.clone()).or_default();
                     let after_payment = queue.next_dependency(is_owed(resident, queue));
                     queue.events.push_back(Queued {
@@ -147,7 +175,7 @@ impl BrevoLeg {
             return;
         }
         self.looking_for_overdue = true;
-        self.scans += 1;
+        let scan = self.begin_scan();
         let state = self.parts.state.clone();
         let bounds = self.parts.settings.parking;
         let deadline = self.parts.clock.now() - bounds.max_age;
@@ -164,13 +192,13 @@ impl BrevoLeg {
             let rows: Vec<_> = oldest.into_iter().filter(overdue).collect();
             let ids: Vec<_> = rows.iter().map(|row| PersonId::from(row.person.as_str())).collect();
             let people = roster::load(&state, ids).await?;
-            Ok(Done::Overdue(Overdue { rows, people }))
+            Ok(Done::Overdue(Overdue { rows, people, scan }))
         }));
     }
 
     pub(super) fn expire(&mut self, overdue: Overdue) {
         self.looking_for_overdue = false;
-        self.scans -= 1;
+        self.end_scan(overdue.scan);
         let full = overdue.rows.len() == OVERDUE_ROWS;
         self.roster.take_in(overdue.people);
         for row in overdue.rows {
@@ -186,8 +214,27 @@ impl BrevoLeg {
             self.parts.books.tally_mut().skip(SkipRule::Expired, 1);
             self.advance(&id);
         }
-        if full {
-            self.look_for_overdue();
+        // The rest once these are gone from the store: until then a look would find the same again.
+        self.more_overdue = full;
+    }
+
+    fn begin_scan(&mut self) -> Scan {
+        *self.scans.entry(self.durable_page).or_default() += 1;
+        Scan { began: self.durable_page }
+    }
+
+    fn end_scan(&mut self, scan: Scan) {
+        if let Some(count) = self.scans.get_mut(&scan.began) {
+            *count -= 1;
+            if *count == 0 {
+                self.scans.remove(&scan.began);
+            }
         }
+    }
+
+    /// Forgets removals that every scan under way has seen.
+    pub(super) fn forget_unshelved(&mut self, durable: u64) {
+        let seen = self.scans.first_key_value().map_or(durable, |(began, _)| *began);
+        self.unshelved.retain(|_, removed| *removed > seen);
     }
 }

@@ -1,0 +1,522 @@
+//! For tests of whole legs: a store on the real disk, both vendors on loopback, and legs that can be killed.
+//!
+//! A *world* holds what outlives the relay's process: the store's directory, the vendors, the clock. A *relay* is one
+//! process of it: [`Relay::kill`] drops everything where it stands, [`Relay::drain`] is a SIGTERM.
+
+use std::future::Future;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicI64, Ordering};
+use std::time::Duration;
+
+use bytes::Bytes;
+use http_body_util::{BodyExt, Limited};
+use serde_json::{Value, json};
+use tempfile::TempDir;
+use tokio::net::TcpListener;
+use tokio::sync::oneshot;
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
+use url::Url;
+
+use super::LegError;
+use super::books::Books;
+use super::brevo_leg::{self, BrevoLeg};
+use super::checkpoint::Checkpoint;
+use super::dead_letters::{self, DeadLetter};
+use super::mixpanel_leg::{self, MixpanelLeg};
+use super::source::Source;
+use super::status::{LegStatus, Report};
+use super::tally::Tally;
+use crate::brevo;
+use crate::clock::{Clock, SharedClock, SystemClock, UnixMillis};
+use crate::config::{
+    self, BrevoMode, IdentityMode, Mapping, MixpanelEndpoints, Parking, Residency, Secret, ServiceAccount, Sync,
+};
+use crate::mapping::CompiledMapping;
+use crate::mixpanel;
+use crate::record::{Destination, Destinations, Kind, Origin, Position, Project, Record};
+use crate::sandbox::{Sandbox, SandboxConfig};
+use crate::settlement::SkipRule;
+use crate::store::sqlite::{self, OpenOptions, SqliteStore};
+use crate::store::{Journal as _, State};
+use crate::vendor::Transport;
+use crate::vendor::budget::Budgets;
+use crate::vendor::gate::SharedGate;
+use crate::vendor::stack::{self, Reader};
+
+pub const TOKEN: &str = "sandbox-token";
+
+/// Longer than anything here should take, on a busy machine.
+pub const PATIENCE: Duration = Duration::from_secs(40);
+
+/// The machine's clock, set forward or back by hand.
+#[derive(Debug, Default)]
+pub struct ShiftedClock(AtomicI64);
+
+impl ShiftedClock {
+    pub fn shift(&self, by_ms: i64) {
+        self.0.fetch_add(by_ms, Ordering::SeqCst);
+    }
+}
+
+impl Clock for ShiftedClock {
+    fn now(&self) -> UnixMillis {
+        UnixMillis(SystemClock.now().0.saturating_add_signed(self.0.load(Ordering::SeqCst)))
+    }
+}
+
+/// What a test changes of the relay's configuration.
+#[derive(Clone)]
+pub struct Setup {
+    pub legs: Vec<Destination>,
+    pub mode: BrevoMode,
+    pub pilot_emails: Vec<String>,
+    pub create_attributes: bool,
+    pub mapping: Mapping,
+    pub sync: Sync,
+    pub parking: Parking,
+    pub dedup_window: Duration,
+    pub max_dead_letter_bytes: u64,
+    /// Without it events go through `/track`.
+    pub service_account: bool,
+    pub identity: IdentityMode,
+    pub answer_timeout: Duration,
+}
+
+impl Setup {
+    pub fn brevo() -> Self {
+        Self { legs: vec![Destination::Brevo], ..Self::both() }
+    }
+
+    pub fn mixpanel() -> Self {
+        Self { legs: vec![Destination::Mixpanel], ..Self::both() }
+    }
+
+    pub fn both() -> Self {
+        let pairs = |pairs: &[(&str, &str)]| pairs.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect();
+        let mapping = Mapping {
+            events: pairs(&[("Purchase", "order_completed"), ("Sign Up", "customer_created")]),
+            properties: pairs(&[
+                ("$email", "email"),
+                ("$phone", "SMS"),
+                ("plan", "PLAN_TYPE"),
+                ("name", "FIRSTNAME"),
+                ("total_revenue", "LTV"),
+                ("vip", "IS_CUSTOMER"),
+                ("shoe", "SHOE_SIZE"),
+            ]),
+            ..Mapping::default()
+        };
+        Self {
+            legs: Destination::ALL.to_vec(),
+            mode: BrevoMode::Live,
+            pilot_emails: Vec::new(),
+            create_attributes: true,
+            mapping,
+            sync: Sync::default(),
+            parking: Parking::default(),
+            dedup_window: Duration::from_hours(24),
+            max_dead_letter_bytes: 1 << 30,
+            service_account: true,
+            identity: IdentityMode::Simplified,
+            answer_timeout: stack::ANSWER_TIMEOUT,
+        }
+    }
+
+    /// Everyone joins the sandbox's list 15, so that imports can be used.
+    #[allow(dead_code)]
+    pub fn with_all_users(mut self) -> Self {
+        self.mapping.lists.insert("all_users".to_owned(), 15);
+        self
+    }
+}
+
+pub struct World {
+    pub setup: Setup,
+    pub clock: Arc<ShiftedClock>,
+    dir: TempDir,
+    mixpanel: Url,
+    brevo: Url,
+    control: String,
+    http: reqwest::Client,
+    _stop: oneshot::Sender<()>,
+}
+
+impl World {
+    pub async fn new(setup: Setup) -> Self {
+        // Tests of one process race to install it; whoever is second finds it done.
+        drop(rustls::crypto::ring::default_provider().install_default());
+        let binary = std::env::current_exe().unwrap();
+        let dir = tempfile::tempdir_in(binary.parent().unwrap()).unwrap();
+        let listen = || async { TcpListener::bind("127.0.0.1:0").await.unwrap() };
+        let (mixpanel, brevo, control) = (listen().await, listen().await, listen().await);
+        let base = |listener: &TcpListener| format!("http://{}", listener.local_addr().unwrap());
+        let urls = (base(&mixpanel), format!("{}/v3", base(&brevo)), base(&control));
+        let (stop, stopped) = oneshot::channel::<()>();
+        let sandbox = Sandbox::new(SandboxConfig::default(), Arc::new(SystemClock));
+        tokio::spawn(sandbox.serve(mixpanel, brevo, control, async move { drop(stopped.await) }));
+        Self {
+            setup,
+            clock: Arc::default(),
+            dir,
+            mixpanel: urls.0.parse().unwrap(),
+            brevo: urls.1.parse().unwrap(),
+            control: urls.2,
+            http: reqwest::Client::builder().no_proxy().build().unwrap(),
+            _stop: stop,
+        }
+    }
+
+    pub async fn control(&self, method: &str, path: &str, body: Value) -> Value {
+        let request = self.http.request(method.parse().unwrap(), format!("{}{path}", self.control));
+        let response = request.body(body.to_string()).send().await.unwrap();
+        let status = response.status();
+        let body = Limited::new(reqwest::Body::from(response), 1 << 28).collect().await.unwrap().to_bytes();
+        let body: Value = serde_json::from_slice(&body).unwrap_or_default();
+        assert!(status.is_success() || status == 404, "{method} {path}: {status} {body}");
+        if status == 404 { Value::Null } else { body }
+    }
+
+    pub async fn show(&self, path: &str) -> Value {
+        self.control("GET", path, Value::Null).await
+    }
+
+    pub async fn switch(&self, switches: Value) {
+        self.control("PUT", "/switches", switches).await;
+    }
+
+    /// Replaces the faults in force.
+    pub async fn faults(&self, faults: Value) {
+        self.control("PUT", "/faults", faults).await;
+    }
+
+    pub async fn heal(&self) {
+        self.control("DELETE", "/faults", Value::Null).await;
+    }
+
+    /// The contact of whoever has this email, ext_id or phone; null without one.
+    pub async fn contact(&self, id: &str) -> Value {
+        self.show(&format!("/brevo/contacts/{id}")).await
+    }
+
+    /// `n` property and outcome of every event that Brevo was sent, in order of arrival.
+    pub async fn brevo_events(&self) -> Vec<(i64, String)> {
+        let shown = self.show("/brevo/events?limit=100000").await;
+        let events = shown["events"].as_array().unwrap();
+        events
+            .iter()
+            .map(|e| (e["event"]["event_properties"]["n"].as_i64().unwrap_or(-1), text(&e["outcome"])))
+            .collect()
+    }
+
+    /// How often the vendor answered a path so, from its log of requests.
+    pub async fn answers(&self, vendor: &str, path: &str, status: u16) -> usize {
+        let shown = self.show(&format!("/{vendor}/requests?limit=100000")).await;
+        let requests = shown["requests"].as_array().unwrap_or_else(|| panic!("{shown}"));
+        requests.iter().filter(|r| text(&r["path"]).starts_with(path) && r["status"] == status).count()
+    }
+
+    /// Starts a process of the relay on the store.
+    pub async fn relay(&self) -> Relay {
+        let store = self.open().await;
+        let state: Arc<dyn State> = store.state.clone();
+        let clock: SharedClock = self.clock.clone();
+        let budgets = Arc::new(Budgets::open(state.clone(), clock).await.unwrap());
+        let mut relay = Relay { store, budgets, brevo: None, mixpanel: None };
+        for leg in &self.setup.legs {
+            match leg {
+                Destination::Brevo => relay.brevo = Some(self.brevo_leg(&relay).await),
+                Destination::Mixpanel => relay.mixpanel = Some(self.mixpanel_leg(&relay).await),
+            }
+        }
+        relay
+    }
+
+    /// A store whose last process has just been killed is locked until its writers have ended.
+    async fn open(&self) -> SqliteStore {
+        let mut tries = 0;
+        loop {
+            let options = OpenOptions {
+                path: self.dir.path().join("mixrelay.db"),
+                min_free: Some(0),
+                allow_volatile: true,
+                clock: self.clock.clone(),
+            };
+            match tokio::task::spawn_blocking(move || sqlite::open(options)).await.unwrap() {
+                Ok(store) => return store,
+                Err(error) if tries == 200 => panic!("{error}"),
+                Err(_) => tries += 1,
+            }
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    }
+
+    async fn books(
+        &self,
+        relay: &Relay,
+        destination: Destination,
+        gate: Arc<SharedGate>,
+    ) -> (Books, Source, LegStatus) {
+        let state: Arc<dyn State> = relay.store.state.clone();
+        let journal = relay.store.journal.clone();
+        let checkpoint = Checkpoint::load(&state, destination, journal.epoch()).await.unwrap();
+        let cursor = checkpoint.cursor;
+        let books = Books::open(&state, destination, checkpoint).await.unwrap();
+        let status = LegStatus::new(destination, journal.clone(), self.clock.clone(), gate, cursor);
+        (books, Source::start(journal, cursor.entry), status)
+    }
+
+    async fn brevo_leg(&self, relay: &Relay) -> Leg {
+        let gate = Arc::new(SharedGate::default());
+        let (books, source, status) = self.books(relay, Destination::Brevo, gate.clone()).await;
+        let reader = Reader {
+            judge: brevo::outcome::judge,
+            meter: brevo::outcome::meter,
+            answer_timeout: self.setup.answer_timeout,
+        };
+        let transport = Transport::new().unwrap();
+        let account = config::Brevo {
+            api_key: Secret::new("xkeysib-sandbox"),
+            base_url: self.brevo.clone(),
+            mode: self.setup.mode,
+            pilot_emails: self.setup.pilot_emails.clone(),
+            create_attributes: self.setup.create_attributes,
+        };
+        let parts = brevo_leg::Parts {
+            state: relay.store.state.clone(),
+            source,
+            books,
+            status: status.clone(),
+            vendor: Some(brevo_leg::VendorParts {
+                calls: brevo::calls::Calls::new(&account).unwrap(),
+                stack: stack::build(transport.clone(), gate, relay.budgets.clone(), reader),
+                probe: stack::probe_stack(transport, relay.budgets.clone(), reader),
+                budgets: relay.budgets.clone(),
+            }),
+            mapping: Arc::new(CompiledMapping::compile(&self.setup.mapping, self.setup.sync).unwrap()),
+            clock: self.clock.clone(),
+            settings: brevo_leg::Settings {
+                mode: self.setup.mode,
+                pilot_emails: self.setup.pilot_emails.clone(),
+                create_attributes: self.setup.create_attributes,
+                identity: self.setup.identity,
+                dedup_window: self.setup.dedup_window,
+                parking: self.setup.parking,
+                max_dead_letter_bytes: self.setup.max_dead_letter_bytes,
+                keep_dead_letters: Duration::from_hours(24 * 30),
+            },
+        };
+        let leg = BrevoLeg::open(parts).await.unwrap();
+        Leg::start(status, |stop| leg.run(stop, Duration::from_secs(5)))
+    }
+
+    async fn mixpanel_leg(&self, relay: &Relay) -> Leg {
+        let gate = Arc::new(SharedGate::default());
+        let (books, source, status) = self.books(relay, Destination::Mixpanel, gate.clone()).await;
+        let reader = Reader {
+            judge: mixpanel::answers::judge,
+            meter: mixpanel::answers::meter,
+            answer_timeout: self.setup.answer_timeout,
+        };
+        let transport = Transport::new().unwrap();
+        let account = ServiceAccount { username: "sandbox-sa".to_owned(), secret: Secret::new("sandbox-secret") };
+        let project = config::Mixpanel {
+            enabled: true,
+            project_tokens: vec![TOKEN.to_owned()],
+            service_account: self.setup.service_account.then_some(account),
+            oauth_token: None,
+            project_id: Some("12345".to_owned()),
+            residency: Residency::Us,
+            identity: self.setup.identity,
+            sync: self.setup.sync,
+            endpoints: MixpanelEndpoints {
+                ingestion: self.mixpanel.clone(),
+                query: self.mixpanel.clone(),
+                app: self.mixpanel.clone(),
+                export: self.mixpanel.clone(),
+                cdn: self.mixpanel.clone(),
+            },
+            forward_tokens: Vec::new(),
+        };
+        let parts = mixpanel_leg::Parts {
+            state: relay.store.state.clone(),
+            source,
+            books,
+            status: status.clone(),
+            calls: mixpanel::calls::Calls::new(&project).unwrap(),
+            stack: stack::build(transport.clone(), gate, relay.budgets.clone(), reader),
+            probe: stack::probe_stack(transport, relay.budgets.clone(), reader),
+            clock: self.clock.clone(),
+            settings: mixpanel_leg::Settings {
+                enabled: true,
+                identity: self.setup.identity,
+                max_dead_letter_bytes: self.setup.max_dead_letter_bytes,
+                keep_dead_letters: Duration::from_hours(24 * 30),
+            },
+        };
+        let leg = MixpanelLeg::new(parts);
+        Leg::start(status, |stop| leg.run(stop, Duration::from_secs(5)))
+    }
+
+    pub fn record(&self, kind: Kind, body: &Value) -> Record {
+        Record {
+            kind,
+            origin: Origin::App,
+            destinations: Destinations::ALL,
+            project: Project::Ours,
+            received_at: self.clock.now(),
+            body: Bytes::from(body.to_string()),
+        }
+    }
+
+    /// A mapped event that carries the number `n`, which is its `$insert_id` too.
+    pub fn purchase(&self, id: &str, n: i64) -> Record {
+        self.event("Purchase", id, n)
+    }
+
+    pub fn event(&self, name: &str, id: &str, n: i64) -> Record {
+        let properties = json!({
+            "token": TOKEN, "distinct_id": id, "$user_id": id, "$insert_id": format!("n{n}"), "n": n,
+            "time": self.clock.now().as_secs(),
+        });
+        self.record(Kind::Event, &json!({"event": name, "properties": properties}))
+    }
+
+    pub fn set(&self, id: &str, set: Value) -> Record {
+        self.update(id, "$set", set)
+    }
+
+    pub fn update(&self, id: &str, operator: &str, operand: Value) -> Record {
+        self.record(Kind::Profile, &json!({"$token": TOKEN, "$distinct_id": id, operator: operand}))
+    }
+}
+
+pub fn text(value: &Value) -> String {
+    value.as_str().unwrap_or_default().to_owned()
+}
+
+/// One leg, running.
+pub struct Leg {
+    pub status: LegStatus,
+    stop: CancellationToken,
+    task: JoinHandle<Result<(), LegError>>,
+}
+
+impl Leg {
+    fn start<F>(status: LegStatus, run: impl FnOnce(CancellationToken) -> F) -> Self
+    where
+        F: Future<Output = Result<(), LegError>> + Send + 'static,
+    {
+        let stop = CancellationToken::new();
+        let task = tokio::spawn(run(stop.clone()));
+        Self { status, stop, task }
+    }
+}
+
+/// One process of the relay.
+pub struct Relay {
+    pub store: SqliteStore,
+    pub budgets: Arc<Budgets>,
+    brevo: Option<Leg>,
+    mixpanel: Option<Leg>,
+}
+
+impl Relay {
+    pub fn leg(&self, destination: Destination) -> &Leg {
+        let leg = match destination {
+            Destination::Brevo => &self.brevo,
+            Destination::Mixpanel => &self.mixpanel,
+        };
+        leg.as_ref().expect("a leg that this test runs")
+    }
+
+    fn legs(&self) -> impl Iterator<Item = &Leg> {
+        self.brevo.iter().chain(&self.mixpanel)
+    }
+
+    pub async fn append(&self, records: Vec<Record>) -> Position {
+        self.store.journal.append(records).await.unwrap()
+    }
+
+    pub async fn report(&self, destination: Destination) -> Report {
+        let leg = self.leg(destination);
+        assert!(!leg.task.is_finished(), "the {destination} leg has ended by itself");
+        leg.status.report().await.unwrap()
+    }
+
+    pub fn tally(&self, destination: Destination) -> Tally {
+        self.leg(destination).status.snapshot().tally
+    }
+
+    pub fn skipped(&self, destination: Destination, rule: SkipRule) -> u64 {
+        self.tally(destination).skipped.get(&rule).copied().unwrap_or(0)
+    }
+
+    /// Waits until the destination's report is as `wanted` says.
+    pub async fn until(&self, destination: Destination, what: &str, wanted: impl Fn(&Report) -> bool) -> Report {
+        let started = tokio::time::Instant::now();
+        loop {
+            let report = self.report(destination).await;
+            if wanted(&report) {
+                return report;
+            }
+            assert!(started.elapsed() < PATIENCE, "{destination}: not {what}: {report:?}");
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    }
+
+    /// Waits until every leg has worked off its backlog.
+    pub async fn settled(&self) {
+        for leg in self.legs() {
+            let destination = leg.status.destination();
+            self.until(destination, "settled", |report| report.backlog == 0).await;
+        }
+    }
+
+    pub async fn dead_letters(&self, destination: Destination) -> Vec<DeadLetter> {
+        let state: Arc<dyn State> = self.store.state.clone();
+        let page = dead_letters::page(&state, destination, None, 10_000).await.unwrap();
+        page.into_iter().map(|(_, letter)| letter).collect()
+    }
+
+    /// SIGTERM. The sum of promise P2 has to hold in what the legs leave behind.
+    pub async fn drain(mut self) {
+        for leg in self.brevo.take().into_iter().chain(self.mixpanel.take()) {
+            leg.stop.cancel();
+            leg.task.await.unwrap().unwrap();
+            self.balance(&leg.status).await;
+        }
+    }
+
+    /// accepted = delivered + skipped + parked + dead letters + backlog.
+    async fn balance(&self, status: &LegStatus) {
+        let report = status.report().await.unwrap();
+        let ended = report.delivered + report.skipped + report.parked + report.dead_letters + report.backlog;
+        let accepted = self.store.journal.accepted().total();
+        assert_eq!(ended, accepted, "the counts do not add up: {report:?} {:?}", status.snapshot());
+        let state: Arc<dyn State> = self.store.state.clone();
+        let (held, _) = dead_letters::held(&state, report.destination).await.unwrap();
+        assert_eq!(report.dead_letters, held, "dead letters counted and held differ");
+        if report.destination == Destination::Brevo {
+            let (parked, _) = crate::people::shelf::totals(&state).await.unwrap();
+            assert_eq!(report.parked, parked, "records counted as parked and rows on shelves differ");
+        }
+    }
+
+    /// `kill -9`: whatever is under way is dropped where it stands.
+    pub async fn kill(mut self) {
+        for leg in self.brevo.take().into_iter().chain(self.mixpanel.take()) {
+            leg.task.abort();
+            assert!(leg.task.await.is_err_and(|error| error.is_cancelled()), "the leg had ended by itself");
+        }
+    }
+}
+
+/// Waits until `look` says so.
+pub async fn eventually(what: &str, look: impl AsyncFn() -> bool) {
+    let started = tokio::time::Instant::now();
+    while !look().await {
+        assert!(started.elapsed() < PATIENCE, "not {what}");
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+}

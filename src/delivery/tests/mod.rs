@@ -1,0 +1,5 @@
+//! Whole legs against both vendors' sandbox, killed and started again: the traces of the core, each by name, and the
+//! vendors' answers, row by row. The sum of promise P2 is checked at the end of every one of them, by
+//! [`super::testing::Relay::drain`].
+
+mod core;
