@@ -4,6 +4,8 @@ use std::io::{BufRead as _, BufReader};
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 
+use serde_json::Value;
+
 use crate::harness::http::Client;
 
 fn demo(directory: &Path, more: &[&str]) -> Command {
@@ -48,6 +50,26 @@ impl Drop for Running {
     }
 }
 
+/// Every member of `answer` is one of the schema's in `openapi.yaml`, all the way down.
+fn is_documented(schema: &str, answer: &Value) {
+    fn compare(document: &Value, schema: &Value, answer: &Value, place: &str) {
+        if let Some(target) = schema["$ref"].as_str() {
+            let target = document.pointer(target.trim_start_matches('#')).unwrap();
+            return compare(document, target, answer, place);
+        }
+        for (key, member) in answer.as_object().into_iter().flatten() {
+            let place = format!("{place}.{key}");
+            let known = schema["properties"].get(key).unwrap_or_else(|| panic!("openapi.yaml lacks {place}"));
+            compare(document, known, member, &place);
+        }
+        for item in answer.as_array().into_iter().flatten() {
+            compare(document, &schema["items"], item, place);
+        }
+    }
+    let document: Value = serde_saphyr::from_str(include_str!("../../openapi.yaml")).unwrap();
+    compare(&document, &document["components"]["schemas"][schema], answer, schema);
+}
+
 #[tokio::test]
 async fn the_demo_stays_up_at_the_addresses_it_names_until_interrupted() {
     let directory = tempfile::tempdir().unwrap();
@@ -72,7 +94,10 @@ async fn the_demo_stays_up_at_the_addresses_it_names_until_interrupted() {
         } else {
             client.send("GET", url, &[("authorization", &bearer)], Vec::new()).await
         };
-        assert_eq!(answer.unwrap().status, 200, "{url}");
+        let answer = answer.unwrap().ok();
+        if url.ends_with("/v1/status") {
+            is_documented("Status", &answer.json());
+        }
     }
     let second = demo(directory.path(), &["--once"]).output().unwrap();
     assert_eq!(second.status.code(), Some(1));
