@@ -1,7 +1,9 @@
 //! Reading dead letters.
 
+use std::sync::Arc;
+
 use axum::Json;
-use axum::extract::{Query, State};
+use axum::extract::{Query, State as Extract};
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
@@ -11,11 +13,15 @@ use super::status::destination;
 use crate::clock::UnixMillis;
 use crate::delivery::dead_letters::{self, DeadLetter, DeadLetterId};
 use crate::record::Destination;
-use crate::store::StoreError;
+use crate::store::{State, StoreError};
 
 /// Letters in one answer when the caller does not say.
 const DEFAULT_LIMIT: usize = 100;
 const MAX_LIMIT: usize = 1000;
+/// Letters read from the store at a time: each may hold a record of a megabyte.
+const AT_ONCE: usize = 16;
+/// An answer ends when this many bytes of letters have been looked at, whether they were asked for or not (P10).
+const MAX_BYTES: usize = 16 << 20;
 
 #[derive(Deserialize)]
 pub struct Filter {
@@ -72,33 +78,40 @@ fn shown(record: String) -> Result<Box<RawValue>, StoreError> {
 }
 
 /// Oldest first: Mixpanel's, then Brevo's.
-pub async fn list(State(parts): State<Parts>, Query(filter): Query<Filter>) -> Result<Json<Page>, AdminError> {
+pub async fn list(Extract(parts): Extract<Parts>, Query(filter): Query<Filter>) -> Result<Json<Page>, AdminError> {
+    Ok(Json(page(&parts.state, &filter).await?))
+}
+
+async fn page(state: &Arc<dyn State>, filter: &Filter) -> Result<Page, AdminError> {
     let limit = filter.limit.unwrap_or(DEFAULT_LIMIT).clamp(1, MAX_LIMIT);
     let only = filter.destination.as_deref().map(destination).transpose()?;
     let since = filter.since.as_deref().map(time).transpose()?;
     let mut after = filter.cursor.as_deref().map(cursor).transpose()?;
-    let mut items = Vec::new();
+    let (mut items, mut bytes) = (Vec::new(), 0);
     for destination in Destination::ALL {
         if only.is_some_and(|only| only != destination) || after.is_some_and(|after| after.destination > destination) {
             continue;
         }
         let mut from = after.take_if(|after| after.destination == destination);
         loop {
-            let page = dead_letters::page(&parts.state, destination, from, limit).await?;
-            let Some((last, _)) = page.last() else { break };
-            from = Some(*last);
-            for (id, letter) in page {
+            let letters = dead_letters::page(state, destination, from, limit.min(AT_ONCE)).await?;
+            if letters.is_empty() {
+                break;
+            }
+            for (id, letter) in letters {
+                from = Some(id);
+                bytes += letter.record.len() + letter.answer.len();
                 let right_reason = filter.reason.as_deref().is_none_or(|reason| reason == letter.reason.label());
                 if right_reason && since.is_none_or(|since| letter.died_at >= since) {
                     items.push(Item::new(id, letter)?);
                 }
-                if items.len() == limit {
-                    return Ok(Json(Page { items, next: Some(id.to_string()) }));
+                if items.len() == limit || bytes >= MAX_BYTES {
+                    return Ok(Page { items, next: Some(id.to_string()) });
                 }
             }
         }
     }
-    Ok(Json(Page { items, next: None }))
+    Ok(Page { items, next: None })
 }
 
 fn cursor(text: &str) -> Result<DeadLetterId, AdminError> {
@@ -114,4 +127,67 @@ fn time(text: &str) -> Result<UnixMillis, AdminError> {
     millis.map(UnixMillis).ok_or_else(|| {
         AdminError::invalid(format!("since: {text} is no time"), "write 2026-01-31T12:00:00Z or Unix milliseconds")
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::clock::ManualClock;
+    use crate::record::{Destinations, EntryId, Epoch, Kind, Origin, Position, Project, Record};
+    use crate::settlement::DeadReason;
+    use crate::store::WriteBatch;
+    use crate::store::sqlite::{self, OpenOptions};
+
+    fn filter(query: &str) -> Filter {
+        Query::try_from_uri(&format!("http://x/?{query}").parse().unwrap()).unwrap().0
+    }
+
+    /// Every page's ids, following `next`.
+    async fn pages(state: &Arc<dyn State>, query: &str) -> Vec<Vec<String>> {
+        let mut pages = Vec::new();
+        let mut cursor = String::new();
+        loop {
+            let page = page(state, &filter(&format!("{query}{cursor}"))).await.unwrap();
+            pages.push(page.items.into_iter().map(|item| item.id).collect());
+            let Some(next) = page.next else { return pages };
+            cursor = format!("&cursor={next}");
+        }
+    }
+
+    #[tokio::test]
+    async fn pages_are_bounded_in_number_and_in_bytes_and_leave_nothing_out() {
+        let binary = std::env::current_exe().unwrap();
+        let directory = tempfile::tempdir_in(binary.parent().unwrap()).unwrap();
+        let path = directory.path().join("m.db");
+        let clock = ManualClock::at(UnixMillis(0));
+        let store = sqlite::open(OpenOptions { path, min_free: Some(1), allow_volatile: true, clock }).unwrap();
+        let state: Arc<dyn State> = store.state.clone();
+        let mut expected = Vec::new();
+        for (destination, length) in [(Destination::Mixpanel, MAX_BYTES / 8), (Destination::Brevo, 10)] {
+            let record = Record {
+                kind: Kind::Event,
+                origin: Origin::App,
+                destinations: Destinations::ALL,
+                project: Project::Ours,
+                received_at: UnixMillis(1),
+                body: format!("\"{}\"", "x".repeat(length)).into(),
+            };
+            for index in 0..20 {
+                let position = Position { epoch: Epoch(1), entry: EntryId(1), index };
+                let mut batch = WriteBatch::new();
+                let letter = DeadLetter::new(&record, DeadReason::Rejected, "no", UnixMillis(2));
+                letter.put(destination, position, &mut batch).unwrap();
+                state.write(batch).await.unwrap();
+                expected.push(DeadLetterId { destination, position }.to_string());
+            }
+        }
+        let all = pages(&state, "limit=15").await;
+        assert_eq!(all.concat(), expected);
+        assert_eq!(all[0].len(), 8, "bytes end the page");
+        assert!(all.iter().all(|page| page.len() <= 15));
+        // Letters that were not asked for are paid for too: such a page may hold nothing and still not be the last.
+        let none = pages(&state, "reason=too_large").await;
+        assert!(none.len() > 1 && none.concat().is_empty());
+        assert_eq!(pages(&state, "destination=brevo").await.concat(), expected[20..]);
+    }
 }
