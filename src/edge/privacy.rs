@@ -1,4 +1,4 @@
-//! `privacy.ip` at the edge: what is stored of addresses, the caller's and those inside records.
+//! `privacy.ip` at the edge: what is stored or passed on of addresses, the caller's and those inside records.
 //!
 //! An address that may not be kept becomes `0`, which tells the vendor not to look the request's address up instead
 //! (contract §3).
@@ -11,13 +11,18 @@ use crate::mixpanel::wire::Raw;
 
 const NONE: &str = "0";
 
+/// What of the caller's address may leave the edge.
+pub fn allowed(address: IpAddr, policy: IpPolicy) -> Option<IpAddr> {
+    match policy {
+        IpPolicy::Keep => Some(address),
+        IpPolicy::Truncate => Some(truncate(address)),
+        IpPolicy::Drop => None,
+    }
+}
+
 /// The JSON value to store for the caller's address.
 pub fn of_caller(address: IpAddr, policy: IpPolicy) -> String {
-    match policy {
-        IpPolicy::Keep => format!("\"{address}\""),
-        IpPolicy::Truncate => format!("\"{}\"", truncate(address)),
-        IpPolicy::Drop => NONE.to_owned(),
-    }
+    allowed(address, policy).map_or_else(|| NONE.to_owned(), |address| format!("\"{address}\""))
 }
 
 /// The JSON value to store instead of an address that came in a record; `None` when it may stay.

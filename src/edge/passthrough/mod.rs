@@ -2,7 +2,7 @@
 //! the vendor and back (DESIGN 2.1). It touches no disk, so it works when the disk is full.
 //!
 //! What leaves: the call as it came, with its query, its body's bytes and its `Authorization`, less the hop-by-hop
-//! headers, plus the caller's address. What comes back: the vendor's answer, less hop-by-hop headers and its CORS
+//! headers, plus the caller's address as `privacy.ip` allows. What comes back: the vendor's answer, less hop-by-hop headers and its CORS
 //! headers, which are this relay's affair. On a failure each route has an answer that its SDKs survive ([`fallback`]).
 
 mod answers;
@@ -16,7 +16,7 @@ use axum::body::Body;
 use bytes::Bytes;
 use futures_util::{Stream, StreamExt as _, TryStreamExt as _, stream};
 use http::header::{CONTENT_ENCODING, CONTENT_TYPE, HOST};
-use http::{HeaderMap, HeaderValue, Response, StatusCode, request};
+use http::{HeaderMap, HeaderName, HeaderValue, Response, StatusCode, request};
 use ipnet::IpNet;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::Instant;
@@ -25,9 +25,10 @@ use url::Url;
 use self::answers::{Kept, LastAnswers, Question};
 use super::answer;
 use super::caller;
+use super::privacy;
 use super::routes::Upstream;
 use crate::clock::SharedClock;
-use crate::config::Config;
+use crate::config::{Config, IpPolicy};
 
 /// Calls under way at once; each holds a few buffers on both sides.
 const CONCURRENT: usize = 1024;
@@ -45,6 +46,7 @@ pub struct PassThrough {
     cdn: Url,
     path_prefix: String,
     trusted_proxies: Vec<IpNet>,
+    ip_policy: IpPolicy,
     clock: SharedClock,
     /// Given back when an answer has been streamed to its end.
     slots: Arc<Semaphore>,
@@ -80,6 +82,7 @@ impl PassThrough {
             cdn: config.mixpanel.endpoints.cdn.clone(),
             path_prefix: config.server.path_prefix.clone().unwrap_or_default(),
             trusted_proxies: config.server.trusted_proxies.clone(),
+            ip_policy: config.privacy.ip,
             clock,
             slots: Arc::new(Semaphore::new(CONCURRENT)),
             flags: LastAnswers::default(),
@@ -122,7 +125,7 @@ impl PassThrough {
         let slot = self.slots.clone().try_acquire_owned().map_err(|_| Failure::Full)?;
         let url = self.target(upstream, head.uri.path(), head.uri.query()).ok_or(Failure::BadPath)?;
         let caller = caller::address(&head.headers, peer, &self.trusted_proxies);
-        let headers = outgoing(head.headers, caller);
+        let headers = outgoing(&head.headers, privacy::allowed(caller, self.ip_policy));
         let request =
             self.client.request(head.method, url).headers(headers).body(reqwest::Body::wrap_stream(paced(body)));
         Ok((request.send().await.map_err(|_| Failure::Vendor)?, slot))
@@ -202,6 +205,8 @@ impl PassThrough {
 }
 
 const JSON: &str = "application/json";
+/// The headers that tell the vendor who called.
+const CALLER: [HeaderName; 2] = [HeaderName::from_static("x-forwarded-for"), HeaderName::from_static("x-real-ip")];
 const DECIDE: &[u8] = br#"{"notifications":[],"event_bindings":[],"variants":[]}"#;
 
 #[derive(serde::Serialize)]
@@ -256,15 +261,17 @@ fn assemble(status: StatusCode, headers: &HeaderMap, body: Body) -> Response<Bod
     response
 }
 
-fn outgoing(headers: HeaderMap, caller: IpAddr) -> HeaderMap {
-    let mut headers = hop::end_to_end(&headers);
+fn outgoing(headers: &HeaderMap, caller: Option<IpAddr>) -> HeaderMap {
+    let mut headers = hop::end_to_end(headers);
     headers.remove(HOST);
     // The relay's own cookies, if any, are not the vendor's affair; the vendor's opt-out travels in the body.
     headers.remove(http::header::COOKIE);
     headers.remove(http::header::FORWARDED);
-    if let Ok(address) = HeaderValue::from_str(&caller.to_string()) {
-        headers.insert("x-forwarded-for", address.clone());
-        headers.insert("x-real-ip", address);
+    for name in CALLER {
+        headers.remove(&name);
+        if let Some(address) = caller.and_then(|address| HeaderValue::from_str(&address.to_string()).ok()) {
+            headers.insert(name, address);
+        }
     }
     headers
 }

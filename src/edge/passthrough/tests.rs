@@ -32,6 +32,10 @@ async fn take(State(vendor): State<Arc<Vendor>>, request: Request) -> Response<B
 
 /// An edge before a vendor that answers 200 `{"flags":{"a":1}}` until told otherwise.
 async fn edge() -> (Edge, Arc<Vendor>, tokio::task::JoinHandle<()>) {
+    edge_with("").await
+}
+
+async fn edge_with(more: &str) -> (Edge, Arc<Vendor>, tokio::task::JoinHandle<()>) {
     let vendor = Arc::new(Vendor::default());
     *vendor.answer.lock().unwrap() = (200, r#"{"flags":{"a":1}}"#);
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
@@ -39,7 +43,7 @@ async fn edge() -> (Edge, Arc<Vendor>, tokio::task::JoinHandle<()>) {
     let app = Router::new().fallback(take).with_state(vendor.clone());
     let task = tokio::spawn(async move { axum::serve(listener, app).await.unwrap() });
     let endpoints = format!("endpoints: {{ ingestion: \"{base}/up\", cdn: \"{base}/cdn\" }}\n    project_id:");
-    (Edge::new(&CONFIG.replace("project_id:", &endpoints)), vendor, task)
+    (Edge::new(&(CONFIG.replace("project_id:", &endpoints) + more)), vendor, task)
 }
 
 fn request(method: &str, uri: &str, body: &'static [u8]) -> http::Request<Body> {
@@ -76,6 +80,18 @@ async fn a_call_arrives_as_it_was_made_and_so_does_its_answer() {
     assert_eq!(headers["x-real-ip"], "203.0.113.7");
     assert_ne!(headers["host"], "relay.example");
     assert!(!headers.contains_key("cookie") && !headers.contains_key("x-mine"));
+}
+
+#[tokio::test]
+async fn the_address_is_passed_on_as_far_as_the_privacy_rule_allows() {
+    for (policy, expected) in [("truncate", Some("203.0.113.0")), ("drop", None)] {
+        let (edge, vendor, _task) = edge_with(&format!("\nprivacy: {{ ip: {policy} }}\n")).await;
+        edge.send(request("POST", "/record", b"x")).await;
+        let (_, _, headers, _) = vendor.asked.lock().unwrap().remove(0);
+        for name in CALLER {
+            assert_eq!(headers.get(&name).map(|value| value.to_str().unwrap()), expected, "{name}, {policy}");
+        }
+    }
 }
 
 #[tokio::test]
