@@ -3,7 +3,9 @@
 //! `axum::serve` sets no limit on either, and ten thousand callers that send a byte a minute would each keep a task and
 //! its buffers for good. Here a connection without a whole request head within [`ConnectionLimits::head`] is closed
 //! (that ends idle keep-alive connections too), and past [`ConnectionLimits::connections`] the loop stops accepting
-//! until one ends: the kernel's queue holds the rest, outside this process's memory.
+//! until one ends: the kernel's queue holds the rest, outside this process's memory. A caller that does not read its
+//! answer is cut off after [`ConnectionLimits::stall`]: it would hold the answer, and of a passed-through one the vendor's
+//! connection too.
 //!
 //! HTTP/1.1 only: telling the versions apart by their first bytes would be a wait without an end, and no SDK speaks
 //! HTTP/2 without TLS.
@@ -24,6 +26,7 @@ use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
+use tokio_io_timeout::TimeoutStream;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tower::ServiceExt as _;
@@ -39,13 +42,20 @@ pub struct ConnectionLimits {
     pub connections: usize,
     /// From opening a connection, or from the end of its last answer, to a whole request head.
     pub head: Duration,
+    /// Longest time in which not a byte of an answer can be got rid of.
+    pub stall: Duration,
     /// How long requests under way may take once the shutdown has begun.
     pub drain: Duration,
 }
 
 impl Default for ConnectionLimits {
     fn default() -> Self {
-        Self { connections: 16_384, head: Duration::from_secs(30), drain: Duration::from_secs(20) }
+        Self {
+            connections: 16_384,
+            head: Duration::from_secs(30),
+            stall: Duration::from_secs(30),
+            drain: Duration::from_secs(20),
+        }
     }
 }
 
@@ -100,13 +110,14 @@ async fn connection(
     if stream.set_nodelay(true).is_err() {
         return;
     }
+    let mut stream = TimeoutStream::new(stream);
+    stream.set_write_timeout(Some(limits.stall));
     let service = service_fn(move |request: Request<Incoming>| respond(app.clone(), request, peer));
     let connection = http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(limits.head)
         .max_buf_size(MAX_HEAD)
-        .pipeline_flush(true)
-        .serve_connection(TokioIo::new(stream), service);
+        .serve_connection(TokioIo::new(Box::pin(stream)), service);
     tokio::pin!(connection);
     tokio::select! {
         // How a connection ends says nothing about the relay: callers hang up as they like.

@@ -32,7 +32,12 @@ async fn served(limits: ConnectionLimits) -> Served {
 }
 
 fn limits() -> ConnectionLimits {
-    ConnectionLimits { connections: 64, head: Duration::from_millis(200), drain: Duration::from_millis(500) }
+    ConnectionLimits {
+        connections: 64,
+        head: Duration::from_millis(200),
+        stall: Duration::from_millis(200),
+        drain: Duration::from_millis(500),
+    }
 }
 
 async fn read_all(stream: &mut TcpStream) -> String {
@@ -106,4 +111,26 @@ async fn a_shutdown_answers_what_is_under_way_and_ends() {
     served.shutdown.cancel();
     tokio::time::timeout(Duration::from_secs(5), served.task).await.unwrap().unwrap();
     assert_eq!(&first, b"HTTP/1.1 200");
+}
+
+#[tokio::test]
+async fn a_caller_that_does_not_read_its_answer_is_cut_off() {
+    let gone = CancellationToken::new();
+    let held = Arc::new(std::sync::Mutex::new(Some(gone.clone().drop_guard())));
+    let endless = move || {
+        let held = held.lock().unwrap().take();
+        let piece = futures_util::stream::repeat_with(move || {
+            let _held = &held;
+            Ok::<_, Infallible>(bytes::Bytes::from_static(&[0; 64 << 10]))
+        });
+        std::future::ready(Response::new(Body::from_stream(piece)))
+    };
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let app = Router::new().route("/", axum::routing::get(endless));
+    let task = tokio::spawn(serve(listener, app, limits(), CancellationToken::new()));
+    let mut stream = TcpStream::connect(address).await.unwrap();
+    stream.write_all(b"GET / HTTP/1.1\r\nhost: r\r\n\r\n").await.unwrap();
+    tokio::time::timeout(Duration::from_secs(10), gone.cancelled()).await.expect("the answer was dropped");
+    task.abort();
 }
