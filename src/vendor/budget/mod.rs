@@ -143,8 +143,20 @@ impl Budgets {
         &self.accounts[&family] // `open` makes one for every member of `Family::ALL`
     }
 
+    /// Whose windows a call of `family` is taken from. Whether `/events/batch` shares the row of `/events` is unconfirmed
+    /// (Brevo contract §2.3): as long as its limit is one by the second like theirs, it is taken for the same one.
+    async fn payer(&self, family: Family) -> Family {
+        if family != Family::BrevoEventsBatch {
+            return family;
+        }
+        let own = self.account(family).windows.lock().await;
+        let by_the_second = own.iter().any(|window| !window.limit().durable());
+        if by_the_second { Family::BrevoEvents } else { family }
+    }
+
     /// Waits until `cost` fits into every window of `family`, takes it, and has written it down when it returns.
     pub async fn claim(&self, family: Family, priority: Priority, cost: Cost) -> Result<(), StoreError> {
+        let family = self.payer(family).await;
         let account = self.account(family);
         let _waiting = Waiting::new(&account.waiting[priority as usize]);
         let _turn = account.turns[priority as usize].lock().await;
@@ -283,5 +295,39 @@ fn publish(family: Family, windows: &mut [Window], now: Instant) {
     // The longest window says most about the hours to come.
     if let Some(longest) = windows.iter_mut().max_by_key(|window| window.limit().span) {
         telemetry::budget_remaining(family.vendor(), family.label(), longest.remaining(now));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::clock::SystemClock;
+    use crate::store::sqlite::{self, OpenOptions};
+
+    async fn budgets(directory: &tempfile::TempDir) -> Budgets {
+        let path = directory.path().join("m.db");
+        let clock: SharedClock = Arc::new(SystemClock);
+        let store = sqlite::open(OpenOptions { path, min_free: Some(1), allow_volatile: true, clock: clock.clone() });
+        Budgets::open(store.unwrap().state, clock).await.unwrap()
+    }
+
+    async fn left(budgets: &Budgets, family: Family) -> u64 {
+        budgets.windows(family).await.iter().map(|(_, left)| *left).min().unwrap()
+    }
+
+    #[tokio::test]
+    async fn batches_draw_on_the_events_limit_until_they_are_known_to_have_their_own() {
+        let binary = std::env::current_exe().unwrap();
+        let directory = tempfile::tempdir_in(binary.parent().unwrap()).unwrap();
+        let budgets = budgets(&directory).await;
+        for family in [Family::BrevoEvents, Family::BrevoEventsBatch] {
+            for _ in 0..3 {
+                budgets.claim(family, Priority::Live, Cost::CALL).await.unwrap();
+            }
+        }
+        assert_eq!(left(&budgets, Family::BrevoEvents).await, 10 - 6);
+        budgets.learn(Family::BrevoEventsBatch, Reading { limit: 100, remaining: None }).await.unwrap();
+        budgets.claim(Family::BrevoEventsBatch, Priority::Live, Cost::CALL).await.unwrap();
+        assert_eq!(left(&budgets, Family::BrevoEventsBatch).await, 99);
     }
 }
