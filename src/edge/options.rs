@@ -31,11 +31,6 @@ pub struct Options {
 }
 
 impl Options {
-    /// Whether the caller chose how the answer looks, or said where it is called from: what every SDK does.
-    pub fn any_answer_style(&self) -> bool {
-        self.verbose > 0 || self.img || self.callback.is_some()
-    }
-
     /// Takes in one parameter. An option that has been set before keeps its first value, so the query goes first.
     pub fn set(&mut self, key: &str, value: &str) {
         match key {
