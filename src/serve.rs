@@ -15,6 +15,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
 
 use crate::admin;
+use crate::admin::auth::{AdminAuth, AdminTokenError, admin_token};
 use crate::brevo;
 use crate::clock::SharedClock;
 use crate::config::{self, BrevoMode, Config, NotEnforced, StoreEngine};
@@ -27,7 +28,6 @@ use crate::delivery::outlook::{self, SharedPace};
 use crate::delivery::source::Source;
 use crate::delivery::status::LegStatus;
 use crate::delivery::trimmer;
-use crate::edge::auth::admin::{AdminAuth, AdminTokenError, admin_token};
 use crate::edge::{self, ConnectionLimits, EdgeError, EdgeParts};
 use crate::mapping::{CompiledMapping, MappingError};
 use crate::mixpanel;

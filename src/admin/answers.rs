@@ -29,6 +29,25 @@ struct Body<'a> {
 }
 
 impl AdminError {
+    pub fn unauthorized() -> Self {
+        Self {
+            status: StatusCode::UNAUTHORIZED,
+            code: "unauthorized",
+            message: "this route needs the admin token".to_owned(),
+            hint: "send Authorization: Bearer <token>; without auth.admin_token the token is in the file admin-token beside \
+                   the store",
+        }
+    }
+
+    pub fn forbidden() -> Self {
+        Self {
+            status: StatusCode::FORBIDDEN,
+            code: "forbidden",
+            message: "this token's role does not allow that".to_owned(),
+            hint: "use a token with the role operator or admin (auth.tokens), or the admin token",
+        }
+    }
+
     pub fn not_found(message: String, hint: &'static str) -> Self {
         Self { status: StatusCode::NOT_FOUND, code: "not_found", message, hint }
     }

@@ -4,6 +4,7 @@
 //! `{"error":{"code","message","hint"}}`.
 
 mod answers;
+pub mod auth;
 mod dead_letters;
 mod status;
 
@@ -13,10 +14,10 @@ use axum::Router;
 use axum::routing::{get, post};
 use metrics_exporter_prometheus::PrometheusHandle;
 
+use self::auth::{AdminAuth, require_admin};
 use crate::clock::SharedClock;
 use crate::delivery::outlook::SharedPace;
 use crate::delivery::status::LegStatus;
-use crate::edge::auth::admin::{AdminAuth, require_admin};
 use crate::store::{Journal, State};
 use crate::vendor::budget::Budgets;
 

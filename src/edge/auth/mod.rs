@@ -6,7 +6,6 @@
 //!
 //! Ingestion from apps is public by nature: a project token is a name, not a secret.
 
-pub mod admin;
 mod replay;
 mod signature;
 
@@ -19,13 +18,13 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
 use http::HeaderMap;
 use http::header::AUTHORIZATION;
-use sha2::{Digest as _, Sha256};
-use subtle::{Choice, ConstantTimeEq as _};
+use subtle::Choice;
 
 pub use replay::{ReplayGuard, Reservation};
 pub use signature::{SignatureError, Signed, Verifier};
 
 use crate::config::{Config, SigningSecret};
+use crate::hashed::Hashed;
 use crate::mixpanel::validate::Tokens;
 use crate::record::Project;
 
@@ -52,20 +51,6 @@ pub enum Claim {
     Wrong,
     /// To be verified against the body.
     Signed(Signed),
-}
-
-/// The hash of a secret, for comparing in constant time whatever the lengths.
-#[derive(Clone)]
-struct Hashed([u8; 32]);
-
-impl Hashed {
-    fn of(secret: &str) -> Self {
-        Self(Sha256::digest(secret.as_bytes()).into())
-    }
-
-    fn matches(&self, other: &Hashed) -> Choice {
-        self.0.ct_eq(&other.0)
-    }
 }
 
 /// Everything that callers may present.

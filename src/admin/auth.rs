@@ -1,4 +1,5 @@
-//! The admin token: configured, or made at first start in a 0600 file beside the store.
+//! Who may use the admin API: the admin token (configured, or made at first start in a 0600 file beside the store) and
+//! named ones with their roles.
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, Read as _, Write as _};
@@ -12,12 +13,11 @@ use axum::response::{IntoResponse as _, Response};
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use http::header::{AUTHORIZATION, WWW_AUTHENTICATE};
-use http::{HeaderMap, HeaderValue, Method, StatusCode};
-use serde::Serialize;
+use http::{HeaderMap, HeaderValue, Method};
 
-use super::Hashed;
+use super::answers::AdminError;
 use crate::config::{Config, NamedToken, Role, Secret, StoreEngine};
-use crate::edge::answer;
+use crate::hashed::Hashed;
 
 /// Name of the token's file, beside the store's.
 const FILE_NAME: &str = "admin-token";
@@ -109,18 +109,6 @@ fn needed(method: &Method) -> Role {
     }
 }
 
-#[derive(Serialize)]
-struct AdminError {
-    error: AdminErrorBody,
-}
-
-#[derive(Serialize)]
-struct AdminErrorBody {
-    code: &'static str,
-    message: &'static str,
-    hint: &'static str,
-}
-
 /// The layer for admin routes: `axum::middleware::from_fn_with_state(AdminAuth, require_admin)`. Lets a request through
 /// when its token's role is enough for its method, with the [`Role`] in its extensions.
 pub async fn require_admin(State(auth): State<AdminAuth>, mut request: Request, next: Next) -> Response {
@@ -130,30 +118,63 @@ pub async fn require_admin(State(auth): State<AdminAuth>, mut request: Request, 
             request.extensions_mut().insert(role);
             next.run(request).await
         }
-        Some(_) => refusal(
-            StatusCode::FORBIDDEN,
-            AdminErrorBody {
-                code: "forbidden",
-                message: "this token's role does not allow that",
-                hint: "use a token with the role operator or admin (auth.tokens), or the admin token",
-            },
-        ),
+        Some(_) => AdminError::forbidden().into_response(),
         None => {
-            let mut response = refusal(
-                StatusCode::UNAUTHORIZED,
-                AdminErrorBody {
-                    code: "unauthorized",
-                    message: "this route needs the admin token",
-                    hint: "send Authorization: Bearer <token>; without auth.admin_token the token is in the file \
-                           admin-token beside the store",
-                },
-            );
+            let mut response = AdminError::unauthorized().into_response();
             response.headers_mut().insert(WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
             response
         }
     }
 }
 
-fn refusal(status: StatusCode, error: AdminErrorBody) -> Response {
-    answer::json(status, &AdminError { error }).into_response()
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_admin_token_is_made_once_and_only_for_its_owner() {
+        use std::os::unix::fs::PermissionsExt as _;
+
+        let dir = tempfile::tempdir().unwrap();
+        let store = dir.path().join("mixrelay.db");
+        let text =
+            format!("connectors: {{ mixpanel: {{ project_token: t }} }}\nstore: \"sqlite:{}\"\n", store.display());
+        let config = crate::config::parse(&text, "test", &|_| None).unwrap().config;
+        let made = admin_token(&config).unwrap();
+        assert_eq!(admin_token(&config).unwrap(), made);
+        let file = dir.path().join("admin-token");
+        assert_eq!(std::fs::metadata(&file).unwrap().permissions().mode() & 0o777, 0o600);
+
+        std::fs::write(&file, "\n").unwrap();
+        assert!(matches!(admin_token(&config), Err(AdminTokenError::Empty { .. })));
+    }
+
+    #[tokio::test]
+    async fn a_role_allows_what_its_name_says() {
+        use axum::body::Body;
+        use axum::routing::get;
+        use tower::ServiceExt as _;
+
+        let named = |role, token| NamedToken { name: "n".to_owned(), role, token: Secret::new(token) };
+        let tokens = [named(Role::Viewer, "v"), named(Role::Operator, "o")];
+        let auth = AdminAuth::new(&Secret::new("a"), &tokens);
+        let handler = || async { "ok" };
+        let app: axum::Router = axum::Router::new()
+            .route("/", get(handler).post(handler).delete(handler))
+            .layer(axum::middleware::from_fn_with_state(auth, require_admin));
+        for (token, expected) in [
+            ("Bearer v", [200, 403, 403]),
+            ("Bearer o", [200, 200, 403]),
+            ("bearer a", [200, 200, 200]),
+            ("Bearer x", [401, 401, 401]),
+            ("Basic YTo=", [401, 401, 401]),
+            ("a", [401, 401, 401]),
+        ] {
+            for (method, status) in ["GET", "POST", "DELETE"].into_iter().zip(expected) {
+                let request = http::Request::builder().method(method).uri("/").header(AUTHORIZATION, token);
+                let response = app.clone().oneshot(request.body(Body::empty()).unwrap()).await.unwrap();
+                assert_eq!(response.status(), status, "{method} {token}");
+            }
+        }
+    }
 }
