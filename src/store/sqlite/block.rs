@@ -142,7 +142,8 @@ pub(super) fn decode(block: Vec<u8>) -> Result<Vec<Record>, BlockError> {
     decode_payload(&payload, count)
 }
 
-fn decode_payload(payload: &Bytes, count: u32) -> Result<Vec<Record>, BlockError> {
+/// The records of a payload, as slices of it.
+pub(super) fn decode_payload(payload: &Bytes, count: u32) -> Result<Vec<Record>, BlockError> {
     let fits = payload.len() / RECORD_HEADER;
     let count = usize::try_from(count).ok().filter(|count| *count <= fits).ok_or(BlockError::Layout)?;
     let mut records = Vec::with_capacity(count);

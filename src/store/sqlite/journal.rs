@@ -15,6 +15,7 @@ use super::block::{self, Sealer};
 use super::journal_writer::{Append, Command, Payload, Progress};
 use super::poison::Poison;
 use super::readers::{Readers, read_failed};
+use super::recent::Recent;
 use super::schema::is_damage;
 use super::watermark::Watermark;
 use super::writer::Writer;
@@ -50,6 +51,7 @@ pub struct SqliteJournal {
     /// One step of trimming at a time.
     pub(super) trimming: tokio::sync::Mutex<()>,
     pub(super) damage: Arc<DamageLog>,
+    pub(super) recent: Arc<Recent>,
 }
 
 pub(super) fn new_queue() -> Arc<Semaphore> {
@@ -125,6 +127,9 @@ impl SqliteJournal {
     async fn read_entries(&self, from: EntryId, max_bytes: usize) -> Result<Vec<Entry>, StoreError> {
         if from >= *self.progress.tip.borrow() {
             return Ok(Vec::new());
+        }
+        if let Some(entries) = self.recent.read(from, max_bytes) {
+            return Ok(entries);
         }
         let damage = Arc::clone(&self.damage);
         self.readers
@@ -215,7 +220,7 @@ pub(super) fn prepare(
     let payload = if len < LARGE_REQUEST {
         Payload::Small(payload)
     } else {
-        Payload::Sealed(Sealer::default().seal(&payload, count))
+        Payload::Sealed { block: Sealer::default().seal(&payload, count), payload: payload.into() }
     };
     let received_at = records.iter().map(|record| record.received_at).min().unwrap_or_default();
     Append { payload, records: count, accepted, received_at, reply, permit }

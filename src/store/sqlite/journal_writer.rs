@@ -1,12 +1,14 @@
 //! What a group is for the journal: the requests that wait are packed into blocks and committed as one transaction,
 //! with the counters that outlive them.
 
+use bytes::Bytes;
 use rusqlite::{Connection, Transaction, TransactionBehavior, params};
 use std::sync::{Arc, Mutex, PoisonError};
 use tokio::sync::{OwnedSemaphorePermit, oneshot, watch};
 
 use super::block::Sealer;
 use super::poison::Poison;
+use super::recent::{Held, Recent};
 use super::schema::is_damage;
 use super::upkeep::{is_full, is_transient};
 use super::watermark::Watermark;
@@ -46,14 +48,14 @@ pub(super) struct Append {
 pub(super) enum Payload {
     /// Encoded records, to be packed with others.
     Small(Vec<u8>),
-    /// A finished block: an entry of its own.
-    Sealed(Vec<u8>),
+    /// A finished block, an entry of its own, with what it was made of.
+    Sealed { block: Vec<u8>, payload: Bytes },
 }
 
 impl Payload {
     fn len(&self) -> usize {
         match self {
-            Payload::Small(bytes) | Payload::Sealed(bytes) => bytes.len(),
+            Payload::Small(bytes) | Payload::Sealed { block: bytes, .. } => bytes.len(),
         }
     }
 }
@@ -99,6 +101,7 @@ pub(super) struct JournalWork {
     pub watermark: Arc<Watermark>,
     pub sealer: Sealer,
     pub poison: Arc<Poison>,
+    pub recent: Arc<Recent>,
 }
 
 /// An entry about to be written.
@@ -106,6 +109,8 @@ struct Row {
     block: Vec<u8>,
     records: u32,
     received_at: UnixMillis,
+    /// What the block was made of.
+    payload: Bytes,
 }
 
 impl Row {
@@ -149,7 +154,10 @@ impl Work for JournalWork {
         for command in after {
             match command {
                 Command::Append(_) => {}
-                Command::Trim { below, reply } => answer(reply, trim(conn, below), &self.poison)?,
+                Command::Trim { below, reply } => {
+                    self.recent.forget_below(below);
+                    answer(reply, trim(conn, below), &self.poison)?;
+                }
                 Command::RaiseEpoch { reply } => answer(reply, self.raise_epoch(conn), &self.poison)?,
             }
         }
@@ -163,9 +171,10 @@ impl JournalWork {
         let (rows, answers) = self.pack(appends, &mut counters);
         let bytes: u64 = rows.iter().map(Row::stored_len).sum();
         counters.bytes += bytes;
-        match write_rows(conn, rows, &self.progress.counters(), &counters) {
+        match write_rows(conn, &rows, &self.progress.counters(), &counters) {
             Ok(()) => {
                 self.watermark.grew(bytes);
+                self.remember(rows, counters);
                 self.progress.publish(counters);
                 for answer in answers {
                     // Nobody waits any more when the app has hung up; its records are stored all the same.
@@ -189,13 +198,25 @@ impl JournalWork {
         }
     }
 
+    /// Keeps the entries just written for the legs, which are about to read them.
+    fn remember(&self, rows: Vec<Row>, after: Counters) {
+        let first = after.next_entry.0 - rows.len() as u64;
+        let held = |(id, row): (u64, Row)| Held {
+            id: EntryId(id),
+            epoch: after.epoch,
+            records: row.records,
+            payload: row.payload,
+        };
+        self.recent.push((first..).zip(rows).map(held).collect());
+    }
+
     /// Packs requests into entries in the order in which they came, and moves `counters` past them.
     fn pack(&mut self, appends: Vec<Append>, counters: &mut Counters) -> (Vec<Row>, Vec<Answer>) {
         let mut rows = Vec::new();
         let mut answers = Vec::with_capacity(appends.len());
         let mut open = OpenBlock::default();
         for append in appends {
-            let alone = matches!(append.payload, Payload::Sealed(_));
+            let alone = matches!(append.payload, Payload::Sealed { .. });
             if open.records > 0 && (alone || open.payload.len() + append.payload.len() > BLOCK_BYTES) {
                 rows.push(open.seal(&mut self.sealer, counters));
             }
@@ -205,8 +226,8 @@ impl JournalWork {
             counters.accepted.group += append.accepted.group;
             match append.payload {
                 Payload::Small(bytes) => open.add(&bytes, append.records, append.received_at),
-                Payload::Sealed(block) => {
-                    rows.push(Row { block, records: append.records, received_at: append.received_at });
+                Payload::Sealed { block, payload } => {
+                    rows.push(Row { block, records: append.records, received_at: append.received_at, payload });
                     counters.next_entry = counters.next_entry.next();
                 }
             }
@@ -250,8 +271,8 @@ impl OpenBlock {
             block: sealer.seal(&self.payload, self.records),
             records: self.records,
             received_at: self.received_at.take().unwrap_or_default(),
+            payload: std::mem::take(&mut self.payload).into(),
         };
-        self.payload.clear();
         self.records = 0;
         counters.next_entry = counters.next_entry.next();
         row
@@ -259,7 +280,7 @@ impl OpenBlock {
 }
 
 /// One transaction: the entries from `before.next_entry` on, and the counters as they stand `after` them.
-fn write_rows(conn: &mut Connection, rows: Vec<Row>, before: &Counters, after: &Counters) -> rusqlite::Result<()> {
+fn write_rows(conn: &mut Connection, rows: &[Row], before: &Counters, after: &Counters) -> rusqlite::Result<()> {
     let tx = conn.transaction_with_behavior(TransactionBehavior::Immediate)?;
     {
         let mut entry = tx.prepare_cached(

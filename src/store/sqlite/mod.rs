@@ -22,6 +22,7 @@ mod journal_writer;
 mod lock;
 mod poison;
 mod readers;
+mod recent;
 mod recovery;
 mod schema;
 mod state;
@@ -52,6 +53,7 @@ use journal_writer::{JournalWork, Progress};
 use lock::Lock;
 use poison::Poison;
 use readers::Readers;
+use recent::Recent;
 use state_writer::StateWork;
 use watermark::Watermark;
 use writer::Writer;
@@ -217,11 +219,13 @@ pub fn open(options: OpenOptions) -> Result<SqliteStore, OpenError> {
     let mut recovery = recovery::verify(&journal_readers, &journal_path, counters, &damage)?;
     recovery.log_bytes = log_bytes;
 
+    let recent = Arc::new(Recent::default());
     let work = JournalWork {
         progress: Arc::clone(&progress),
         watermark: Arc::clone(&watermark),
         sealer: Sealer::default(),
         poison: Arc::clone(&poison),
+        recent: Arc::clone(&recent),
     };
     let queue = journal::QUEUE_REQUESTS + CONTROL_COMMANDS;
     let journal_writer = Writer::spawn("journal", queue, journal_conn, work, Arc::clone(&poison), Arc::clone(&lock))
@@ -247,6 +251,7 @@ pub fn open(options: OpenOptions) -> Result<SqliteStore, OpenError> {
             queue: journal::new_queue(),
             trimming: tokio::sync::Mutex::new(()),
             damage,
+            recent,
         }),
         state: Arc::new(SqliteState {
             writer: state_writer,

@@ -369,6 +369,7 @@ async fn a_full_disk_refuses_and_recovers() {
         watermark,
         sealer: Sealer::default(),
         poison: Arc::new(Poison::new()),
+        recent: Arc::new(Recent::default()),
     };
     let mut append = |body: Vec<u8>| {
         use writer::Work;
