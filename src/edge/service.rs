@@ -128,14 +128,15 @@ fn paths(route: &Route, prefix: Option<&str>) -> Vec<String> {
 
 fn ingestion(route: &'static Route, api: Api, ingest: &Arc<Ingest>, keys: &Arc<Keys>) -> MethodRouter {
     let ingest = ingest.clone();
+    let metrics = Arc::new(telemetry::Hot::new(route.path));
     let handler = move |request: Request| {
-        let ingest = ingest.clone();
+        let (ingest, metrics) = (ingest.clone(), metrics.clone());
         async move {
             let started = Instant::now();
             let peer = peer(&request);
             let (head, body) = request.into_parts();
             let response = ingest.handle(api, head, body, peer).await;
-            telemetry::http_request(route.path, response.status().as_u16(), started.elapsed());
+            metrics.http_request(response.status().as_u16(), started.elapsed());
             response
         }
     };
