@@ -1,6 +1,6 @@
 # Two commands do everything: `make demo` and `make test`. A Rust toolchain, git and curl are all they need to start.
 
-.PHONY: demo run test check
+.PHONY: demo run test check bench
 
 # Relay and sandbox in one process, traffic as the SDKs send it, and a table of where it went. Needs no accounts.
 demo:
@@ -21,3 +21,9 @@ test: check
 check:
 	cargo fmt --check
 	cargo clippy --locked --all-targets -- -D warnings
+
+# The relay against nginx, a bare axum handler and bare parsing, as ratios within one run; about eight minutes. See
+# docs/performance.md. BACKLOG_GIB sets the size of the backlog (1).
+bench:
+	tests/setup.sh bench
+	cargo bench --locked --bench relay

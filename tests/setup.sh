@@ -1,18 +1,21 @@
 #!/usr/bin/env bash
 # Installs what the tests need beside a Rust toolchain, on Debian or Ubuntu: Node.js and Python for Mixpanel's own SDKs,
-# Chromium for the browser's, nginx for the bench. Does nothing for what is there already.
+# Chromium for the browser's, nginx for the bench (`tests/setup.sh bench`: that alone). Does nothing for what is there
+# already.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
 missing=()
 need() { command -v "$1" >/dev/null 2>&1 || missing+=("${@:2}"); }
-need node nodejs
-need npm npm
-need python3 python3 python3-venv
-need chromium chromium
-need chromedriver chromium-driver
 need nginx nginx-light
-python3 -c 'import ensurepip' 2>/dev/null || missing+=(python3-venv)
+if [ "${1:-}" != bench ]; then
+    need node nodejs
+    need npm npm
+    need python3 python3 python3-venv
+    need chromium chromium
+    need chromedriver chromium-driver
+    python3 -c 'import ensurepip' 2>/dev/null || missing+=(python3-venv)
+fi
 
 if ((${#missing[@]})); then
     as_root=()
@@ -20,6 +23,8 @@ if ((${#missing[@]})); then
     "${as_root[@]}" apt-get update -qq
     "${as_root[@]}" env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "${missing[@]}"
 fi
+
+[ "${1:-}" != bench ] || exit 0
 
 node_dir=tests/sdk/node
 if ! cmp -s "$node_dir/package-lock.json" "$node_dir/node_modules/.installed"; then
