@@ -48,6 +48,10 @@ pub struct Report {
     pub parked: u64,
     pub dead_letters: u64,
     pub backlog: u64,
+    /// Sent again after a try that may have arrived, where arriving twice matters.
+    pub maybe_twice: u64,
+    /// Counted as missing by the vendor, which did not say which they were: not sent again, for that would double others.
+    pub unconfirmed: u64,
     pub oldest_undelivered_seconds: f64,
     pub state: State,
     pub advice: Option<&'static str>,
@@ -138,6 +142,8 @@ impl LegStatus {
             parked: held.parked,
             dead_letters: held.dead_letters,
             backlog: held.backlog,
+            maybe_twice: snapshot.tally.maybe_twice,
+            unconfirmed: snapshot.tally.unconfirmed,
             oldest_undelivered_seconds: age.as_secs_f64(),
             state,
             advice,

@@ -177,3 +177,69 @@ async fn sigterm_drains_and_exits_0() {
     relay.start_again().await;
     sandbox.mixpanel_has_events(50, PATIENCE).await;
 }
+
+/// CORE 4: a profile update that is folded is not yet sent. Killed in between, the debt is still paid.
+#[tokio::test]
+async fn killed_between_fold_and_send_the_send_still_happens() {
+    let sandbox = Sandbox::start().await;
+    let mut relay = Relay::start(&sandbox, json!({})).await;
+    sandbox.faults(Sandbox::fault("brevo", "/v3/contacts", json!({ "kind": "status", "status": 503 }))).await;
+    let updates: Vec<Value> = (0..20)
+        .map(|n| set(&format!("owed-{n}"), json!({ "$email": format!("o{n}@example.com"), "plan": "pro" })))
+        .collect();
+    relay.take("/engage", &updates.into()).await;
+    // Folded and tried: what the vendor refused stays owed.
+    eventually(PATIENCE, async || {
+        let tried = sandbox.brevo_counts().await["requests"]["faulted"].as_u64().unwrap_or(0);
+        if tried > 0 { Ok(()) } else { Err("nothing has been tried yet".to_owned()) }
+    })
+    .await;
+    for _ in 0..3 {
+        relay.kill().await;
+        relay.start_again().await;
+        let balance = relay.balance("brevo").await;
+        assert_eq!((balance.backlog, balance.delivered), (20, 0), "{balance:?}");
+    }
+    sandbox.heal().await;
+    assert_eq!(relay.drained("brevo").await.delivered, 20);
+    for n in 0..20 {
+        let contact = sandbox.brevo_contact(&format!("o{n}@example.com")).await;
+        assert_eq!(contact.unwrap()["attributes"]["PLAN_TYPE"], "pro", "owed-{n}");
+    }
+}
+
+/// The same kill loop with both destinations: everything mapped reaches Brevo too, and the counts still add up.
+#[tokio::test]
+async fn kill_9_while_both_legs_work_loses_nothing_at_either() {
+    let sandbox = Sandbox::start().await;
+    let mut relay = Relay::start(&sandbox, json!({})).await;
+    let mut people = 0_usize;
+    for round in 0..tunable("MIXRELAY_TEST_KILLS", 8) {
+        for _ in 0..10 {
+            let id = format!("buyer-{people}");
+            relay.take("/engage", &json!([set(&id, json!({ "$email": format!("{id}@example.com") }))])).await;
+            relay.take("/track", &json!([event("Purchase", &id, &format!("bought-{people}"))])).await;
+            people += 1;
+        }
+        // Sometimes at once, sometimes when part of the round has got through.
+        let target = people - 10 + 3 * (round % 3);
+        eventually(PATIENCE, async || {
+            let there = sandbox.brevo_events().await.len();
+            if there >= target { Ok(()) } else { Err(format!("{there} at Brevo of {people}")) }
+        })
+        .await;
+        relay.kill().await;
+        relay.start_again().await;
+    }
+    let mixpanel = relay.drained("mixpanel").await;
+    let brevo = relay.drained("brevo").await;
+    assert_eq!((mixpanel.accepted, mixpanel.delivered), (2 * people as u64, 2 * people as u64));
+    assert_eq!((brevo.delivered, brevo.skipped, brevo.parked, brevo.dead_letters), (2 * people as u64, 0, 0, 0));
+    let ids = sandbox.mixpanel_insert_ids().await;
+    let events = sandbox.brevo_events().await;
+    for n in 0..people {
+        assert!(ids.contains_key(&format!("bought-{n}")), "bought-{n} is not at Mixpanel");
+        let contact = sandbox.brevo_contact(&format!("buyer-{n}")).await.unwrap();
+        assert!(events.iter().any(|event| event["contact_id"] == contact["id"]), "bought-{n} is not at Brevo");
+    }
+}

@@ -1,9 +1,12 @@
 //! P3: one bad record costs only itself, and one destination's trouble is no trouble of the other's.
 
+use std::time::Duration;
+
 use serde_json::{Value, json};
+use tokio::time::Instant;
 
 use crate::harness::http::{JSON, gzip};
-use crate::harness::records::{event, set};
+use crate::harness::records::{event, now_ms, set};
 use crate::harness::{PATIENCE, Relay, Sandbox, eventually, same};
 
 /// Nests deeper than the vendor's `/import` takes, which `/track` does not mind.
@@ -53,4 +56,62 @@ async fn a_batch_refused_whole_is_halved_until_the_bad_record_is_alone() {
     let balance = relay.drained("mixpanel").await;
     assert_eq!((balance.delivered, balance.dead_letters), (40, 1));
     assert_eq!(relay.dead_letters("mixpanel", 1).await[0]["record"]["$distinct_id"], "p-bad");
+}
+
+/// Sends `count` mapped events one by one and waits for each at Brevo; returns the slowest answer and the slowest arrival.
+async fn slowest_at_brevo(sandbox: &Sandbox, relay: &Relay, tag: &str, count: usize) -> (Duration, Duration) {
+    let (mut answer, mut arrival) = (Duration::ZERO, Duration::ZERO);
+    let before = sandbox.brevo_events().await.len();
+    for n in 0..count {
+        let (sent_at, begun) = (now_ms(), Instant::now());
+        relay.take("/track", &json!([event("Purchase", "buyer", &format!("{tag}-{n}"))])).await;
+        answer = answer.max(begun.elapsed());
+        let arrived_at = eventually(PATIENCE, async || {
+            let events = sandbox.brevo_events().await;
+            same("events at Brevo", events.len(), before + n + 1).map(|()| events[before + n]["at"].as_u64().unwrap())
+        })
+        .await;
+        arrival = arrival.max(Duration::from_millis(arrived_at.saturating_sub(sent_at)));
+    }
+    (answer, arrival)
+}
+
+#[tokio::test]
+async fn mixpanel_black_holed_does_not_delay_brevo() {
+    let sandbox = Sandbox::start_alone().await;
+    let relay = Relay::start(&sandbox, json!({})).await;
+    relay.take("/engage", &json!([set("buyer", json!({ "$email": "buyer@example.com" }))])).await;
+    relay.drained("brevo").await;
+    let healthy = slowest_at_brevo(&sandbox, &relay, "healthy", 20).await;
+    sandbox.faults(Sandbox::fault("mixpanel", "", json!({ "kind": "black_hole" }))).await;
+    let alone = slowest_at_brevo(&sandbox, &relay, "alone", 20).await;
+    println!("slowest answer and arrival at Brevo: {healthy:?} with Mixpanel, {alone:?} without");
+    assert!(alone.0 < Duration::from_secs(1) && alone.1 < Duration::from_secs(2), "{alone:?}");
+    let balance = relay.balance("mixpanel").await;
+    assert_eq!(balance.backlog, 20, "{balance:?}");
+    assert!(balance.adds_up());
+}
+
+#[tokio::test]
+async fn brevo_black_holed_does_not_delay_mixpanel() {
+    let sandbox = Sandbox::start_alone().await;
+    let mut relay = Relay::start(&sandbox, json!({})).await;
+    sandbox.faults(Sandbox::fault("brevo", "", json!({ "kind": "black_hole" }))).await;
+    relay.take("/engage", &json!([set("buyer", json!({ "$email": "buyer@example.com" }))])).await;
+    let mut slowest = Duration::ZERO;
+    for n in 0..20 {
+        let begun = Instant::now();
+        relay.take("/track", &json!([event("Purchase", "buyer", &format!("m-{n}"))])).await;
+        sandbox.mixpanel_has_events(n + 1, PATIENCE).await;
+        slowest = slowest.max(begun.elapsed());
+    }
+    println!("slowest arrival at Mixpanel with Brevo black-holed: {slowest:?}");
+    assert!(slowest < Duration::from_secs(2), "{slowest:?}");
+    assert_eq!(relay.balance("brevo").await.backlog, 21);
+    // A call into the hole ends only with its timeout; a restart need not wait for that.
+    relay.kill().await;
+    sandbox.heal().await;
+    relay.start_again().await;
+    relay.drained("brevo").await;
+    assert_eq!(sandbox.brevo_events().await.len(), 20, "and Brevo catches up");
 }

@@ -140,6 +140,20 @@ impl Sandbox {
         self.get("/mixpanel/counts").await
     }
 
+    pub async fn brevo_counts(&self) -> Value {
+        self.get("/brevo/counts").await
+    }
+
+    /// Events that Brevo applied to a contact, oldest first.
+    pub async fn brevo_events(&self) -> Vec<Value> {
+        let answer = self.get(&format!("/brevo/events?outcome=applied&limit={ALL}")).await;
+        answer["events"].as_array().unwrap().clone()
+    }
+
+    pub async fn brevo_contact(&self, id: &str) -> Option<Value> {
+        self.find(&format!("/brevo/contacts/{id}")).await
+    }
+
     /// Waits until Mixpanel has stored as many different events as `expected`.
     pub async fn mixpanel_has_events(&self, expected: usize, within: Duration) {
         eventually(within, async || {
