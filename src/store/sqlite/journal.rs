@@ -326,20 +326,33 @@ fn plan_trim(conn: &mut Connection, below: EntryId, tail: Tail, now: UnixMillis)
     Ok(step)
 }
 
+/// From the first and the last entry: numbers have no gaps, since trimming takes from the front only, and each entry
+/// knows what stood before it. A scan would take longer with every entry of the backlog.
 fn size(conn: &mut Connection) -> rusqlite::Result<JournalSize> {
+    const FIRST: &str = "SELECT id, records_before, bytes_before, received_at FROM entries ORDER BY id LIMIT 1";
+    const LAST: &str =
+        "SELECT id, records_before + records, bytes_before + bytes FROM entries ORDER BY id DESC LIMIT 1";
+    fn numbers<const N: usize>(row: &rusqlite::Row<'_>) -> rusqlite::Result<[u64; N]> {
+        let mut numbers = [0; N];
+        for (at, number) in numbers.iter_mut().enumerate() {
+            *number = row.get::<_, i64>(at)?.cast_unsigned();
+        }
+        Ok(numbers)
+    }
     let tx = conn.transaction()?;
-    let mut size = tx
-        .prepare_cached("SELECT count(*), coalesce(sum(records), 0), coalesce(sum(bytes), 0) FROM entries")?
-        .query_row([], |row| {
-            let number = |at| row.get::<_, i64>(at).map(i64::cast_unsigned);
-            Ok(JournalSize { entries: number(0)?, records: number(1)?, bytes: number(2)?, ..JournalSize::default() })
-        })?;
-    size.oldest_received_at = tx
-        .prepare_cached("SELECT received_at FROM entries ORDER BY id LIMIT 1")?
-        .query_row([], |row| row.get::<_, i64>(0))
-        .optional()?
-        .map(|at| UnixMillis(at.cast_unsigned()));
-    Ok(size)
+    let first = tx.prepare_cached(FIRST)?.query_row([], numbers::<4>).optional()?;
+    let last = tx.prepare_cached(LAST)?.query_row([], numbers::<3>).optional()?;
+    tx.finish()?;
+    let (Some([first, records_before, bytes_before, received_at]), Some([last, records, bytes])) = (first, last) else {
+        return Ok(JournalSize::default());
+    };
+    Ok(JournalSize {
+        entries: last + 1 - first,
+        records: records - records_before,
+        bytes: bytes - bytes_before,
+        oldest_received_at: Some(UnixMillis(received_at)),
+        ..JournalSize::default()
+    })
 }
 
 /// Damaged entries that have been met; each is reported once.

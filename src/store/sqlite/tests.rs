@@ -199,6 +199,9 @@ async fn trimming_keeps_the_tail_and_what_is_not_read() {
     // By age: entries 1 to 4 are older than 15 s.
     let by_age = Tail { max_age: Duration::from_secs(15), max_bytes: u64::MAX };
     assert_eq!(store.journal.trim(EntryId(21), by_age, now).await.unwrap().entries, 4);
+    let left = store.journal.size().await.unwrap();
+    assert_eq!((left.entries, left.records, left.oldest_received_at), (16, 16, Some(NOW + Duration::from_secs(4))));
+    assert_eq!(left.bytes, held.bytes / 20 * 16);
 
     // By bytes: what lies below the slowest leg may be two entries' worth.
     let by_bytes = Tail { max_age: day, max_bytes: held.bytes / 20 * 2 };
