@@ -286,6 +286,16 @@ pub struct Process {
     pub status: ProcessStatus,
     #[serde(default)]
     pub error: Option<serde_json::Value>,
+    /// Of an import: how many rows were no good, by kind; numbers or null (contract §3.6).
+    #[serde(default)]
+    pub info: Option<serde_json::Map<String, serde_json::Value>>,
+}
+
+impl Process {
+    /// Whether an import says that some of its rows were not taken as they were.
+    pub fn rows_were_refused(&self) -> bool {
+        self.info.iter().flatten().any(|(_, count)| count.as_u64().is_some_and(|count| count > 0))
+    }
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]

@@ -1,7 +1,6 @@
 //! The checkpoint of a leg: one value that says how far it is and what became of everything before (CORE 3).
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
@@ -50,20 +49,6 @@ impl Checkpoint {
         let value = serde_json::to_vec(self).map_err(|e| StoreError::Failed(e.to_string()))?;
         batch.put(Table::Checkpoints, key(destination), value);
         Ok(())
-    }
-}
-
-/// Between two tries to write while the disk is full.
-const ROOM_RECHECK: Duration = Duration::from_secs(1);
-
-/// Writes a checkpoint's batch. A full disk is waited out: nothing is lost by standing still, and ending the process
-/// would not make room.
-pub async fn write(state: Arc<dyn State>, batch: WriteBatch) -> Result<(), StoreError> {
-    loop {
-        match state.write(batch.clone()).await {
-            Err(StoreError::DiskFull) => tokio::time::sleep(ROOM_RECHECK).await,
-            done => return done,
-        }
     }
 }
 

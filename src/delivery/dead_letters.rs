@@ -17,7 +17,7 @@ pub const MAX_ANSWER: usize = 2048;
 
 /// How often letters that have been kept long enough are looked for, and how many are let go at once.
 pub const PURGE_EVERY: Duration = Duration::from_secs(60);
-pub const PURGED_AT_ONCE: usize = 500;
+pub const PURGED_AT_ONCE: usize = 50;
 
 /// A dead letter's name: its destination and the position of the record. It stays the same through replays.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]

@@ -29,7 +29,12 @@ pub async fn run(
         // History is the first thing to go when the disk is nearly full: it only helps to look back.
         let full = matches!(journal.ready(), Err(AppendError::DiskFull { .. }));
         let kept = if full { NO_TAIL } else { tail };
-        let report = journal.trim(below, kept, clock.now()).await?;
-        tokio::time::sleep(if report.more { STEP } else { IDLE }).await;
+        let more = match journal.trim(below, kept, clock.now()).await {
+            Ok(report) => report.more,
+            // Even giving space back needs a little: somebody else's file may go first.
+            Err(StoreError::DiskFull) => false,
+            Err(error) => return Err(error),
+        };
+        tokio::time::sleep(if more { STEP } else { IDLE }).await;
     }
 }

@@ -304,6 +304,20 @@ pub trait State: Send + Sync + 'static {
     fn write(&self, batch: WriteBatch) -> BoxFuture<'_, Result<(), StoreError>>;
 }
 
+/// Between two tries to write while the disk is full.
+const ROOM_RECHECK: Duration = Duration::from_secs(1);
+
+/// Writes `batch`, and waits out a full disk: nothing is lost by standing still, and ending the process would not make
+/// room.
+pub async fn write_when_there_is_room(state: &dyn State, batch: WriteBatch) -> Result<(), StoreError> {
+    loop {
+        match state.write(batch.clone()).await {
+            Err(StoreError::DiskFull) => tokio::time::sleep(ROOM_RECHECK).await,
+            done => return done,
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

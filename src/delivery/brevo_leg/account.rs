@@ -68,7 +68,8 @@ pub async fn read(stack: Stack, calls: Calls, wanted: Vec<AttributeToCreate>) ->
                 created.push(attribute);
             }
             AttributeOutcome::ReadAgain(refusal) => {
-                tracing::warn!(attribute = %attribute.name, %refusal, "Brevo did not create an attribute");
+                let (status, code) = (refusal.status, &refusal.code);
+                tracing::warn!(attribute = %attribute.name, status, code, "Brevo did not create an attribute");
             }
         }
     }

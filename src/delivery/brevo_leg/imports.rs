@@ -15,7 +15,7 @@ use crate::brevo::identifiers::{ContactRef, ListId, ProcessId};
 use crate::brevo::outcome::{self, ImportOutcome};
 use crate::brevo::wire::{ImportContact, Process, ProcessStatus};
 use crate::people::roster::PersonId;
-use crate::store::{State, StoreError, Table, WriteBatch};
+use crate::store::{State, StoreError, Table, WriteBatch, write_when_there_is_room};
 use crate::vendor::stack::Stack;
 
 /// Waits between two looks at a process: each look is one of 100 calls an hour.
@@ -58,12 +58,16 @@ impl Importer {
         let count = first.range.len();
         let answer = self.stack.clone().oneshot(first.request).await?;
         let ImportOutcome::Started(process) = outcome::import(&answer) else {
-            tracing::warn!(answer = %answer.excerpt(300), "Brevo refused an import; its contacts are written one by one");
+            // The answer may name addresses.
+            tracing::warn!(
+                status = answer.status.as_u16(),
+                "Brevo refused an import; its contacts are written one by one"
+            );
             return Ok((count, Imported::NotDone));
         };
         let mut batch = WriteBatch::new();
         batch.put(Table::Vendors, KEY, process.0.to_string().into_bytes());
-        self.state.write(batch).await?;
+        write_when_there_is_room(self.state.as_ref(), batch).await?;
         let through = self.follow(process).await?;
         let imported = if through { self.sample(&writes[0]).await? } else { Imported::NotDone };
         Ok((count, imported))
@@ -79,7 +83,7 @@ impl Importer {
         Ok(())
     }
 
-    /// True when the process has completed.
+    /// True when the process has completed and refused nobody.
     async fn follow(&self, process: ProcessId) -> Result<bool, LegError> {
         let started = tokio::time::Instant::now();
         let mut looks = LOOKS.into_iter();
@@ -89,18 +93,20 @@ impl Importer {
             wait = looks.next().unwrap_or(wait);
             tokio::time::sleep(Duration::from_secs(wait)).await;
             let answer = self.stack.clone().oneshot(self.calls.process(process)).await?;
-            match outcome::read::<Process>(&answer).map(|process| process.status) {
-                Ok(ProcessStatus::Queued | ProcessStatus::Processing | ProcessStatus::Unknown) => {}
-                Ok(ProcessStatus::Completed) => {
-                    completed = true;
+            let Ok(process) = outcome::read::<Process>(&answer) else { break };
+            match process.status {
+                ProcessStatus::Queued | ProcessStatus::Processing | ProcessStatus::Unknown => {}
+                // Which rows were refused is not told, so none of them is taken for done.
+                ProcessStatus::Completed => {
+                    completed = !process.rows_were_refused();
                     break;
                 }
-                Ok(ProcessStatus::Failed | ProcessStatus::Cancelled) | Err(_) => break,
+                ProcessStatus::Failed | ProcessStatus::Cancelled => break,
             }
         }
         let mut batch = WriteBatch::new();
         batch.delete(Table::Vendors, KEY);
-        self.state.write(batch).await?;
+        write_when_there_is_room(self.state.as_ref(), batch).await?;
         Ok(completed)
     }
 

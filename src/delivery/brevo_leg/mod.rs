@@ -47,7 +47,6 @@ use self::shelving::{Overdue, Scan};
 use self::window::Window;
 use super::LegError;
 use super::books::{Books, HeldOutside};
-use super::checkpoint;
 use super::dead_letters::{self, Overdue as OverdueLetter};
 use super::source::Source;
 use super::status::LegStatus;
@@ -62,7 +61,7 @@ use crate::mapping::CompiledMapping;
 use crate::people::roster::{self, PersonId, Resident, Roster};
 use crate::people::shelf::{self, Parked};
 use crate::record::{Destination, Position};
-use crate::store::{State, StoreError};
+use crate::store::{State, StoreError, write_when_there_is_room};
 use crate::vendor::Verdict;
 use crate::vendor::budget::Budgets;
 use crate::vendor::stack::Stack;
@@ -437,7 +436,10 @@ impl BrevoLeg {
         let state = self.parts.state.clone();
         let page = self.page;
         self.page += 1;
-        self.writing = Some(Box::pin(async move { checkpoint::write(state, batch).await.map(|()| (page, cursor)) }));
+        self.writing =
+            Some(Box::pin(
+                async move { write_when_there_is_room(state.as_ref(), batch).await.map(|()| (page, cursor)) },
+            ));
         Ok(())
     }
 

@@ -148,13 +148,6 @@ impl BrevoLeg {
         own_id: Option<DedupKey>,
         known: Option<Position>,
     ) {
-        if let (Some(key), false) = (own_id, self.window.is_off()) {
-            let (position, received_at) = (item.position, item.record.received_at);
-            let batch = self.parts.books.pending_mut();
-            if self.window.repeats(key, position, received_at, known, self.page, batch) {
-                return self.parts.books.skip(item.ticket, SkipRule::Duplicate);
-            }
-        }
         let stale = is_stale(event.time, self.parts.clock.now(), self.parts.mapping.stale_after);
         if stale {
             return self.parts.books.skip(item.ticket, SkipRule::Stale);
@@ -163,14 +156,25 @@ impl BrevoLeg {
         if mode == BrevoMode::Observe {
             return self.parts.books.skip(item.ticket, SkipRule::Observed);
         }
+        let person = self.roster.get(&id).map(|resident| &resident.person);
+        let known_outside_pilot = person
+            .is_some_and(|person| person.addressable() && !in_pilot(mode, &self.parts.settings.pilot_emails, person));
+        if known_outside_pilot {
+            return self.parts.books.skip(item.ticket, SkipRule::NotInPilot);
+        }
+        // Only what Brevo would be sent enters the window (CORE 8).
+        if let (Some(key), false) = (own_id, self.window.is_off()) {
+            let (position, received_at) = (item.position, item.record.received_at);
+            let batch = self.parts.books.pending_mut();
+            if self.window.repeats(key, position, received_at, known, self.page, batch) {
+                return self.parts.books.skip(item.ticket, SkipRule::Duplicate);
+            }
+        }
         let Some(resident) = self.roster.get(&id) else { return self.shelve(&id, item) };
         let nobody = !resident.person.addressable() && resident.person.contact == Contact::Unknown;
         let alone = self.queues.get(&id).is_some_and(PersonQueue::waits_alone);
         if nobody || alone || !resident.person.shelf.is_empty() {
             return self.shelve(&id, item);
-        }
-        if !in_pilot(mode, &self.parts.settings.pilot_emails, &resident.person) {
-            return self.parts.books.skip(item.ticket, SkipRule::NotInPilot);
         }
         let queue = self.queues.entry(id.clone()).or_default();
         let after_payment = queue.next_dependency(is_owed(resident, queue));

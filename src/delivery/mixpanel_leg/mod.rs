@@ -9,6 +9,7 @@ mod lanes;
 use std::sync::Arc;
 use std::time::Duration;
 
+use bytes::Bytes;
 use futures_util::future::{BoxFuture, OptionFuture};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
@@ -17,7 +18,6 @@ use tower::ServiceExt;
 use self::lanes::{Batch, LaneId, Lanes};
 use super::LegError;
 use super::books::{Books, HeldOutside, Item};
-use super::checkpoint;
 use super::dead_letters::{self, Overdue as OverdueLetter};
 use super::source::Source;
 use super::status::LegStatus;
@@ -27,10 +27,10 @@ use crate::mixpanel::answers::{self, Outcome};
 use crate::mixpanel::calls::{Call, Calls};
 use crate::record::{Destination, Position};
 use crate::settlement::{DeadReason, SkipRule};
-use crate::store::{Entry, State, StoreError};
+use crate::store::{Entry, State, StoreError, write_when_there_is_room};
 use crate::vendor::stack::Stack;
 use crate::vendor::verdict::PauseCause;
-use crate::vendor::{TransportError, VendorAnswer, Verdict};
+use crate::vendor::{TransportError, VendorAnswer, VendorRequest, Verdict};
 
 /// How often progress is written down. What was sent since the last time is sent again after a crash.
 const CHECKPOINT_EVERY: Duration = Duration::from_millis(200);
@@ -134,8 +134,9 @@ impl MixpanelLeg {
             let stack = self.parts.stack.clone();
             let calls = self.parts.calls.clone();
             self.under_way.spawn(async move {
-                let bodies: Vec<_> = batch.items.iter().map(|item| item.record.body.clone()).collect();
-                let result = stack.oneshot(calls.records(batch.call, &bodies)).await;
+                let bodies = batch.items.iter().map(|item| item.record.body.clone()).collect();
+                let request = request(calls, batch.call, bodies).await;
+                let result = stack.oneshot(request).await;
                 Sent { lane, batch, result }
             });
         }
@@ -231,7 +232,8 @@ impl MixpanelLeg {
     fn checkpoint(&mut self) -> Result<(), LegError> {
         let (batch, cursor) = self.parts.books.close_page()?;
         let state = self.parts.state.clone();
-        self.writing = Some(Box::pin(async move { checkpoint::write(state, batch).await.map(|()| cursor) }));
+        self.writing =
+            Some(Box::pin(async move { write_when_there_is_room(state.as_ref(), batch).await.map(|()| cursor) }));
         Ok(())
     }
 
@@ -255,5 +257,23 @@ impl MixpanelLeg {
         }
         self.publish();
         Ok(())
+    }
+}
+
+/// From this size on, a call is put together on the blocking pool: joining and compressing megabytes would hold up the
+/// edge's connections for milliseconds.
+const BIG: usize = 256 << 10;
+
+async fn request(calls: Calls, call: Call, bodies: Vec<Bytes>) -> VendorRequest {
+    if bodies.iter().map(Bytes::len).sum::<usize>() < BIG {
+        return calls.records(call, &bodies);
+    }
+    match tokio::task::spawn_blocking(move || calls.records(call, &bodies)).await {
+        Ok(request) => request,
+        Err(error) => match error.try_into_panic() {
+            Ok(panic) => std::panic::resume_unwind(panic),
+            // Only a runtime that is shutting down cancels: this task is about to be dropped.
+            Err(_cancelled) => std::future::pending().await,
+        },
     }
 }

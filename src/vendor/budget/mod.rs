@@ -16,7 +16,7 @@ use tokio::time::Instant;
 
 use super::{Cost, Family, Priority};
 use crate::clock::{SharedClock, UnixMillis};
-use crate::store::{State, StoreError, Table, WriteBatch};
+use crate::store::{State, StoreError, Table, WriteBatch, write_when_there_is_room};
 use crate::telemetry;
 
 pub use window::{Limit, Unit, Window};
@@ -259,7 +259,7 @@ impl Budgets {
         let value = serde_json::to_vec(&Stored { windows }).map_err(|e| StoreError::Failed(e.to_string()))?;
         let mut batch = WriteBatch::new();
         batch.put(Table::Budgets, key(family), value);
-        self.state.write(batch).await
+        write_when_there_is_room(self.state.as_ref(), batch).await
     }
 }
 
