@@ -207,10 +207,8 @@ impl Budgets {
         let mut changed = false;
         if !limits.is_empty() && limits != known {
             // What is used up stays used up under the new limit.
-            let used: Vec<Vec<_>> = limits
-                .iter()
-                .map(|limit| same_span(&windows, *limit).map_or(vec![], |w| w.slices().copied().collect()))
-                .collect();
+            let used: Vec<Vec<_>> =
+                limits.iter().map(|limit| same_span(&windows, *limit).map_or(vec![], Window::spent)).collect();
             *windows = limits.into_iter().zip(used).map(|(limit, used)| Window::restored(limit, used, now)).collect();
             changed = true;
         }

@@ -103,6 +103,15 @@ impl Window {
         self.slices.iter()
     }
 
+    /// The slices as far as they are spent: what is only reserved is not taken along to another limit.
+    pub fn spent(&self) -> Vec<Slice> {
+        let mut slices: Vec<_> = self.slices.iter().copied().collect();
+        if let Some(newest) = slices.last_mut() {
+            newest.amount = newest.amount.saturating_sub(self.reserved);
+        }
+        slices
+    }
+
     fn expire(&mut self, now: Instant) {
         while let Some(oldest) = self.slices.front() {
             if oldest.at + self.limit.span > now {
@@ -220,6 +229,15 @@ mod tests {
         let written: Vec<_> = window.slices().copied().collect();
         let mut restored = Window::restored(limit, written, now);
         assert_eq!(restored.remaining(now), 36_000 - 360);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_is_reserved_is_not_spent() {
+        let mut window = Window::new(Limit::per_hour(36_000));
+        let now = Instant::now();
+        window.take(calls(1), now);
+        let mut smaller = Window::restored(Limit::per_hour(100), window.spent(), now);
+        assert_eq!(smaller.remaining(now), 99);
     }
 
     #[tokio::test(start_paused = true)]
