@@ -124,7 +124,6 @@ impl Setup {
     }
 
     /// Everyone joins the sandbox's list 15, so that imports can be used.
-    #[allow(dead_code)]
     pub fn with_all_users(mut self) -> Self {
         self.mapping.lists.insert("all_users".to_owned(), 15);
         self
@@ -207,6 +206,12 @@ impl World {
             .iter()
             .map(|e| (e["event"]["event_properties"]["n"].as_i64().unwrap_or(-1), text(&e["outcome"])))
             .collect()
+    }
+
+    /// How many requests a vendor has seen on a path, those that a fault has met included.
+    pub async fn requests(&self, vendor: &str, path: &str) -> usize {
+        let shown = self.show(&format!("/{vendor}/requests?limit=100000&path={path}")).await;
+        shown["requests"].as_array().unwrap_or_else(|| panic!("{shown}")).len()
     }
 
     /// How often the vendor answered a path so, from its log of requests.
@@ -358,6 +363,10 @@ impl World {
         Leg::start(status, |stop| leg.run(stop, Duration::from_secs(5)))
     }
 
+    pub fn clock_seconds(&self) -> u64 {
+        self.clock.now().as_secs()
+    }
+
     pub fn record(&self, kind: Kind, body: &Value) -> Record {
         Record {
             kind,
@@ -473,8 +482,11 @@ impl Relay {
         }
     }
 
+    /// Those that are counted, once the checkpoint that brings them has been written.
     pub async fn dead_letters(&self, destination: Destination) -> Vec<DeadLetter> {
         let state: Arc<dyn State> = self.store.state.clone();
+        let counted = self.report(destination).await.dead_letters;
+        eventually("written down", async || dead_letters::held(&state, destination).await.unwrap().0 == counted).await;
         let page = dead_letters::page(&state, destination, None, 10_000).await.unwrap();
         page.into_iter().map(|(_, letter)| letter).collect()
     }

@@ -110,6 +110,7 @@ impl Writer {
         match found {
             Ok(Some(contact)) => self.update(at, write, !contact.email_blacklisted).await,
             Ok(None) => Ok(Payment::Gone),
+            Err(outcome::ReadError::Refused(refusal)) if matches!(refusal.status, 409 | 425) => Ok(Payment::TooEarly),
             Err(outcome::ReadError::Refused(refusal) | outcome::ReadError::NotFound(refusal)) => {
                 Ok(Payment::Refused(refusal))
             }
