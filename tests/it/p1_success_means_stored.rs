@@ -214,7 +214,8 @@ async fn kill_9_while_both_legs_work_loses_nothing_at_either() {
     let sandbox = Sandbox::start().await;
     let mut relay = Relay::start(&sandbox, json!({})).await;
     let mut people = 0_usize;
-    for round in 0..tunable("MIXRELAY_TEST_KILLS", 8) {
+    // More than ten: each kill costs an unfinished slice of the hourly budgets, and those must not run dry by it.
+    for round in 0..tunable("MIXRELAY_TEST_KILLS", 12) {
         for _ in 0..10 {
             let id = format!("buyer-{people}");
             relay.take("/engage", &json!([set(&id, json!({ "$email": format!("{id}@example.com") }))])).await;
@@ -233,8 +234,9 @@ async fn kill_9_while_both_legs_work_loses_nothing_at_either() {
     }
     let mixpanel = relay.drained("mixpanel").await;
     let brevo = relay.drained("brevo").await;
-    assert_eq!((mixpanel.accepted, mixpanel.delivered), (2 * people as u64, 2 * people as u64));
-    assert_eq!((brevo.delivered, brevo.skipped, brevo.parked, brevo.dead_letters), (2 * people as u64, 0, 0, 0));
+    let all = 2 * people as u64;
+    assert_eq!((mixpanel.accepted, mixpanel.delivered), (all, all));
+    assert_eq!((brevo.delivered, brevo.skipped, brevo.dead_letters), (all, 0, 0));
     let ids = sandbox.mixpanel_insert_ids().await;
     let events = sandbox.brevo_events().await;
     for n in 0..people {
