@@ -15,6 +15,10 @@ use crate::config::Weight;
 use crate::serve::Relay;
 use crate::telemetry;
 
+/// Threads for what blocks: reads of the store, and the unpacking and packing of big bodies. Each holds megabytes while it
+/// works and its allocator's share of them afterwards, so their number is part of the bound on memory (P10).
+const BLOCKING_THREADS: usize = 16;
+
 /// The one line on standard output, for scripts that let the system choose the ports.
 #[derive(Serialize)]
 struct Listening {
@@ -30,7 +34,11 @@ pub(super) fn run(path: &Path) -> Result<ExitCode, Failure> {
             Weight::Note => tracing::info!("{notice}"),
         }
     }
-    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().map_err(Failure::Runtime)?;
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .max_blocking_threads(BLOCKING_THREADS)
+        .build()
+        .map_err(Failure::Runtime)?;
     runtime.block_on(async {
         let shutdown = CancellationToken::new();
         tokio::spawn(stop_on_signal(shutdown.clone()));

@@ -44,7 +44,7 @@ pub struct Limits {
 
 impl Default for Limits {
     fn default() -> Self {
-        Self { window: 100_000, bytes: 32 << 20, ranges: 4_096 }
+        Self { window: 100_000, bytes: 16 << 20, ranges: 4_096 }
     }
 }
 

@@ -42,7 +42,9 @@ pub fn judge(answer: &VendorAnswer) -> Verdict {
         402 => Verdict::Pause(PauseCause::Payment),
         403 => Verdict::Pause(PauseCause::Permission),
         408 => Verdict::Retry,
-        429 => Verdict::RateLimited { after: RateHeaders::read(&answer.headers).reset },
+        429 => {
+            Verdict::RateLimited { after: RateHeaders::read(&answer.headers).reset.map(|reset| reset.min(MAX_HOLD)) }
+        }
         400..=499 => Verdict::Definite,
         _ => Verdict::Retry,
     }
@@ -63,6 +65,10 @@ fn speaks_of_an_ip(body: &[u8]) -> bool {
     let text = String::from_utf8_lossy(body).to_lowercase();
     text.contains("ip address") || text.contains("authorised_ips")
 }
+
+/// The longest that one family's limit holds back the whole destination. A quota by the hour that is used up is the
+/// budget's affair, which keeps that family waiting and lets the others go.
+const MAX_HOLD: Duration = Duration::from_secs(5);
 
 /// A reset is believed up to this where the window is not known.
 const MAX_RESET: Duration = Duration::from_secs(60);
