@@ -20,7 +20,7 @@ use crate::brevo;
 use crate::clock::SharedClock;
 use crate::config::{self, BrevoMode, Config, NotEnforced, StoreEngine};
 use crate::delivery::LegError;
-use crate::delivery::books::Books;
+use crate::delivery::books::{Books, HeldOutside};
 use crate::delivery::brevo_leg::{self, BrevoLeg};
 use crate::delivery::checkpoint::Checkpoint;
 use crate::delivery::mixpanel_leg::{self, MixpanelLeg};
@@ -277,6 +277,7 @@ impl Room<'_> {
         let cursor = checkpoint.cursor;
         let books = Books::open(&self.state(), destination, checkpoint).await?;
         let status = LegStatus::new(destination, journal.clone(), self.clock.clone(), gate, cursor);
+        status.publish(books.snapshot(cursor.entry, HeldOutside::default()));
         Ok((books, Source::start(journal, cursor.entry), status))
     }
 

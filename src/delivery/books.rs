@@ -191,6 +191,7 @@ impl Books {
         Snapshot {
             tally: self.tally.clone(),
             next_entry,
+            settled_unread: self.ledger.settled_unread(),
             unsettled: self.ledger.unsettled() as u64 + held.owed,
             parked: held.parked,
             dead_letters: self.dead_held,

@@ -25,6 +25,9 @@ pub struct Ticket(u64);
 pub struct SettledRange {
     pub first: Position,
     pub last: Position,
+    /// How many records it covers.
+    #[serde(default)]
+    pub records: u64,
 }
 
 impl SettledRange {
@@ -66,6 +69,8 @@ pub struct Ledger {
     cursor: Position,
     /// Ranges of the last checkpoint that reading has not passed yet.
     replayed: VecDeque<SettledRange>,
+    /// Records of the cursor's entry that lie below the cursor and have not been read again.
+    below: u64,
     /// Number of settled ranges in `items`, kept up to date.
     ranges: usize,
     unsettled: usize,
@@ -82,6 +87,7 @@ impl Ledger {
             front: 0,
             cursor,
             replayed: settled.into(),
+            below: u64::from(cursor.index),
             ranges: 0,
             unsettled: 0,
             unsettled_bytes: 0,
@@ -99,12 +105,18 @@ impl Ledger {
     pub fn admit(&mut self, position: Position, received_at: UnixMillis, bytes: usize) -> Option<Ticket> {
         debug_assert!(self.items.back().is_none_or(|last| last.position < position), "positions must rise");
         if position < self.cursor {
+            self.below = self.below.saturating_sub(1);
             return None;
         }
+        self.below = 0;
         while self.replayed.front().is_some_and(|range| range.last < position) {
             self.replayed.pop_front();
         }
-        let settled = self.replayed.front().is_some_and(|range| range.contains(position));
+        let replayed = self.replayed.front_mut().filter(|range| range.contains(position));
+        let settled = replayed.is_some();
+        if let Some(range) = replayed {
+            range.records = range.records.saturating_sub(1);
+        }
         if settled && self.items.is_empty() {
             self.front += 1;
             self.cursor = after(position);
@@ -173,8 +185,11 @@ impl Ledger {
         for item in &self.items {
             if item.settled {
                 match ranges.last_mut() {
-                    Some(range) if previous_settled => range.last = item.position,
-                    _ => ranges.push(SettledRange { first: item.position, last: item.position }),
+                    Some(range) if previous_settled => {
+                        range.last = item.position;
+                        range.records += 1;
+                    }
+                    _ => ranges.push(SettledRange { first: item.position, last: item.position, records: 1 }),
                 }
             }
             previous_settled = item.settled;
@@ -185,13 +200,22 @@ impl Ledger {
                 Some(read_to) if range.last <= read_to => {}
                 // Reading stands inside this range: its beginning is in the list already.
                 Some(read_to) if range.first <= read_to => match ranges.last_mut() {
-                    Some(last) => last.last = range.last,
+                    Some(last) => {
+                        last.last = range.last;
+                        last.records += range.records;
+                    }
                     None => ranges.push(*range),
                 },
                 _ => ranges.push(*range),
             }
         }
         ranges
+    }
+
+    /// Records that were settled before the last start and have not been read again: they stand in entries that count as
+    /// unread, and are no backlog.
+    pub fn settled_unread(&self) -> u64 {
+        self.below + self.replayed.iter().map(|range| range.records).sum::<u64>()
     }
 
     /// Records admitted and not settled.
@@ -236,7 +260,10 @@ mod tests {
         assert_eq!(ledger.cursor(), at(1, 0));
         assert_eq!(
             ledger.settled_ranges(),
-            [SettledRange { first: at(1, 1), last: at(1, 1) }, SettledRange { first: at(1, 3), last: at(1, 3) }]
+            [
+                SettledRange { first: at(1, 1), last: at(1, 1), records: 1 },
+                SettledRange { first: at(1, 3), last: at(1, 3), records: 1 }
+            ]
         );
         ledger.settle(tickets[0]);
         assert_eq!(ledger.cursor(), at(1, 2));
@@ -290,6 +317,9 @@ mod tests {
                 prop_assert!(ledger.cursor() <= *first_open);
             }
             prop_assert_eq!(ledger.unsettled(), open.len());
+            let left = unread.clone().count() as u64;
+            let not_done = (all.len() - done.len()) as u64;
+            prop_assert_eq!(left - ledger.settled_unread() + open.len() as u64, not_done);
             prop_assert_eq!(ledger.ranges, ledger.settled_ranges().len() - ledger.ranges_not_read());
             if *crash {
                 let (cursor, ranges) = (ledger.cursor(), ledger.settled_ranges());

@@ -19,6 +19,8 @@ pub struct Snapshot {
     pub tally: Tally,
     /// The first entry that the leg has not read.
     pub next_entry: EntryId,
+    /// Of the records from there on, those that an earlier process settled.
+    pub settled_unread: u64,
     /// Read and not settled, or settled for the journal but still owed (debts).
     pub unsettled: u64,
     pub parked: u64,
@@ -112,7 +114,7 @@ impl LegStatus {
     /// the leg holds, never as a difference of totals, or the sum of promise P2 would be true by construction.
     pub async fn report(&self) -> Result<Report, StoreError> {
         let snapshot = self.snapshot();
-        let unread = self.journal.count_from(snapshot.next_entry).await?;
+        let unread = self.journal.count_from(snapshot.next_entry).await?.saturating_sub(snapshot.settled_unread);
         let oldest_unread = if snapshot.oldest.is_none() && unread > 0 {
             let next = self.journal.read(snapshot.next_entry, 1).await?;
             next.first().and_then(|entry| entry.records.first()).map(|record| record.received_at)

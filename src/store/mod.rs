@@ -206,11 +206,6 @@ impl Table {
             Table::Meta => "meta",
         }
     }
-
-    /// Whether erasure (CORE 12) has to look here.
-    pub fn holds_personal_data(self) -> bool {
-        matches!(self, Table::People | Table::Debts | Table::Shelves | Table::ShelfOrder | Table::DeadLetters)
-    }
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]

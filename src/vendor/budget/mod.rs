@@ -103,15 +103,6 @@ impl Drop for Waiting<'_> {
     }
 }
 
-/// How scarce a family's calls are; decides how long batches linger.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub struct Pressure {
-    /// Share of the tightest window that is left, `0.0..=1.0`.
-    pub left: f64,
-    /// When one more call could go out.
-    pub next_at: Instant,
-}
-
 /// Every family's budget.
 pub struct Budgets {
     accounts: BTreeMap<Family, Account>,
@@ -221,20 +212,6 @@ impl Budgets {
             publish(family, &mut windows, now);
         }
         Ok(())
-    }
-
-    pub async fn pressure(&self, family: Family) -> Pressure {
-        let mut windows = self.account(family).windows.lock().await;
-        let now = Instant::now();
-        let mut pressure = Pressure { left: 1.0, next_at: now };
-        for window in windows.iter_mut() {
-            let left = window.remaining(now) as f64 / window.limit().amount.max(1) as f64;
-            pressure.left = pressure.left.min(left);
-            if let Err(at) = window.check(Cost::CALL, now) {
-                pressure.next_at = pressure.next_at.max(at);
-            }
-        }
-        pressure
     }
 
     /// The limits in force and what is left of them, for status pages.
