@@ -251,6 +251,8 @@ impl BrevoLeg {
         if leg.sends() && leg.imports() && imports::left_running(&leg.parts.state).await? {
             leg.held = leg.debtors.iter().cloned().collect();
         }
+        // Before anyone can ask: what an earlier process left owed is backlog from the first moment on (P2).
+        leg.publish();
         Ok(leg)
     }
 
