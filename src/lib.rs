@@ -20,6 +20,7 @@ pub mod hashed;
 pub mod mapping;
 pub mod mixpanel;
 pub mod people;
+pub mod privacy;
 pub mod record;
 pub mod sandbox;
 pub mod serve;

@@ -18,7 +18,7 @@ use crate::admin;
 use crate::admin::auth::{AdminAuth, AdminTokenError, admin_token};
 use crate::brevo;
 use crate::clock::SharedClock;
-use crate::config::{self, BrevoMode, Config, NotEnforced, StoreEngine};
+use crate::config::{self, BrevoMode, Config, NotEnforced, PropertyPolicy, StoreEngine};
 use crate::delivery::LegError;
 use crate::delivery::books::{Books, HeldOutside};
 use crate::delivery::brevo_leg::{self, BrevoLeg};
@@ -31,6 +31,7 @@ use crate::delivery::trimmer;
 use crate::edge::{self, ConnectionLimits, EdgeError, EdgeParts};
 use crate::mapping::{CompiledMapping, MappingError};
 use crate::mixpanel;
+use crate::privacy::Rules;
 use crate::record::Destination;
 use crate::store::sqlite::{self, CursorAhead, OpenError, OpenOptions, SqliteStore};
 use crate::store::{Journal, State, StoreError, Tail};
@@ -281,6 +282,11 @@ impl Room<'_> {
         Ok((books, Source::start(journal, cursor.entry), status))
     }
 
+    /// What a destination may have of every record.
+    fn rules(&self, policy: &PropertyPolicy) -> Option<Rules> {
+        Rules::new(policy, self.config.privacy.hash_key.as_ref())
+    }
+
     async fn mixpanel_leg(&self) -> Result<(MixpanelLeg, LegStatus), StartError> {
         let settings: &config::Mixpanel = &self.config.mixpanel;
         let gate = Arc::new(SharedGate::default());
@@ -299,6 +305,7 @@ impl Room<'_> {
             stack: stack::build(self.transport.clone(), gate, self.budgets.clone(), reader),
             probe: stack::probe_stack(self.transport.clone(), self.budgets.clone(), reader),
             clock: self.clock.clone(),
+            privacy: self.rules(&self.config.privacy.mixpanel).map(Arc::new),
             settings: mixpanel_leg::Settings {
                 enabled: settings.enabled,
                 identity: settings.identity,
@@ -328,6 +335,7 @@ impl Room<'_> {
         };
         let mapping = CompiledMapping::compile(&self.config.mapping, self.config.mixpanel.sync);
         let mapping = mapping.map_err(|mut errors| StartError::Mapping(errors.swap_remove(0)))?;
+        let mapping = mapping.with_privacy(self.rules(&self.config.privacy.brevo));
         let parts = brevo_leg::Parts {
             state: self.state(),
             source,

@@ -44,6 +44,8 @@ labelled! {
         NoPerson = "no_person",
         /// Folded into one update with a later record of the same person, and that update became a dead letter.
         Superseded = "superseded",
+        /// A profile or group update of which `privacy` leaves nothing for this destination.
+        Private = "private",
         /// Older than `stale_after` when it would be sent (CORE 10).
         Stale = "stale",
         /// The same event is in the dedup window, from another position (CORE 8).
@@ -81,6 +83,7 @@ impl SkipRule {
             SkipRule::IdentityEvent => "the event only says who someone is: nothing of it is sent",
             SkipRule::NoPerson => "the record names nobody",
             SkipRule::Superseded => "the record was folded into a later update of the same person, which Brevo refused",
+            SkipRule::Private => "the privacy rules leave nothing of the update for this destination",
             SkipRule::Stale => "the event is older than stale_after",
             SkipRule::Duplicate => "the event is a resend of one that is already known",
             SkipRule::Observed => "connectors.brevo.mode is observe",

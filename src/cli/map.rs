@@ -10,6 +10,7 @@ use serde_json::value::RawValue;
 use super::Failure;
 use crate::clock::{Clock as _, SystemClock, UnixMillis};
 use crate::mapping::{CompiledMapping, MappingError, preview};
+use crate::privacy::Rules;
 
 #[derive(Debug, thiserror::Error)]
 pub(super) enum InputError {
@@ -26,6 +27,7 @@ fn lines(errors: &[MappingError]) -> String {
 pub(super) fn run(path: &Path) -> Result<ExitCode, Failure> {
     let config = super::load(path)?.config;
     let mapping = CompiledMapping::compile(&config.mapping, config.mixpanel.sync).map_err(InputError::Mapping)?;
+    let mapping = mapping.with_privacy(Rules::new(&config.privacy.brevo, config.privacy.hash_key.as_ref()));
     let out = std::io::stdout().lock();
     let pretty = out.is_terminal();
     all(std::io::stdin().lock(), out, pretty, &mapping, SystemClock.now())?;

@@ -213,16 +213,9 @@ pub struct NotEnforced {
 impl Config {
     /// The first privacy rule that a running relay would break. Ignoring such a rule would be worse than not starting.
     pub fn not_enforced(&self) -> Option<NotEnforced> {
-        let to_mixpanel = self.mixpanel.enabled && self.privacy.mixpanel != PropertyPolicy::default();
-        if to_mixpanel {
-            return Some(NotEnforced { key: "privacy.mixpanel", remedy: "take the rule out" });
-        }
         let sends = self.brevo.as_ref().is_some_and(|brevo| brevo.mode != BrevoMode::Observe);
         let remedy = "take the rule out, or set connectors.brevo.mode to observe, which sends nothing";
         match &self.privacy {
-            Privacy { brevo, .. } if sends && *brevo != PropertyPolicy::default() => {
-                Some(NotEnforced { key: "privacy.brevo", remedy })
-            }
             Privacy { consent: Consent::Required { .. }, .. } if sends => {
                 Some(NotEnforced { key: "privacy.consent", remedy })
             }

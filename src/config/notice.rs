@@ -37,6 +37,10 @@ pub enum About {
     ConsentNotChosen,
     /// Mixpanel computes this property, no SDK sends it, and nothing that is configured fills it.
     NothingFills,
+    /// A privacy rule takes away what the destination works with.
+    RuleBreaks {
+        what: &'static str,
+    },
     /// Two properties are mapped to one attribute: the later update wins.
     SameTarget {
         other: String,
@@ -54,6 +58,7 @@ impl Notice {
             About::Placeholder { variable: None }
             | About::NotActedOn { .. }
             | About::ConsentNotChosen
+            | About::RuleBreaks { .. }
             | About::NothingFills
             | About::SameTarget { .. }
             | About::NoBrevo
@@ -120,6 +125,7 @@ impl fmt::Display for About {
             About::NothingFills => f.write_str(
                 "Mixpanel computes this property and no SDK sends it; nothing configured fills it, so the attribute stays empty",
             ),
+            About::RuleBreaks { what } => write!(f, "without this property as it came, {what}"),
             About::SameTarget { other } => {
                 write!(f, "is mapped to the same attribute as {other}; the later update of the two wins")
             }

@@ -344,6 +344,7 @@ impl World {
             forward_tokens: Vec::new(),
         };
         let parts = mixpanel_leg::Parts {
+            privacy: None,
             state: relay.store.state.clone(),
             source,
             books,

@@ -3,10 +3,14 @@
 use std::collections::{BTreeMap, HashMap};
 use std::time::Duration;
 
+use bytes::Bytes;
+
 use crate::brevo::identifiers::ListId;
 use crate::brevo::names::{AttributeName, AttributeNameError, EventName};
 use crate::config::{Mapping, Sync, UnmappedEvents};
 use crate::mixpanel::reserved::is_identity_event;
+use crate::privacy::{Rules, Unruly};
+use crate::record::Kind;
 
 /// Where a profile property goes.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -35,6 +39,7 @@ pub struct CompiledMapping {
     properties: HashMap<String, Target>,
     lists: BTreeMap<String, ListId>,
     unmapped_events: UnmappedEvents,
+    privacy: Option<Rules>,
     pub sync: Sync,
     pub stale_after: Duration,
 }
@@ -65,7 +70,18 @@ impl CompiledMapping {
         }
         let lists = mapping.lists.iter().map(|(name, id)| (name.clone(), ListId(*id))).collect();
         let (unmapped_events, stale_after) = (mapping.unmapped_events, mapping.stale_after);
-        Ok(Self { events, properties, lists, unmapped_events, sync, stale_after })
+        Ok(Self { events, properties, lists, unmapped_events, privacy: None, sync, stale_after })
+    }
+
+    /// With `privacy.brevo`, which comes before everything else.
+    pub fn with_privacy(mut self, privacy: Option<Rules>) -> Self {
+        self.privacy = privacy;
+        self
+    }
+
+    /// The record's body as the mapping may see it; `None` when the privacy rules leave nothing of it.
+    pub fn visible(&self, kind: Kind, body: &Bytes) -> Result<Option<Bytes>, Unruly> {
+        self.privacy.as_ref().map_or_else(|| Ok(Some(body.clone())), |rules| rules.outgoing(kind, body))
     }
 
     /// The name under which Brevo gets `event`; `None` when it gets none.

@@ -1,5 +1,6 @@
 //! What Brevo would be sent for one record, and why not: for `mixrelay map` and the admin API.
 
+use bytes::Bytes;
 use serde_json::{Map, Value, json};
 
 use super::compiled::CompiledMapping;
@@ -24,13 +25,30 @@ use crate::settlement::SkipRule;
 /// `account`, attributes are taken to have the type that fits the value. Identity is not resolved: the contact is
 /// addressed by the record's own distinct_id.
 pub fn preview(record: &str, mapping: &CompiledMapping, account: Option<&AccountModel>, now: UnixMillis) -> Value {
-    let described = match kind_of(record) {
-        Ok(kind @ (Kind::Event | Kind::Identity)) => event(record, kind, mapping, now),
-        Ok(Kind::Profile) => profile(record, mapping, account),
-        Ok(Kind::Group) => Ok(skipped("group", None, SkipRule::GroupsOff)),
-        Err(error) => Err(error),
+    described(record, mapping, account, now).unwrap_or_else(|error| unreadable(&error))
+}
+
+fn described(
+    record: &str,
+    mapping: &CompiledMapping,
+    account: Option<&AccountModel>,
+    now: UnixMillis,
+) -> Result<Value, Unreadable> {
+    let kind = kind_of(record)?;
+    let visible = match mapping.visible(kind, &Bytes::copy_from_slice(record.as_bytes())) {
+        Ok(Some(visible)) => visible,
+        Ok(None) => return Ok(skipped(kind.label(), None, SkipRule::Private)),
+        Err(error) => return Ok(unreadable(&error)),
     };
-    described.unwrap_or_else(|error| json!({"decision": "unreadable", "explanation": error.to_string()}))
+    match kind {
+        Kind::Event | Kind::Identity => event(&visible, kind, mapping, now),
+        Kind::Profile => profile(&visible, mapping, account),
+        Kind::Group => Ok(skipped("group", None, SkipRule::GroupsOff)),
+    }
+}
+
+fn unreadable(error: &dyn std::error::Error) -> Value {
+    json!({"decision": "unreadable", "explanation": error.to_string()})
 }
 
 fn kind_of(record: &str) -> Result<Kind, Unreadable> {
@@ -53,8 +71,8 @@ fn skipped(kind: &str, distinct_id: Option<&str>, rule: SkipRule) -> Value {
     })
 }
 
-fn event(record: &str, kind: Kind, mapping: &CompiledMapping, now: UnixMillis) -> Result<Value, Unreadable> {
-    let view = EventView::parse(record.as_bytes())?;
+fn event(record: &[u8], kind: Kind, mapping: &CompiledMapping, now: UnixMillis) -> Result<Value, Unreadable> {
+    let view = EventView::parse(record)?;
     let distinct_id = view.distinct_id.as_deref();
     Ok(match map_event(&view, mapping, now) {
         EventDecision::Skip(rule) => skipped(kind.label(), distinct_id, rule),
@@ -82,8 +100,8 @@ fn call(path: &str, body: Value) -> Value {
     json!({"method": "POST", "path": path, "body": body})
 }
 
-fn profile(record: &str, mapping: &CompiledMapping, account: Option<&AccountModel>) -> Result<Value, Unreadable> {
-    let view = ProfileView::parse(record.as_bytes())?;
+fn profile(record: &[u8], mapping: &CompiledMapping, account: Option<&AccountModel>) -> Result<Value, Unreadable> {
+    let view = ProfileView::parse(record)?;
     let distinct_id = view.distinct_id.as_deref();
     let kind = Kind::Profile.label();
     let change = match map_profile(&view, mapping) {

@@ -18,8 +18,8 @@ pub(super) fn privacy(mut block: Section<'_>, report: &Report<'_>) -> Privacy {
     let privacy = Privacy {
         ip: block.scalar("ip", values::choice(&ip)).unwrap_or_default(),
         hash_key: block.hidden("hash_key", values::passphrase),
-        mixpanel: policy(block.section("mixpanel"), "Mixpanel gets properties that this would keep back"),
-        brevo: policy(block.section("brevo"), "Brevo gets properties that this would keep back"),
+        mixpanel: policy(block.section("mixpanel"), broken_at_mixpanel),
+        brevo: policy(block.section("brevo"), broken_at_brevo),
         consent: consent(&mut block),
         on_consent_withdrawn: block.scalar("on_consent_withdrawn", values::choice(&withdrawn)).unwrap_or_default(),
     };
@@ -34,18 +34,55 @@ pub(super) fn privacy(mut block: Section<'_>, report: &Report<'_>) -> Privacy {
     privacy
 }
 
-fn policy(mut block: Section<'_>, meanwhile: &'static str) -> PropertyPolicy {
-    let named = |item: Item<'_>| {
-        item.notice(About::NotActedOn { meanwhile });
-        item.scalar(values::text)
+/// `broken` says what the destination loses with a property.
+fn policy(mut block: Section<'_>, broken: fn(&str, bool) -> Option<&'static str>) -> PropertyPolicy {
+    let named = |hashed: bool| {
+        move |item: Item<'_>| {
+            let name = item.scalar(values::text)?;
+            if let Some(what) = broken(&name, hashed) {
+                item.notice(About::RuleBreaks { what });
+            }
+            Some(name)
+        }
     };
-    let policy = PropertyPolicy {
-        drop: block.list("drop", named),
-        hash: block.list("hash", named),
-        only: block.list("only", named),
-    };
+    let drop = block.list("drop", named(false));
+    let hash = block.list("hash", named(true));
+    let only = block.list("only", |item| item.scalar(values::text));
     block.finish();
-    policy
+    PropertyPolicy { drop, hash, only }
+}
+
+fn broken_at_mixpanel(property: &str, hashed: bool) -> Option<&'static str> {
+    Some(match (property, hashed) {
+        ("token" | "$token", _) => "Mixpanel takes no record without the project's token",
+        ("time", _) => "Mixpanel's import takes no event without its time",
+        ("distinct_id" | "$distinct_id" | "$user_id" | "$device_id", true) => {
+            "people go by their hashes at Mixpanel; hash distinct_id, $distinct_id, $user_id and $device_id alike, or \
+             events and profiles of one person come apart"
+        }
+        ("distinct_id" | "$user_id" | "$device_id", false) => "Mixpanel cannot tell whose event it is",
+        ("$distinct_id" | "$group_key" | "$group_id", _) => "Mixpanel cannot tell whose profile it is",
+        ("$insert_id", true) => "Mixpanel's import takes ids of 36 characters, and a hash has 64",
+        ("$insert_id", false) => "Mixpanel takes a repeated event for a second one",
+        ("ip" | "$ip", _) => "Mixpanel computes no city, region and country",
+        _ => return None,
+    })
+}
+
+fn broken_at_brevo(property: &str, hashed: bool) -> Option<&'static str> {
+    Some(match (property, hashed) {
+        ("distinct_id" | "$distinct_id" | "$user_id" | "$device_id", true) => {
+            "people go by their hashes at Brevo; hash distinct_id, $distinct_id, $user_id and $device_id alike, or events \
+             miss their contacts"
+        }
+        ("distinct_id" | "$distinct_id" | "$user_id" | "$device_id", false) => {
+            "the relay cannot tell whose record it is"
+        }
+        ("$insert_id", _) => "a repeated event reaches Brevo twice",
+        ("time", _) => "an event's time is taken to be its arrival",
+        ("$email" | "$phone", _) => "Brevo cannot address people by it",
+        _ => return None,
+    })
 }
 
 /// `none`, or the property that says yes and the value that means it.

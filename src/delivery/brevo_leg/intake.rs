@@ -44,6 +44,12 @@ impl Wish {
 }
 
 pub fn wish(record: &Record, mapping: &CompiledMapping, mode: IdentityMode) -> Wish {
+    let body = match mapping.visible(record.kind, &record.body) {
+        Ok(Some(body)) => body,
+        Ok(None) => return Wish::Skip(SkipRule::Private),
+        Err(error) => return Wish::Unreadable(error.to_string()),
+    };
+    let record = &Record { body, ..record.clone() };
     match record.kind {
         Kind::Event | Kind::Identity => event(record, mapping, mode),
         Kind::Profile => profile(record, mapping),

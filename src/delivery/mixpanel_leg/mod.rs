@@ -25,7 +25,8 @@ use crate::clock::SharedClock;
 use crate::config::IdentityMode;
 use crate::mixpanel::answers::{self, Outcome};
 use crate::mixpanel::calls::{Call, Calls};
-use crate::record::{Destination, Position};
+use crate::privacy::{Rules, Unruly};
+use crate::record::{Destination, Position, Record};
 use crate::settlement::{DeadReason, SkipRule};
 use crate::store::{Entry, State, StoreError, write_when_there_is_room};
 use crate::vendor::stack::Stack;
@@ -45,6 +46,8 @@ pub struct Parts {
     pub stack: Stack,
     pub probe: Stack,
     pub clock: SharedClock,
+    /// What may leave of a record. The journal and dead letters keep what the app sent, so that a replay is ruled once.
+    pub privacy: Option<Arc<Rules>>,
     pub settings: Settings,
 }
 
@@ -94,7 +97,7 @@ impl MixpanelLeg {
             tokio::select! {
                 () = shutdown.cancelled() => break,
                 Some(sent) = self.under_way.join_next() => self.take_back(sent?)?,
-                entries = self.parts.source.read(), if self.parts.books.has_room() => self.take_in(entries?),
+                entries = self.parts.source.read(), if self.parts.books.has_room() => self.take_in(entries?)?,
                 Some(written) = OptionFuture::from(self.writing.as_mut()) => {
                     self.writing = None;
                     self.parts.status.set_durable_cursor(written?);
@@ -119,23 +122,30 @@ impl MixpanelLeg {
         self.drain(drain).await
     }
 
-    fn take_in(&mut self, entries: Vec<Entry>) {
+    fn take_in(&mut self, entries: Vec<Entry>) -> Result<(), LegError> {
         for item in entries.into_iter().flat_map(|entry| self.parts.books.admit(entry)).collect::<Vec<_>>() {
-            if self.parts.settings.enabled {
-                self.lanes.push(item);
-            } else {
+            if !self.parts.settings.enabled {
                 self.parts.books.skip(item.ticket, SkipRule::Disabled);
+                continue;
+            }
+            // Only asked whether anything may leave; what does is worked out with the call.
+            match outgoing(self.parts.privacy.as_deref(), &item.record) {
+                Ok(Some(_)) => self.lanes.push(item),
+                Ok(None) => self.parts.books.skip(item.ticket, SkipRule::Private),
+                Err(error) => self.bury(&item, DeadReason::Unreadable, &error.to_string())?,
             }
         }
+        Ok(())
     }
 
     fn send_what_is_ready(&mut self) {
         for (lane, batch) in self.lanes.take() {
             let stack = self.parts.stack.clone();
             let calls = self.parts.calls.clone();
+            let privacy = self.parts.privacy.clone();
             self.under_way.spawn(async move {
-                let bodies = batch.items.iter().map(|item| item.record.body.clone()).collect();
-                let request = request(calls, batch.call, bodies).await;
+                let records = batch.items.iter().map(|item| item.record.clone()).collect();
+                let request = request(calls, batch.call, records, privacy).await;
                 let result = stack.oneshot(request).await;
                 Sent { lane, batch, result }
             });
@@ -260,15 +270,26 @@ impl MixpanelLeg {
     }
 }
 
+/// What Mixpanel may have of the record; `None` when that is nothing.
+fn outgoing(privacy: Option<&Rules>, record: &Record) -> Result<Option<Bytes>, Unruly> {
+    privacy.map_or_else(|| Ok(Some(record.body.clone())), |rules| rules.outgoing(record.kind, &record.body))
+}
+
 /// From this size on, a call is put together on the blocking pool: joining and compressing megabytes would hold up the
 /// edge's connections for milliseconds.
 const BIG: usize = 256 << 10;
 
-async fn request(calls: Calls, call: Call, bodies: Vec<Bytes>) -> VendorRequest {
-    if bodies.iter().map(Bytes::len).sum::<usize>() < BIG {
-        return calls.records(call, &bodies);
+async fn request(calls: Calls, call: Call, records: Vec<Record>, privacy: Option<Arc<Rules>>) -> VendorRequest {
+    let big = records.iter().map(|record| record.body.len()).sum::<usize>() >= BIG;
+    let build = move || {
+        // Every record was asked about when it was taken in, so all of them leave: the answer counts them.
+        let bodies = records.iter().filter_map(|record| outgoing(privacy.as_deref(), record).ok().flatten());
+        calls.records(call, &bodies.collect::<Vec<_>>())
+    };
+    if !big {
+        return build();
     }
-    match tokio::task::spawn_blocking(move || calls.records(call, &bodies)).await {
+    match tokio::task::spawn_blocking(build).await {
         Ok(request) => request,
         Err(error) => match error.try_into_panic() {
             Ok(panic) => std::panic::resume_unwind(panic),
