@@ -26,5 +26,6 @@ pub mod sandbox;
 pub mod serve;
 pub mod settlement;
 pub mod store;
+pub mod tables;
 pub mod telemetry;
 pub mod vendor;
