@@ -32,6 +32,8 @@ labelled! {
         GroupsOff = "groups_off",
         /// The event's name is not in `event_mapping`.
         UnmappedEvent = "unmapped_event",
+        /// A condition of the event's rule does not hold.
+        ConditionNotMet = "condition_not_met",
         /// The profile update touches no mapped property.
         NoMappedProperty = "no_mapped_property",
         /// The profile update touches a mapped property, but none of its values can be placed at Brevo.
@@ -77,6 +79,7 @@ impl SkipRule {
             SkipRule::ProfilesOff => "connectors.mixpanel.sync.profiles is off",
             SkipRule::GroupsOff => "connectors.mixpanel.sync.groups is off",
             SkipRule::UnmappedEvent => "the event is not in event_mapping, and unmapped_events is skip",
+            SkipRule::ConditionNotMet => "a condition under `when` in the event's rule does not hold",
             SkipRule::NoMappedProperty => "the update touches no property of property_mapping",
             SkipRule::NotPlaced => "none of the update's mapped values can be placed",
             SkipRule::Ignored => "the record carries $ignore",

@@ -9,6 +9,7 @@ use serde_json::value::RawValue;
 
 use super::Failure;
 use crate::clock::{Clock as _, SystemClock, UnixMillis};
+use crate::config::Config;
 use crate::mapping::{CompiledMapping, MappingError, preview};
 use crate::privacy::Rules;
 
@@ -25,13 +26,17 @@ fn lines(errors: &[MappingError]) -> String {
 }
 
 pub(super) fn run(path: &Path) -> Result<ExitCode, Failure> {
-    let config = super::load(path)?.config;
-    let mapping = CompiledMapping::compile(&config.mapping, config.mixpanel.sync).map_err(InputError::Mapping)?;
-    let mapping = mapping.with_privacy(Rules::new(&config.privacy.brevo, config.privacy.hash_key.as_ref()));
+    let mapping = compiled(&super::load(path)?.config)?;
     let out = std::io::stdout().lock();
     let pretty = out.is_terminal();
     all(std::io::stdin().lock(), out, pretty, &mapping, SystemClock.now())?;
     Ok(ExitCode::SUCCESS)
+}
+
+/// The mapping as `serve` would use it.
+pub(super) fn compiled(config: &Config) -> Result<CompiledMapping, InputError> {
+    let mapping = CompiledMapping::compile(&config.mapping, config.mixpanel.sync).map_err(InputError::Mapping)?;
+    Ok(mapping.with_privacy(Rules::new(&config.privacy.brevo, config.privacy.hash_key.as_ref())))
 }
 
 /// Describes every record of `input`, one JSON value a line or, `pretty`, spread for people.

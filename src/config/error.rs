@@ -73,6 +73,10 @@ pub enum Wrong {
     MissingVariable { name: String },
     #[error("`${{` begins a reference that is not one; write ${{NAME}} with the name of an environment variable")]
     BadReference,
+    #[error(
+        "the attribute {attribute} has another type or format at {other}; write the same at both, or name another attribute"
+    )]
+    TwoRules { attribute: String, other: String },
     #[error("is {found}; write {write}")]
     Shape { found: &'static str, write: &'static str },
     /// `shown` is the value where it may be shown.

@@ -10,8 +10,10 @@ use std::time::Duration;
 use ipnet::IpNet;
 use url::Url;
 
+mod mapping;
 mod sync;
 
+pub use mapping::*;
 pub use sync::*;
 
 /// A value that must never be printed: `Debug` and `Display` show `***`. [`Secret::expose`] is the only way in.
@@ -150,17 +152,20 @@ pub enum BrevoMode {
 /// The part that can be reloaded while running.
 #[derive(Clone, Debug)]
 pub struct Mapping {
-    /// Mixpanel event name → Brevo event name.
-    pub events: BTreeMap<String, String>,
+    /// Mixpanel event name → what becomes of it.
+    pub events: BTreeMap<String, EventRule>,
     /// Mixpanel profile property → Brevo attribute in upper case (`SMS` is the phone), or `email`.
     /// Loaded ones are legal names, and none is reserved.
     pub properties: BTreeMap<String, String>,
+    /// By attribute; those of which nothing more is said are not here.
+    pub attributes: BTreeMap<String, AttributeRule>,
     pub unmapped_events: UnmappedEvents,
     /// List name → Brevo list id.
     pub lists: BTreeMap<String, u64>,
     /// Mixpanel group key → how its groups become Brevo companies.
     pub groups: BTreeMap<String, GroupMapping>,
     pub stale_after: Duration,
+    pub tests: Vec<MappingTest>,
 }
 
 impl Default for Mapping {
@@ -168,10 +173,12 @@ impl Default for Mapping {
         Self {
             events: BTreeMap::new(),
             properties: BTreeMap::new(),
+            attributes: BTreeMap::new(),
             unmapped_events: UnmappedEvents::default(),
             lists: BTreeMap::new(),
             groups: BTreeMap::new(),
             stale_after: Duration::from_hours(72),
+            tests: Vec::new(),
         }
     }
 }

@@ -293,6 +293,11 @@ impl<'a> Item<'a> {
         self.report.problem_once(self.path.shown.clone(), Some(self.line()), wrong);
     }
 
+    /// Puts on record that the key, one of free choice, is not a good one.
+    pub fn bad_key(&self, bad: Bad) {
+        self.wrong(Wrong::Value { shown: None, bad });
+    }
+
     /// Puts on record that the value is not a good one.
     pub fn bad(&self, bad: Bad) {
         let shown = match &self.node.value {
@@ -306,6 +311,19 @@ impl<'a> Item<'a> {
     pub fn scalar<T>(&self, parse: impl Fn(&Scalar) -> Result<T, Bad>) -> Option<T> {
         let scalar = self.as_scalar()?;
         parse(scalar).map_err(|bad| self.bad(bad)).ok()
+    }
+
+    /// The value as JSON, blocks and lists with all that is in them.
+    pub fn json(&self) -> serde_json::Value {
+        json(self.node)
+    }
+
+    /// A list's items, or the one that stands in its place.
+    pub fn one_or_many(self) -> Vec<Item<'a>> {
+        match &self.node.value {
+            Value::List(_) => self.list("a list, [..]").unwrap_or_default(),
+            _ => vec![self],
+        }
     }
 
     pub fn hidden<T>(&self, parse: impl Fn(&Scalar) -> Result<T, Bad>) -> Option<T> {
@@ -362,6 +380,16 @@ impl<'a> Item<'a> {
             Value::List(_) => "a list",
             Value::Map(_) => "a block of keys",
         }
+    }
+}
+
+fn json(node: &Node) -> serde_json::Value {
+    match &node.value {
+        Value::Null => serde_json::Value::Null,
+        // Only an empty text is no value to `values::json`, and here it is one.
+        Value::Scalar(scalar) => values::json(scalar).unwrap_or_else(|_| scalar.text.clone().into()),
+        Value::List(items) => items.iter().map(json).collect(),
+        Value::Map(entries) => entries.iter().map(|(key, node)| (key.text.clone(), json(node))).collect(),
     }
 }
 

@@ -95,7 +95,9 @@ impl Setup {
     pub fn both() -> Self {
         let pairs = |pairs: &[(&str, &str)]| pairs.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect();
         let mapping = Mapping {
-            events: pairs(&[("Purchase", "order_completed"), ("Sign Up", "customer_created")]),
+            events: [("Purchase", "order_completed"), ("Sign Up", "customer_created")]
+                .map(|(event, name)| (event.to_owned(), name.into()))
+                .into(),
             properties: pairs(&[
                 ("$email", "email"),
                 ("$phone", "SMS"),

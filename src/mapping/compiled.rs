@@ -1,13 +1,17 @@
 //! The configured mapping, checked once and ready to answer for every record. Swapped whole on reload.
 
+use std::borrow::Cow;
 use std::collections::{BTreeMap, HashMap};
 use std::time::Duration;
 
 use bytes::Bytes;
+use serde_json::Value;
 
+use super::rule::EventRule;
+use crate::brevo::account::AttributeToCreate;
 use crate::brevo::identifiers::ListId;
 use crate::brevo::names::{AttributeName, AttributeNameError, EventName};
-use crate::config::{Mapping, Sync, UnmappedEvents};
+use crate::config::{AttributeRule, Mapping, Sync, UnmappedEvents};
 use crate::mixpanel::reserved::is_identity_event;
 use crate::privacy::{Rules, Unruly};
 use crate::record::Kind;
@@ -33,15 +37,38 @@ pub enum MappingError {
     Reserved { property: String, target: AttributeName },
 }
 
+/// What the configuration says of attributes besides their names.
+#[derive(Clone, Debug, Default)]
+pub struct AttributeRules(BTreeMap<AttributeName, AttributeRule>);
+
+impl AttributeRules {
+    /// `value` as everybody reads it, where the configuration says how the app writes it.
+    pub fn read<'v>(&self, name: &AttributeName, value: &'v Value) -> Cow<'v, Value> {
+        match self.0.get(name).and_then(|rule| rule.format) {
+            Some(format) => format.read(value),
+            None => Cow::Borrowed(value),
+        }
+    }
+
+    /// The attribute to create for `value`, which [`Self::read`] has gone over; of the configured type, else of the type
+    /// that the value has. `None` for null, which says nothing.
+    pub fn to_create(&self, name: &AttributeName, value: &Value) -> Option<AttributeToCreate> {
+        let by_value = AttributeToCreate::for_value(name, value)?;
+        let kind = self.0.get(name).and_then(|rule| rule.kind).unwrap_or(by_value.kind);
+        Some(AttributeToCreate { kind, ..by_value })
+    }
+}
+
 #[derive(Clone, Debug)]
 pub struct CompiledMapping {
-    events: HashMap<String, EventName>,
+    events: HashMap<String, EventRule>,
     properties: HashMap<String, Target>,
+    pub attribute_rules: AttributeRules,
     lists: BTreeMap<String, ListId>,
     unmapped_events: UnmappedEvents,
     privacy: Option<Rules>,
     pub sync: Sync,
-    pub stale_after: Duration,
+    stale_after: Duration,
 }
 
 impl CompiledMapping {
@@ -49,11 +76,11 @@ impl CompiledMapping {
     pub fn compile(mapping: &Mapping, sync: Sync) -> Result<Self, Vec<MappingError>> {
         let mut errors = Vec::new();
         let mut events = HashMap::new();
-        for (event, target) in &mapping.events {
-            if target.chars().any(|c| c.is_ascii_alphanumeric()) {
-                events.insert(event.clone(), EventName::sanitised(target));
+        for (event, rule) in &mapping.events {
+            if rule.name.chars().any(|c| c.is_ascii_alphanumeric()) {
+                events.insert(event.clone(), EventRule::compile(rule, mapping.stale_after));
             } else {
-                errors.push(MappingError::EventName { event: event.clone(), target: target.clone() });
+                errors.push(MappingError::EventName { event: event.clone(), target: rule.name.clone() });
             }
         }
         let mut properties = HashMap::new();
@@ -68,9 +95,13 @@ impl CompiledMapping {
         if !errors.is_empty() {
             return Err(errors);
         }
+        let rules = mapping.attributes.iter();
+        let attribute_rules =
+            rules.filter_map(|(name, rule)| Some((AttributeName::parse(name).ok()?, *rule))).collect();
+        let attribute_rules = AttributeRules(attribute_rules);
         let lists = mapping.lists.iter().map(|(name, id)| (name.clone(), ListId(*id))).collect();
         let (unmapped_events, stale_after) = (mapping.unmapped_events, mapping.stale_after);
-        Ok(Self { events, properties, lists, unmapped_events, privacy: None, sync, stale_after })
+        Ok(Self { events, properties, attribute_rules, lists, unmapped_events, privacy: None, sync, stale_after })
     }
 
     /// With `privacy.brevo`, which comes before everything else.
@@ -84,15 +115,17 @@ impl CompiledMapping {
         self.privacy.as_ref().map_or_else(|| Ok(Some(body.clone())), |rules| rules.outgoing(kind, body))
     }
 
-    /// The name under which Brevo gets `event`; `None` when it gets none.
+    /// What becomes of the events of this name; `None` when Brevo gets none of them.
     ///
     /// `unmapped_events: forward` lets every name through but those that say who someone is.
-    pub fn event_name(&self, event: &str) -> Option<EventName> {
-        if let Some(name) = self.events.get(event) {
-            return Some(name.clone());
+    pub fn event(&self, event: &str) -> Option<Cow<'_, EventRule>> {
+        if let Some(rule) = self.events.get(event) {
+            return Some(Cow::Borrowed(rule));
         }
         match self.unmapped_events {
-            UnmappedEvents::Forward if !is_identity_event(event) => Some(EventName::sanitised(event)),
+            UnmappedEvents::Forward if !is_identity_event(event) => {
+                Some(Cow::Owned(EventRule::plain(EventName::sanitised(event), self.stale_after)))
+            }
             UnmappedEvents::Forward | UnmappedEvents::Skip => None,
         }
     }
@@ -139,7 +172,9 @@ pub(super) mod tests {
     pub fn published(unmapped_events: UnmappedEvents) -> CompiledMapping {
         let owned = |pairs: &[(&str, &str)]| pairs.iter().map(|(a, b)| (a.to_string(), b.to_string())).collect();
         let mapping = Mapping {
-            events: owned(&[("Purchase", "order_completed"), ("Sign Up", "customer created")]),
+            events: [("Purchase", "order_completed"), ("Sign Up", "customer created")]
+                .map(|(event, name)| (event.to_owned(), name.into()))
+                .into(),
             properties: owned(&[
                 ("$email", "email"),
                 ("$first_name", "FIRSTNAME"),
@@ -167,7 +202,7 @@ pub(super) mod tests {
             ("$create_alias", None, None),
             ("$merge", None, None),
         ] {
-            let name = |mapping: &CompiledMapping| mapping.event_name(event).map(|name| name.to_string());
+            let name = |mapping: &CompiledMapping| mapping.event(event).map(|rule| rule.name.to_string());
             assert_eq!(name(&skip).as_deref(), skipping, "{event}");
             assert_eq!(name(&forward).as_deref(), forwarding, "{event}");
         }
@@ -189,7 +224,7 @@ pub(super) mod tests {
     #[test]
     fn every_mistake_is_named() {
         let mapping = Mapping {
-            events: [("A".to_owned(), "--".to_owned())].into(),
+            events: [("A".to_owned(), "--".into())].into(),
             properties: [("a".to_owned(), "PLAN TYPE".to_owned()), ("b".to_owned(), "ext_id".to_owned())].into(),
             ..Mapping::default()
         };

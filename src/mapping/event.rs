@@ -128,6 +128,8 @@ pub enum EventDecision {
 pub struct MappedEvent {
     pub name: EventName,
     pub time: UnixMillis,
+    /// From this age on it sets off no automation.
+    pub stale_after: Duration,
     /// One object; `None` when nothing is in it.
     pub properties: Option<Box<RawValue>>,
     /// Properties that would have been sent but cannot be.
@@ -135,6 +137,11 @@ pub struct MappedEvent {
 }
 
 impl MappedEvent {
+    /// Whether it is too old to set off automations when it is sent at `now` (CORE 10).
+    pub fn is_stale(&self, now: UnixMillis) -> bool {
+        now.since(self.time) > self.stale_after
+    }
+
     pub fn into_wire(self, identifiers: wire::EventIdentifiers) -> wire::Event {
         wire::Event {
             event_name: self.name,
@@ -153,22 +160,21 @@ pub fn map_event(view: &EventView<'_>, mapping: &CompiledMapping, received_at: U
     if view.ignored {
         return EventDecision::Skip(SkipRule::Ignored);
     }
-    let Some(name) = mapping.event_name(&view.name) else {
+    let Some(rule) = mapping.event(&view.name) else {
         let identity = is_identity_event(&view.name);
         return EventDecision::Skip(if identity { SkipRule::IdentityEvent } else { SkipRule::UnmappedEvent });
     };
-    let properties = event_properties(&view.properties);
+    if !rule.applies_to(&view.properties) {
+        return EventDecision::Skip(SkipRule::ConditionNotMet);
+    }
+    let properties = event_properties(&view.properties, &rule.shape);
     EventDecision::Send(MappedEvent {
-        name,
+        name: rule.name.clone(),
         time: view.time.unwrap_or(received_at),
+        stale_after: rule.stale_after,
         properties: properties.json,
         dropped: properties.dropped,
     })
-}
-
-/// Whether an event of `time` sent at `now` is too old to set off automations (CORE 10).
-pub fn is_stale(time: UnixMillis, now: UnixMillis, stale_after: Duration) -> bool {
-    now.since(time) > stale_after
 }
 
 #[cfg(test)]
@@ -254,8 +260,10 @@ mod tests {
     #[test]
     fn staleness_is_counted_from_the_events_own_time() {
         let hour = Duration::from_secs(3600);
-        assert!(!is_stale(RECEIVED, RECEIVED + hour, hour));
-        assert!(is_stale(RECEIVED, RECEIVED + hour + Duration::from_millis(1), hour));
-        assert!(!is_stale(RECEIVED + hour, RECEIVED, Duration::ZERO));
+        let EventDecision::Send(mut event) = decide(r#"{"event":"Purchase"}"#) else { panic!("skipped") };
+        event.stale_after = hour;
+        assert!(!event.is_stale(RECEIVED + hour));
+        assert!(event.is_stale(RECEIVED + hour + Duration::from_millis(1)));
+        assert!(!event.is_stale(UnixMillis(0)));
     }
 }

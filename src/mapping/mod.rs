@@ -19,10 +19,13 @@ pub mod fields;
 pub mod preview;
 pub mod profile;
 pub mod properties;
+pub mod rule;
+pub mod testing;
 
-pub use compiled::{CompiledMapping, MappingError, Target};
+pub use compiled::{AttributeRules, CompiledMapping, MappingError, Target};
 pub use dedup::dedup_key;
-pub use event::{EventDecision, EventView, MappedEvent, is_stale, map_event};
+pub use event::{EventDecision, EventView, MappedEvent, map_event};
 pub use fields::Unreadable;
 pub use preview::preview;
 pub use profile::{GroupView, Operator, ProfileChange, ProfileDecision, ProfileView, map_profile};
+pub use testing::{Mismatch, run_test};

@@ -3,11 +3,11 @@
 use bytes::Bytes;
 use serde_json::{Map, Value, json};
 
-use super::compiled::CompiledMapping;
-use super::event::{EventDecision, EventView, MappedEvent, is_stale, map_event};
+use super::compiled::{AttributeRules, CompiledMapping};
+use super::event::{EventDecision, EventView, MappedEvent, map_event};
 use super::fields::{Fields, Unreadable, scalar_text};
 use super::profile::{ProfileChange, ProfileDecision, ProfileView, map_profile};
-use crate::brevo::account::{AccountModel, AttributeToCreate};
+use crate::brevo::account::AccountModel;
 use crate::brevo::coerce::{AttributeValue, Clearing, Unplaced, coerce};
 use crate::brevo::names::AttributeName;
 use crate::brevo::wire::{Attributes, ContactUpsert, EventIdentifiers};
@@ -76,9 +76,7 @@ fn event(record: &[u8], kind: Kind, mapping: &CompiledMapping, now: UnixMillis) 
     let distinct_id = view.distinct_id.as_deref();
     Ok(match map_event(&view, mapping, now) {
         EventDecision::Skip(rule) => skipped(kind.label(), distinct_id, rule),
-        EventDecision::Send(mapped) if is_stale(mapped.time, now, mapping.stale_after) => {
-            skipped(kind.label(), distinct_id, SkipRule::Stale)
-        }
+        EventDecision::Send(mapped) if mapped.is_stale(now) => skipped(kind.label(), distinct_id, SkipRule::Stale),
         EventDecision::Send(mapped) => sent_event(kind, distinct_id, mapped),
     })
 }
@@ -112,7 +110,7 @@ fn profile(record: &[u8], mapping: &CompiledMapping, account: Option<&AccountMod
         return Ok(skipped(kind, distinct_id, SkipRule::ProfileDelete));
     }
     let needs_fold = change.needs_fold;
-    let placement = place(change, account);
+    let placement = place(change, &mapping.attribute_rules, account);
     let mut described = Map::new();
     described.insert("kind".to_owned(), json!(kind));
     described.insert("distinct_id".to_owned(), json!(distinct_id));
@@ -151,14 +149,15 @@ impl Placement {
         self.not_placed.push(json!({"name": name, "reason": reason.label(), "explanation": reason.to_string()}));
     }
 
-    fn set(&mut self, name: AttributeName, value: &Value, account: Option<&AccountModel>) {
+    fn set(&mut self, name: AttributeName, value: &Value, rules: &AttributeRules, account: Option<&AccountModel>) {
+        let value = rules.read(&name, value);
         let known = account.and_then(|account| account.kind(&name));
-        let new = if known.is_none() { AttributeToCreate::for_value(&name, value) } else { None };
+        let new = if known.is_none() { rules.to_create(&name, &value) } else { None };
         if let (Some(new), Some(_)) = (&new, account) {
             self.creates.push(json!({"attribute": name, "type": new.kind.label()}));
         }
         let new = new.map(|new| new.kind.kind());
-        match coerce(value, known.or(new.as_ref())) {
+        match coerce(&value, known.or(new.as_ref())) {
             Ok(placed) => {
                 if !placed.unknown_options.is_empty() {
                     self.refuse(&format!("{name}: {}", placed.unknown_options.join(", ")), Unplaced::UnknownOption);
@@ -170,7 +169,7 @@ impl Placement {
     }
 }
 
-fn place(change: ProfileChange, account: Option<&AccountModel>) -> Placement {
+fn place(change: ProfileChange, rules: &AttributeRules, account: Option<&AccountModel>) -> Placement {
     let upsert = ContactUpsert {
         email: change.email,
         ext_id: None,
@@ -183,7 +182,7 @@ fn place(change: ProfileChange, account: Option<&AccountModel>) -> Placement {
         placement.refuse(&property, reason);
     }
     for (name, value) in change.set {
-        placement.set(name, &value, account);
+        placement.set(name, &value, rules, account);
     }
     for name in change.unset {
         placement.upsert.attributes.insert(name, Clearing::default().value());

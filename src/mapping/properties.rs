@@ -7,6 +7,7 @@ use serde_json::Value;
 use serde_json::value::RawValue;
 
 use super::fields::Fields;
+use super::rule::Shape;
 use crate::brevo::limits::MAX_EVENT_PROPERTIES_BYTES;
 use crate::brevo::names::{distinguished_key, sanitised_key};
 
@@ -48,22 +49,46 @@ fn is_the_apps_own(key: &str) -> bool {
     !key.starts_with('$') && !key.starts_with("mp_") && !matches!(key, "token" | "distinct_id" | "time" | "ip")
 }
 
-pub fn event_properties(fields: &Fields<'_>) -> EventProperties {
+pub fn event_properties(fields: &Fields<'_>, shape: &Shape) -> EventProperties {
     // By key: of two equal ones the last counts, and collisions resolve the same way every time.
-    let chosen: BTreeMap<&str, &RawValue> =
-        fields.iter().map(|(key, value)| (key.as_ref(), value)).filter(|(key, _)| is_the_apps_own(key)).collect();
+    let chosen: BTreeMap<&str, &RawValue> = fields
+        .iter()
+        .map(|(key, value)| (key.as_ref(), value))
+        .filter(|(key, _)| shape.takes(key, is_the_apps_own(key)))
+        .collect();
     let mut dropped = Vec::new();
+    // Names that somebody chose come first: whatever meets one of them gives way.
+    let constant = |(name, json): (&'_ String, &'_ String)| (name.clone(), json.clone());
+    let mut sized: Vec<Member<'_>> = shape
+        .constants
+        .iter()
+        .map(constant)
+        .map(|(name, json)| Member {
+            key: Cow::Owned(name.clone()),
+            property: Cow::Owned(name),
+            text: Cow::Owned(json),
+        })
+        .collect();
     let mut members = Vec::with_capacity(chosen.len());
     for (key, raw) in chosen {
-        match clean(raw) {
-            Ok(Some(text)) => members.push((key, text)),
-            Ok(None) => {}
-            Err(()) => dropped.push(Dropped { property: key.to_owned(), reason: DropReason::Unreadable }),
+        let renamed = shape.renamed(key);
+        if shape.constants.contains_key(renamed.unwrap_or(key)) {
+            continue;
+        }
+        match (clean(raw), renamed) {
+            (Ok(Some(text)), Some(name)) => {
+                sized.push(Member { key: Cow::Owned(name.to_owned()), property: Cow::Borrowed(key), text });
+            }
+            (Ok(Some(text)), None) => members.push((key, text)),
+            (Ok(None), _) => {}
+            (Err(()), _) => dropped.push(Dropped { property: key.to_owned(), reason: DropReason::Unreadable }),
         }
     }
-    let keys = unique_keys(members.iter().map(|(key, _)| *key).collect());
-    let mut sized: Vec<_> =
-        keys.into_iter().zip(members).map(|(key, (property, text))| Member { key, property, text }).collect();
+    let taken: HashSet<String> = sized.iter().map(|member| member.key.to_string()).collect();
+    let keys = unique_keys(members.iter().map(|(key, _)| *key).collect(), taken);
+    let member = |(key, (property, text))| Member { key, property: Cow::Borrowed(property), text };
+    sized.extend(keys.into_iter().zip(members).map(member));
+    sized.sort_by(|a, b| a.property.cmp(&b.property));
     drop_the_largest(&mut sized, &mut dropped);
     EventProperties { json: to_object(&sized), dropped }
 }
@@ -72,7 +97,7 @@ struct Member<'a> {
     /// As Brevo gets it.
     key: Cow<'a, str>,
     /// As the app named it.
-    property: &'a str,
+    property: Cow<'a, str>,
     /// The value's JSON.
     text: Cow<'a, str>,
 }
@@ -108,7 +133,7 @@ fn drop_the_largest(members: &mut Vec<Member<'_>>, dropped: &mut Vec<Dropped>) {
         let Some((largest, _)) = members.iter().enumerate().max_by_key(|(_, member)| member.size()) else { return };
         let member = members.remove(largest);
         total -= member.size();
-        dropped.push(Dropped { property: member.property.to_owned(), reason: DropReason::TooLarge });
+        dropped.push(Dropped { property: member.property.into_owned(), reason: DropReason::TooLarge });
     }
 }
 
@@ -138,7 +163,7 @@ fn clean_value(value: Value) -> Option<Value> {
         Value::Object(members) => {
             let members: BTreeMap<String, Value> =
                 members.into_iter().filter_map(|(key, value)| Some((key, clean_value(value)?))).collect();
-            let keys = unique_keys(members.keys().map(String::as_str).collect());
+            let keys = unique_keys(members.keys().map(String::as_str).collect(), HashSet::new());
             let keys: Vec<String> = keys.into_iter().map(Cow::into_owned).collect();
             Some(Value::Object(keys.into_iter().zip(members.into_values()).collect()))
         }
@@ -147,14 +172,17 @@ fn clean_value(value: Value) -> Option<Value> {
 }
 
 /// A valid key for each of `keys` (which are different and in byte order), no two alike. A key that is valid as it is
-/// stays; of those that meet in one name the first gets it, and the others a hash of their own behind it.
-fn unique_keys(keys: Vec<&str>) -> Vec<Cow<'_, str>> {
+/// stays; of those that meet in one name the first gets it, and the others a hash of their own behind it. None is one of
+/// those that are `taken` already.
+fn unique_keys(keys: Vec<&str>, mut taken: HashSet<String>) -> Vec<Cow<'_, str>> {
     let sanitised: Vec<_> = keys.iter().map(|key| sanitised_key(key)).collect();
-    if sanitised.iter().all(|key| matches!(key, Cow::Borrowed(_))) {
+    let stays =
+        |key: &Cow<'_, str>, taken: &HashSet<String>| matches!(key, Cow::Borrowed(_)) && !taken.contains(key.as_ref());
+    if sanitised.iter().all(|key| stays(key, &taken)) {
         return sanitised;
     }
-    let mut taken: HashSet<String> =
-        sanitised.iter().filter(|key| matches!(key, Cow::Borrowed(_))).map(|key| key.to_string()).collect();
+    let stay: HashSet<String> = sanitised.iter().filter(|key| stays(key, &taken)).map(|key| key.to_string()).collect();
+    taken.extend(stay.iter().cloned());
     let mut resolve = |raw: &str, key: Cow<'_, str>| {
         let mut key = key.into_owned();
         let mut attempt = 0;
@@ -167,7 +195,7 @@ fn unique_keys(keys: Vec<&str>) -> Vec<Cow<'_, str>> {
     keys.into_iter()
         .zip(sanitised)
         .map(|(raw, key)| match key {
-            Cow::Borrowed(key) => Cow::Borrowed(key),
+            Cow::Borrowed(key) if stay.contains(key) => Cow::Borrowed(key),
             changed => Cow::Owned(resolve(raw, changed)),
         })
         .collect()

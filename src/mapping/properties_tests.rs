@@ -5,7 +5,7 @@ use super::*;
 
 fn sent(properties: &str) -> (Value, Vec<(String, DropReason)>) {
     let fields: Fields<'_> = serde_json::from_str(properties).unwrap();
-    let EventProperties { json, dropped } = event_properties(&fields);
+    let EventProperties { json, dropped } = event_properties(&fields, &Shape::default());
     let json = json.map_or(Value::Null, |json| serde_json::from_str(json.get()).unwrap());
     (json, dropped.into_iter().map(|d| (d.property, d.reason)).collect())
 }
@@ -71,7 +71,7 @@ fn the_largest_properties_go_first() {
 #[test]
 fn numbers_travel_digit_for_digit() {
     let fields: Fields<'_> = serde_json::from_str(r#"{"price":9.50,"id":12345678901234567890123}"#).unwrap();
-    let json = event_properties(&fields).json.unwrap();
+    let json = event_properties(&fields, &Shape::default()).json.unwrap();
     assert_eq!(json.get(), r#"{"id":12345678901234567890123,"price":9.50}"#);
 }
 
@@ -83,7 +83,7 @@ proptest! {
         let members: BTreeMap<_, _> = lengths.into_iter().map(|(key, length)| (key, "x".repeat(length))).collect();
         let text = serde_json::to_string(&members).unwrap();
         let fields: Fields<'_> = serde_json::from_str(&text).unwrap();
-        let found = event_properties(&fields);
+        let found = event_properties(&fields, &Shape::default());
         let kept = match &found.json {
             Some(json) => {
                 prop_assert!(json.get().len() <= MAX_EVENT_PROPERTIES_BYTES);
@@ -95,4 +95,23 @@ proptest! {
         let valid = |key: &String| !key.is_empty() && key.chars().all(|c| c.is_ascii_alphanumeric() || "_-".contains(c));
         prop_assert!(kept.keys().all(valid));
     }
+}
+
+#[test]
+fn chosen_names_come_before_those_that_happen_to_be_alike() {
+    let rule = crate::config::EventRule {
+        name: "e".to_owned(),
+        rename: [("amount".to_owned(), "value".to_owned())].into(),
+        constants: [("source".to_owned(), json!("app"))].into(),
+        ..crate::config::EventRule::default()
+    };
+    let shape = crate::mapping::rule::EventRule::compile(&rule, std::time::Duration::ZERO).shape;
+    let fields: Fields<'_> =
+        serde_json::from_str(r#"{"value":1,"amount":2,"source":"ad","va lue":3,"amount":4}"#).unwrap();
+    let json = event_properties(&fields, &shape).json.unwrap();
+    let json: serde_json::Map<String, Value> = serde_json::from_str(json.get()).unwrap();
+    assert_eq!((&json["value"], &json["source"], &json["va_lue"]), (&json!(4), &json!("app"), &json!(3)));
+    let other = json.iter().find(|(_, value)| **value == 1).unwrap().0;
+    assert!(other.starts_with("value_"), "nothing is lost: {json:?}");
+    assert_eq!(json.len(), 4);
 }

@@ -7,7 +7,7 @@ use http::header::{HeaderMap, HeaderName, HeaderValue};
 use serde_json::Value;
 
 use super::live::{Finding, NoAnswer, Vendors};
-use crate::brevo::account::{AccountModel, AttributeKind};
+use crate::brevo::account::{AccountModel, AttributeKind, NewKind};
 use crate::brevo::names::AttributeName;
 use crate::brevo::wire::AttributeList;
 use crate::config::{Brevo, BrevoMode, Config, Mapping};
@@ -84,7 +84,10 @@ impl Account<'_> {
         let mapped = mapping.properties.iter().filter(|(_, name)| *name != "email");
         let named = mapped.filter_map(|(property, name)| Some((property, AttributeName::parse(name).ok()?)));
         named
-            .map(|(property, name)| placed(self.brevo, format!("{SUBJECT}.{property}"), &name, account.kind(&name)))
+            .map(|(property, name)| {
+                let wanted = mapping.attributes.get(name.as_str()).and_then(|rule| rule.kind);
+                placed(self.brevo, format!("{SUBJECT}.{property}"), &name, wanted, account.kind(&name))
+            })
             .collect()
     }
 
@@ -111,11 +114,24 @@ impl Account<'_> {
 
 /// Brevo drops values for attributes that it does not have, with a success answer (contract §5), so this is where a
 /// person learns of it.
-fn placed(brevo: &Brevo, subject: String, name: &AttributeName, kind: Option<&AttributeKind>) -> Finding {
+fn placed(
+    brevo: &Brevo,
+    subject: String,
+    name: &AttributeName,
+    wanted: Option<NewKind>,
+    kind: Option<&AttributeKind>,
+) -> Finding {
     match kind {
         Some(AttributeKind::ReadOnly) => {
             Finding::fails(subject, format!("attribute {name} is filled by Brevo or its users, and cannot be written"))
         }
+        Some(kind) if wanted.is_some_and(|wanted| wanted.kind() != *kind) => Finding::doubtful(
+            subject,
+            format!(
+                "attribute {name} is {} at Brevo, whatever `type` says, and values are fitted to that",
+                kind.label()
+            ),
+        ),
         Some(kind) => Finding::works(subject, format!("attribute {name}, {}", kind.label())),
         None if brevo.create_attributes && brevo.mode == BrevoMode::Live => {
             Finding::works(subject, format!("attribute {name} will be created"))

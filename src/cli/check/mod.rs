@@ -9,7 +9,10 @@ use std::io::Write as _;
 use std::path::Path;
 use std::process::ExitCode;
 
-use super::Failure;
+use super::{Failure, map};
+use crate::clock::{Clock as _, SystemClock, UnixMillis};
+use crate::config::{Config, MappingTest};
+use crate::mapping::{Mismatch, run_test};
 use crate::vendor::Transport;
 
 #[derive(Debug, clap::Args)]
@@ -24,19 +27,29 @@ pub(super) fn run(path: &Path, arguments: &Arguments) -> Result<ExitCode, Failur
     let mut out = std::io::stdout().lock();
     out.write_all(report::configuration(&path.display().to_string(), &loaded.notices).as_bytes())
         .map_err(Failure::Output)?;
+    let examples = examples(&loaded.config, SystemClock.now())?;
+    out.write_all(report::examples(&examples).as_bytes()).map_err(Failure::Output)?;
+    let wrong = examples.iter().any(|(_, mismatches)| !mismatches.is_empty());
     if let Some(rule) = loaded.config.not_enforced() {
         writeln!(out, "  fails    {rule}").map_err(Failure::Output)?;
         return Ok(ExitCode::FAILURE);
     }
     if arguments.offline {
-        return Ok(ExitCode::SUCCESS);
+        return Ok(if wrong { ExitCode::FAILURE } else { ExitCode::SUCCESS });
     }
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(Failure::Runtime)?;
     let vendors = live::Vendors::new(Transport::new().map_err(Failure::Tls)?);
     let findings = runtime.block_on(live::all(&loaded.config, &vendors));
     out.write_all(report::findings(&findings).as_bytes()).map_err(Failure::Output)?;
     let failed = findings.iter().any(|finding| finding.verdict == live::Verdict::Fails);
-    Ok(if failed { ExitCode::FAILURE } else { ExitCode::SUCCESS })
+    Ok(if failed || wrong { ExitCode::FAILURE } else { ExitCode::SUCCESS })
+}
+
+/// Runs `mapping_tests`: each by its name, with what came out otherwise.
+fn examples(config: &Config, now: UnixMillis) -> Result<Vec<(&str, Vec<Mismatch>)>, Failure> {
+    let mapping = map::compiled(config)?;
+    let run = |test: &'_ MappingTest| run_test(test, &mapping, now);
+    Ok(config.mapping.tests.iter().map(|test| (test.name.as_str(), run(test))).collect())
 }
 
 #[cfg(test)]

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use super::live::{Finding, Verdict};
 use crate::config::{Addition, Notice, Weight};
+use crate::mapping::Mismatch;
 
 pub(super) fn configuration(source: &str, notices: &[Notice]) -> String {
     let mut out = format!("{source}: configuration ok\n");
@@ -32,6 +33,26 @@ fn additions(notices: &[Notice]) -> String {
     for (block, lines) in blocks {
         out.push_str(&format!("    {block}:\n"));
         out.extend(lines.iter().map(|line| format!("      {line}\n")));
+    }
+    out
+}
+
+/// Mapping tests, with what each expected and got where that differs.
+pub(super) fn examples(examples: &[(&str, Vec<Mismatch>)]) -> String {
+    if examples.is_empty() {
+        return String::new();
+    }
+    let mut out = String::from("mapping tests:\n");
+    for (name, mismatches) in examples {
+        line(&mut out, if mismatches.is_empty() { "ok" } else { "fails" }, name);
+        for Mismatch { what, expected, actual } in mismatches {
+            if expected.is_null() {
+                line(&mut out, "", &format!("  {what}: {actual}"));
+            } else {
+                line(&mut out, "", &format!("  {what}: expected {expected}"));
+                line(&mut out, "", &format!("  {what}: actual   {actual}"));
+            }
+        }
     }
     out
 }

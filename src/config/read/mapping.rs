@@ -2,8 +2,9 @@
 
 use std::collections::BTreeMap;
 
-use crate::config::error::Bad;
-use crate::config::model::{GroupMapping, Mapping, UnmappedEvents};
+use super::rules;
+use crate::config::error::{Bad, Wrong};
+use crate::config::model::{AttributeRule, GroupMapping, Mapping, UnmappedEvents};
 use crate::config::notice::About;
 use crate::config::reader::{Item, Section};
 use crate::config::values;
@@ -15,13 +16,18 @@ const COMPUTED_BY_MIXPANEL: [&str; 3] = ["$city", "$region", "$country_code"];
 pub(super) fn mapping(root: &mut Section<'_>, lists: BTreeMap<String, u64>) -> Mapping {
     let default = Mapping::default();
     let unmapped = [("skip", UnmappedEvents::Skip), ("forward", UnmappedEvents::Forward)];
+    let events = root.pairs("event_mapping").into_iter();
+    let events = events.filter_map(|(event, item)| rules::event(item).map(|rule| (event, rule))).collect();
+    let (properties, attributes) = properties(root);
     Mapping {
-        events: names(root.pairs("event_mapping"), values::event_name),
-        properties: properties(root),
+        events,
+        properties,
+        attributes,
         unmapped_events: root.scalar("unmapped_events", values::choice(&unmapped)).unwrap_or_default(),
         lists,
         groups: groups(root),
         stale_after: root.scalar("stale_after", values::period).unwrap_or(default.stale_after),
+        tests: root.list("mapping_tests", rules::test),
     }
 }
 
@@ -32,19 +38,32 @@ fn names(
     pairs.into_iter().filter_map(|(from, item)| item.scalar(parse).map(|to| (from, to))).collect()
 }
 
-fn properties(root: &mut Section<'_>) -> BTreeMap<String, String> {
-    let mut properties: BTreeMap<String, String> = BTreeMap::new();
+type Properties = (BTreeMap<String, String>, BTreeMap<String, AttributeRule>);
+
+/// Property → attribute, and what is said of attributes besides.
+fn properties(root: &mut Section<'_>) -> Properties {
+    let (mut properties, mut attributes): Properties = Default::default();
     for (property, item) in root.pairs("property_mapping") {
-        let Some(attribute) = item.scalar(values::attribute) else { continue };
+        let (place, line) = (item.path().to_owned(), item.line());
+        let Some((attribute, rule)) = rules::attribute(item) else { continue };
+        let report = root.report();
         if COMPUTED_BY_MIXPANEL.contains(&property.as_str()) {
-            item.notice(About::NothingFills);
+            report.notice(place.as_str(), Some(line), About::NothingFills);
         }
         if let Some((other, _)) = properties.iter().find(|(_, known)| **known == attribute) {
-            item.notice(About::SameTarget { other: other.clone() });
+            report.notice(place.as_str(), Some(line), About::SameTarget { other: other.clone() });
+            let said = attributes.get(&attribute).copied().unwrap_or_default();
+            if said != rule {
+                report.problem(place, Some(line), Wrong::TwoRules { attribute, other: other.clone() });
+                continue;
+            }
+        }
+        if rule != AttributeRule::default() {
+            attributes.insert(attribute.clone(), rule);
         }
         properties.insert(property, attribute);
     }
-    properties
+    (properties, attributes)
 }
 
 fn groups(root: &mut Section<'_>) -> BTreeMap<String, GroupMapping> {

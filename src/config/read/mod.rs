@@ -4,6 +4,7 @@ mod connectors;
 mod mapping;
 mod operations;
 mod people;
+mod rules;
 mod server;
 
 use super::model::Config;

@@ -27,7 +27,7 @@ fn the_published_file_works_verbatim() {
     assert_eq!(config.mixpanel.project_id.as_deref(), Some("12345"));
     assert_eq!(config.mixpanel.sync, Sync { events: true, profiles: true, cohorts: true, groups: false });
     assert_eq!(config.mapping.lists["at_risk"], 17);
-    assert_eq!(config.mapping.events["Sign Up"], "customer_created");
+    assert_eq!(config.mapping.events["Sign Up"], "customer_created".into());
     assert_eq!(config.mapping.properties["$email"], "email");
     assert_eq!(config.mapping.properties["total_revenue"], "LTV");
     assert_eq!(config.server.listen.to_string(), "0.0.0.0:8080");

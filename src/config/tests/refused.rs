@@ -95,6 +95,51 @@ fn names_that_brevo_would_refuse_come_with_a_proposal() {
 }
 
 #[test]
+fn rules_name_what_is_wrong_and_what_to_write() {
+    let event = |rule: &str| error(&format!("event_mapping:\n  A: {rule}\n"));
+    for (rule, said) in [
+        ("{ name: a, nme: a }", "event_mapping.A.nme: unknown key; did you mean `name`?"),
+        ("{ when: {} }", "event_mapping.A.name: is missing; write the event's name at Brevo"),
+        ("{ name: a, when: { x: { abov: 1 } } }", "event_mapping.A.when.x.abov: unknown key; did you mean `above`?"),
+        ("{ name: a, when: { x: { above: ten } } }", "\"ten\" is not a number; write a number such as 10 or 9.5"),
+        ("{ name: a, rename: { x: 'a b' } }", "is not a name that Brevo takes; write a_b"),
+        ("{ name: a, rename: { x: z, y: z } }", "is the new name of another property too; write another name"),
+        (
+            "{ name: a, constants: { 'a b': 1 } }",
+            "event_mapping.A.constants.a b: is not a name that Brevo takes; write",
+        ),
+        ("{ name: a, rename: { x: z }, constants: { z: 1 } }", "constants.z: is the new name of a property too"),
+        ("{ name: a, stale_after: 5 }", "event_mapping.A.stale_after: \"5\" has no unit"),
+        ("[a]", "event_mapping.A: is a list; write a single value"),
+    ] {
+        let got = event(rule);
+        assert!(got.contains(said), "{rule}: {got}");
+    }
+    let property = |rule: &str| error(&format!("property_mapping:\n  a: {rule}\n"));
+    for (rule, said) in [
+        ("{ type: date }", "property_mapping.a.attribute: is missing; write the attribute's name at Brevo"),
+        ("{ attribute: A, typ: date }", "property_mapping.a.typ: unknown key; did you mean `type`?"),
+        ("{ attribute: A, type: number }", "is not known here; write text, date, float or boolean"),
+        ("{ attribute: A, type: category }", "has options that only Brevo knows"),
+        ("{ attribute: A, format: '%d' }", "write DD/MM/YYYY, MM/DD/YYYY, YYYY.MM.DD, 1,234.56"),
+        ("{ attribute: A, type: float, format: DD/MM/YYYY }", "and the type is another; write type: date"),
+        ("{ attribute: email, type: text }", "property_mapping.a.type: \"text\" says nothing about an identifier"),
+    ] {
+        let got = property(rule);
+        assert!(got.contains(said), "{rule}: {got}");
+    }
+    let two = error("property_mapping:\n  a: { attribute: X, type: text }\n  b: x\n");
+    assert!(two.contains("property_mapping.b: the attribute X has another type or format at a;"), "{two}");
+    let test = |test: &str| errors(&format!("mapping_tests:\n  - {test}\n")).to_string();
+    assert!(test("{ name: n, given: { event: A } }").contains("mapping_tests[0].expect: is missing"));
+    assert!(
+        test("{ name: n, given: A, expect: { event: a } }").contains("mapping_tests[0].given: \"A\" is not a record")
+    );
+    assert!(test("{ name: n, given: { event: A }, expect: { skiped: stale } }").contains("did you mean `skipped`?"));
+    assert!(test("{ name: n, given: { event: A }, expect: { skipped: old } }").contains("stale"));
+}
+
+#[test]
 fn shapes_are_checked() {
     for (text, said) in [
         ("connectors: []", "connectors: is a list; write a block of keys"),

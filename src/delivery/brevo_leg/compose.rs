@@ -1,12 +1,11 @@
 //! What Brevo is written for a person: from what is owed to the contact's new values. Pure.
 
-use serde_json::Value;
-
 use crate::brevo::account::{AccountModel, AttributeToCreate};
 use crate::brevo::coerce::{AttributeValue, Clearing, Unplaced, coerce};
 use crate::brevo::identifiers::{ContactRef, Email, ListId};
 use crate::brevo::names::AttributeName;
 use crate::brevo::wire::{Attributes, ContactUpdate, ContactUpsert, EventIdentifiers, ImportContact};
+use crate::mapping::AttributeRules;
 use crate::people::debt::Debt;
 use crate::people::person::{Contact, Person};
 
@@ -50,6 +49,7 @@ pub fn compose(
     person: &Person,
     debt: &Debt,
     account: &AccountModel,
+    rules: &AttributeRules,
     may_create: bool,
     lists: &[ListId],
 ) -> Composed {
@@ -65,13 +65,12 @@ pub fn compose(
             }
             continue;
         }
-        match coerce(value, account.kind(name)) {
+        let value = rules.read(name, value);
+        match coerce(&value, account.kind(name)) {
             Ok(placed) => {
                 attributes.insert(name.clone(), placed.value);
             }
-            Err(Unplaced::NoSuchAttribute) if may_create && creatable(name, value) => {
-                missing.extend(AttributeToCreate::for_value(name, value));
-            }
+            Err(Unplaced::NoSuchAttribute) if may_create => missing.extend(rules.to_create(name, &value)),
             Err(reason) => not_placed.push(NotPlaced { attribute: name.clone(), reason }),
         }
     }
@@ -92,10 +91,6 @@ pub fn compose(
         lists: lists.to_vec(),
     };
     Composed::Write(Box::new(write), not_placed)
-}
-
-fn creatable(name: &AttributeName, value: &Value) -> bool {
-    AttributeToCreate::for_value(name, value).is_some()
 }
 
 fn identifiers_differ(person: &Person) -> bool {
@@ -206,7 +201,7 @@ pub fn event_identifiers(id: &str, contact: &Contact) -> EventIdentifiers {
 
 #[cfg(test)]
 mod tests {
-    use serde_json::json;
+    use serde_json::{Value, json};
 
     use super::*;
     use crate::brevo::account::AttributeKind;
@@ -246,7 +241,15 @@ mod tests {
 
     #[test]
     fn a_new_contact_gets_everything_that_is_known() {
-        let write = written(compose("u1", &ada(), &Debt::nothing(), &account(), true, &[ListId(15)]));
+        let write = written(compose(
+            "u1",
+            &ada(),
+            &Debt::nothing(),
+            &account(),
+            &AttributeRules::default(),
+            true,
+            &[ListId(15)],
+        ));
         assert_eq!(
             serde_json::to_value(write.upsert(Clearing::default())).unwrap(),
             json!({"email": "ada@example.com", "ext_id": "u1", "attributes": {"LTV": 12.5, "PLAN": "pro"},
@@ -259,9 +262,13 @@ mod tests {
     fn a_known_contact_gets_what_is_owed() {
         let mut person = ada();
         person.contact = Contact::Known { email: person.email.clone(), ext_id: true, phone: None };
-        let write = written(compose("u1", &person, &owing(&["PLAN"], true), &account(), true, &[]));
+        let write =
+            written(compose("u1", &person, &owing(&["PLAN"], true), &account(), &AttributeRules::default(), true, &[]));
         assert_eq!(write.attributes.keys().collect::<Vec<_>>(), [&name("PLAN")]);
-        assert!(matches!(compose("u1", &person, &owing(&[], true), &account(), true, &[]), Composed::Nothing(_)));
+        assert!(matches!(
+            compose("u1", &person, &owing(&[], true), &account(), &AttributeRules::default(), true, &[]),
+            Composed::Nothing(_)
+        ));
     }
 
     #[test]
@@ -269,7 +276,15 @@ mod tests {
         let mut person = ada();
         person.contact = Contact::Known { email: person.email.clone(), ext_id: true, phone: None };
         person.attributes.insert(name("PLAN"), Value::Null);
-        let write = written(compose("u1", &person, &owing(&["PLAN"], false), &account(), true, &[]));
+        let write = written(compose(
+            "u1",
+            &person,
+            &owing(&["PLAN"], false),
+            &account(),
+            &AttributeRules::default(),
+            true,
+            &[],
+        ));
         assert_eq!(write.clear, [name("PLAN")]);
         assert!(!write.importable());
         let body = serde_json::to_value(write.upsert(Clearing::EmptyString)).unwrap();
@@ -281,9 +296,18 @@ mod tests {
         let mut person = ada();
         let old = Email::parse("old@example.com").unwrap();
         person.contact = Contact::Known { email: Some(old.clone()), ext_id: true, phone: None };
-        let write = written(compose("u1", &person, &owing(&[], true), &account(), true, &[]));
+        let write =
+            written(compose("u1", &person, &owing(&[], true), &account(), &AttributeRules::default(), true, &[]));
         assert!(write.email_change());
-        let later = written(compose("u1", &person, &owing(&["PLAN"], false), &account(), true, &[]));
+        let later = written(compose(
+            "u1",
+            &person,
+            &owing(&["PLAN"], false),
+            &account(),
+            &AttributeRules::default(),
+            true,
+            &[],
+        ));
         assert!(later.email_differs() && !later.email_change());
         let body = serde_json::to_value(write.update(Clearing::default(), true)).unwrap();
         assert_eq!(body["attributes"]["EMAIL"], "ada@example.com");
@@ -294,9 +318,11 @@ mod tests {
     fn what_the_account_lacks_is_created_or_reported() {
         let mut person = ada();
         person.attributes.insert(name("COLOUR"), json!("blue"));
-        let missing = compose("u1", &person, &Debt::nothing(), &account(), true, &[]);
+        let missing = compose("u1", &person, &Debt::nothing(), &account(), &AttributeRules::default(), true, &[]);
         assert!(matches!(&missing, Composed::Missing(list) if list.len() == 1), "{missing:?}");
-        let Composed::Write(_, not_placed) = compose("u1", &person, &Debt::nothing(), &account(), false, &[]) else {
+        let Composed::Write(_, not_placed) =
+            compose("u1", &person, &Debt::nothing(), &account(), &AttributeRules::default(), false, &[])
+        else {
             panic!("not written")
         };
         assert_eq!(not_placed, [NotPlaced { attribute: name("COLOUR"), reason: Unplaced::NoSuchAttribute }]);
@@ -306,6 +332,9 @@ mod tests {
     fn booleans_do_not_travel_in_imports() {
         let mut person = ada();
         person.attributes.insert(name("VIP"), json!(true));
-        assert!(!written(compose("u1", &person, &Debt::nothing(), &account(), true, &[])).importable());
+        assert!(
+            !written(compose("u1", &person, &Debt::nothing(), &account(), &AttributeRules::default(), true, &[]))
+                .importable()
+        );
     }
 }

@@ -83,8 +83,9 @@ impl BrevoLeg {
         }
         let debt = resident.debt.clone().unwrap_or_else(Debt::nothing);
         let account = self.account.as_ref()?;
+        let rules = &self.parts.mapping.attribute_rules;
         let may_create = self.parts.settings.create_attributes;
-        let composed = compose::compose(id, &resident.person, &debt, account, may_create, &self.lists());
+        let composed = compose::compose(id, &resident.person, &debt, account, rules, may_create, &self.lists());
         Some(self.without_refused(id, resident.person.clone(), debt, composed))
     }
 
@@ -93,8 +94,9 @@ impl BrevoLeg {
         let Composed::Missing(missing) = composed else { return composed };
         let left: Vec<_> =
             missing.into_iter().filter(|attribute| !self.refused_attributes.contains(&attribute.name)).collect();
+        let rules = &self.parts.mapping.attribute_rules;
         match (&self.account, left.is_empty()) {
-            (Some(account), true) => compose::compose(id, &person, &debt, account, false, &self.lists()),
+            (Some(account), true) => compose::compose(id, &person, &debt, account, rules, false, &self.lists()),
             _ => Composed::Missing(left),
         }
     }

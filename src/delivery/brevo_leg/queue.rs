@@ -170,6 +170,7 @@ mod tests {
             event: MappedEvent {
                 name: EventName::sanitised("e"),
                 time: UnixMillis(1),
+                stale_after: std::time::Duration::from_secs(1),
                 properties: None,
                 dropped: vec![],
             },

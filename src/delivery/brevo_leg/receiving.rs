@@ -10,7 +10,7 @@ use crate::brevo::limits::MAX_BATCH_EVENTS;
 use crate::config::BrevoMode;
 use crate::delivery::LegError;
 use crate::delivery::books::Item;
-use crate::mapping::{MappedEvent, ProfileChange, is_stale};
+use crate::mapping::{MappedEvent, ProfileChange};
 use crate::people::debt::Debt;
 use crate::people::person::{Contact, Person};
 use crate::people::roster::{self, PersonId, Resident};
@@ -148,8 +148,7 @@ impl BrevoLeg {
         own_id: Option<DedupKey>,
         known: Option<Position>,
     ) {
-        let stale = is_stale(event.time, self.parts.clock.now(), self.parts.mapping.stale_after);
-        if stale {
+        if event.is_stale(self.parts.clock.now()) {
             return self.parts.books.skip(item.ticket, SkipRule::Stale);
         }
         let mode = self.parts.settings.mode;

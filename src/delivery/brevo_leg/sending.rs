@@ -6,7 +6,6 @@ use super::receiving::identifiers;
 use super::{BrevoLeg, Done};
 use crate::brevo::limits::MAX_BATCH_EVENTS;
 use crate::delivery::LegError;
-use crate::mapping::is_stale;
 use crate::people::roster::PersonId;
 use crate::settlement::SkipRule;
 use crate::vendor::Family;
@@ -52,7 +51,7 @@ impl BrevoLeg {
             }
             while events.len() < limit {
                 let Some(next) = self.queue(&id).take_sendable() else { break };
-                if is_stale(next.event.time, now, self.parts.mapping.stale_after) {
+                if next.event.is_stale(now) {
                     self.settle_event_skipped(&id, &next, SkipRule::Stale);
                     continue;
                 }
