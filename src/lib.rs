@@ -16,6 +16,7 @@ pub mod clock;
 pub mod config;
 pub mod delivery;
 pub mod edge;
+pub mod erasure;
 pub mod hashed;
 pub mod mapping;
 pub mod mixpanel;

@@ -28,9 +28,13 @@ use crate::delivery::outlook::{self, SharedPace};
 use crate::delivery::source::Source;
 use crate::delivery::status::LegStatus;
 use crate::delivery::trimmer;
+use crate::edge::auth::Keys;
 use crate::edge::{self, ConnectionLimits, EdgeError, EdgeParts};
+use crate::erasure;
 use crate::mapping::{CompiledMapping, MappingError};
 use crate::mixpanel;
+use crate::mixpanel::app::AppCalls;
+use crate::mixpanel::validate::Tokens;
 use crate::privacy::Rules;
 use crate::record::Destination;
 use crate::store::sqlite::{self, CursorAhead, OpenError, OpenOptions, SqliteStore};
@@ -125,6 +129,7 @@ impl Relay {
         let (brevo, brevo_status) = room.brevo_leg().await?;
         let legs = vec![mixpanel_status, brevo_status];
 
+        let app = room.app_routes()?;
         let pace = SharedPace::default();
         let admin = admin::Parts {
             legs: Arc::new(legs.clone()),
@@ -137,7 +142,8 @@ impl Relay {
             auth: AdminAuth::new(&admin_token(&config)?, &config.auth.tokens),
         };
         let edge = edge::router(EdgeParts::new(config.clone(), journal, clock.clone())?)
-            .merge(admin::public_router(admin.clone()));
+            .merge(admin::public_router(admin.clone()))
+            .merge(erasure::routes::router(app));
         let listener = listen("listen", config.server.listen).await?;
         let private = match config.server.admin_listen {
             Some(address) => Some((listen("admin_listen", address).await?, admin::private_router(admin))),
@@ -248,6 +254,10 @@ async fn listen(key: &'static str, address: SocketAddr) -> Result<TcpListener, S
     TcpListener::bind(address).await.map_err(|source| StartError::Listen { key, address, source })
 }
 
+/// How Mixpanel's answers are read.
+const MIXPANEL: Reader =
+    Reader { judge: mixpanel::answers::judge, meter: mixpanel::answers::meter, answer_timeout: stack::ANSWER_TIMEOUT };
+
 /// What every leg is built from.
 struct Room<'a> {
     config: &'a Arc<Config>,
@@ -287,15 +297,22 @@ impl Room<'_> {
         Rules::new(policy, self.config.privacy.hash_key.as_ref())
     }
 
+    fn app_routes(&self) -> Result<erasure::routes::Parts, StartError> {
+        let mixpanel = &self.config.mixpanel;
+        let tokens = Tokens::new(mixpanel.project_tokens.clone(), mixpanel.forward_tokens.clone());
+        Ok(erasure::routes::Parts {
+            keys: Keys::new(self.config, tokens),
+            calls: AppCalls::new(mixpanel)?,
+            stack: stack::probe_stack(self.transport.clone(), self.budgets.clone(), MIXPANEL),
+            clock: self.clock.clone(),
+        })
+    }
+
     async fn mixpanel_leg(&self) -> Result<(MixpanelLeg, LegStatus), StartError> {
         let settings: &config::Mixpanel = &self.config.mixpanel;
         let gate = Arc::new(SharedGate::default());
         let (books, source, status) = self.books(Destination::Mixpanel, gate.clone()).await?;
-        let reader = Reader {
-            judge: mixpanel::answers::judge,
-            meter: mixpanel::answers::meter,
-            answer_timeout: stack::ANSWER_TIMEOUT,
-        };
+        let reader = MIXPANEL;
         let parts = mixpanel_leg::Parts {
             state: self.state(),
             source,

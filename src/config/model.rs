@@ -7,6 +7,8 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD as BASE64;
 use ipnet::IpNet;
 use url::Url;
 
@@ -103,6 +105,13 @@ pub struct Mixpanel {
 pub struct ServiceAccount {
     pub username: String,
     pub secret: Secret,
+}
+
+impl ServiceAccount {
+    /// `Authorization` of the account. Never to be printed.
+    pub fn basic(&self) -> String {
+        format!("Basic {}", BASE64.encode(format!("{}:{}", self.username, self.secret.expose())))
+    }
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -2,8 +2,6 @@
 
 use std::io::Write;
 
-use base64::Engine as _;
-use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
 use flate2::Compression;
 use flate2::write::GzEncoder;
@@ -76,10 +74,7 @@ pub struct Calls {
 impl Calls {
     pub fn new(config: &config::Mixpanel) -> Result<Self, BadCredentials> {
         let authorization = match (&config.service_account, &config.oauth_token) {
-            (Some(account), _) => {
-                let pair = format!("{}:{}", account.username, account.secret.expose());
-                Some(secret_header(&format!("Basic {}", STANDARD.encode(pair)))?)
-            }
+            (Some(account), _) => Some(secret_header(&account.basic())?),
             (None, Some(token)) => Some(secret_header(&format!("Bearer {}", token.expose()))?),
             (None, None) => None,
         };
@@ -175,7 +170,7 @@ impl Calls {
     }
 }
 
-fn secret_header(value: &str) -> Result<HeaderValue, BadCredentials> {
+pub(super) fn secret_header(value: &str) -> Result<HeaderValue, BadCredentials> {
     let mut value = HeaderValue::from_str(value).map_err(|_| BadCredentials)?;
     value.set_sensitive(true);
     Ok(value)
@@ -186,7 +181,7 @@ fn json_headers() -> HeaderMap {
 }
 
 /// The vendor's whole path added to a base URL, which may have a path of its own.
-fn join(base: &Url, path: &str) -> Url {
+pub(super) fn join(base: &Url, path: &str) -> Url {
     let mut url = base.clone();
     url.set_path(&format!("{}{path}", base.path().trim_end_matches('/')));
     url

@@ -8,6 +8,7 @@
 //! changes one edits its text at the spans that [`wire`] gives.
 
 pub mod answers;
+pub mod app;
 pub mod calls;
 pub mod keys;
 pub mod reserved;

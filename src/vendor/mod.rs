@@ -63,6 +63,8 @@ pub enum Family {
     MixpanelQuery,
     /// `/api/app/...`: no published limit; counted, not held back.
     MixpanelApp,
+    /// GDPR tasks: 1 a second (Mixpanel contract §11).
+    MixpanelGdpr,
     /// `POST /events`: 10/s and 36,000/h on ordinary plans (Brevo contract §1.3).
     BrevoEvents,
     /// `POST /events/batch`: whether it shares the row of `/events` is unconfirmed, so it is learned on its own.
@@ -74,10 +76,11 @@ pub enum Family {
 }
 
 impl Family {
-    pub const ALL: [Family; 7] = [
+    pub const ALL: [Family; 8] = [
         Family::MixpanelIngestion,
         Family::MixpanelQuery,
         Family::MixpanelApp,
+        Family::MixpanelGdpr,
         Family::BrevoEvents,
         Family::BrevoEventsBatch,
         Family::BrevoContacts,
@@ -86,7 +89,9 @@ impl Family {
 
     pub fn vendor(self) -> &'static str {
         match self {
-            Family::MixpanelIngestion | Family::MixpanelQuery | Family::MixpanelApp => "mixpanel",
+            Family::MixpanelIngestion | Family::MixpanelQuery | Family::MixpanelApp | Family::MixpanelGdpr => {
+                "mixpanel"
+            }
             Family::BrevoEvents | Family::BrevoEventsBatch | Family::BrevoContacts | Family::BrevoOther => "brevo",
         }
     }
@@ -96,6 +101,7 @@ impl Family {
             Family::MixpanelIngestion => "ingestion",
             Family::MixpanelQuery => "query",
             Family::MixpanelApp => "app",
+            Family::MixpanelGdpr => "gdpr",
             Family::BrevoEvents => "events",
             Family::BrevoEventsBatch => "events_batch",
             Family::BrevoContacts => "contacts",

@@ -4,6 +4,7 @@ mod bad_input;
 mod cli;
 mod demo;
 mod docs;
+mod gdpr;
 mod harness;
 mod p10_flat;
 mod p1_success_means_stored;

@@ -36,6 +36,7 @@ fn assumed(family: Family) -> Vec<Limit> {
         }
         Family::MixpanelQuery => vec![Limit::per_hour(60)],
         Family::MixpanelApp => vec![],
+        Family::MixpanelGdpr => vec![Limit::per_second(1)],
         Family::BrevoEvents | Family::BrevoContacts | Family::BrevoEventsBatch => {
             vec![Limit::per_second(10), Limit::per_hour(36_000)]
         }
