@@ -5,8 +5,8 @@
 
 use std::fmt;
 use std::ops::{Add, Sub};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 /// Milliseconds since 1970-01-01T00:00:00Z.
@@ -49,9 +49,29 @@ impl fmt::Display for UnixMillis {
     }
 }
 
+/// A moment on the clock of one start of the machine: it runs on while the machine sleeps, and nobody can set it.
+#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+pub struct Uptime {
+    /// Which start of the machine.
+    pub boot: String,
+    pub millis: u64,
+}
+
+impl Uptime {
+    /// `None` when the machine was started anew in between.
+    pub fn since(&self, earlier: &Uptime) -> Option<Duration> {
+        (self.boot == earlier.boot).then(|| Duration::from_millis(self.millis.saturating_sub(earlier.millis)))
+    }
+}
+
 /// A source of wall-clock time.
 pub trait Clock: Send + Sync + 'static {
     fn now(&self) -> UnixMillis;
+
+    /// `None` where the system does not tell one start from another.
+    fn uptime(&self) -> Option<Uptime> {
+        None
+    }
 }
 
 pub type SharedClock = Arc<dyn Clock>;
@@ -65,6 +85,16 @@ impl Clock for SystemClock {
     fn now(&self) -> UnixMillis {
         let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         UnixMillis(u64::try_from(since.as_millis()).unwrap_or(u64::MAX))
+    }
+
+    fn uptime(&self) -> Option<Uptime> {
+        static BOOT: OnceLock<Option<String>> = OnceLock::new();
+        let read = || Some(std::fs::read_to_string("/proc/sys/kernel/random/boot_id").ok()?.trim().to_owned());
+        let boot = BOOT.get_or_init(read).clone()?;
+        let time = rustix::time::clock_gettime(rustix::time::ClockId::Boottime);
+        let seconds = u64::try_from(time.tv_sec).ok()?;
+        let millis = seconds * 1000 + u64::try_from(time.tv_nsec).ok()? / 1_000_000;
+        Some(Uptime { boot, millis })
     }
 }
 

@@ -59,8 +59,12 @@ impl VendorAnswer {
 pub enum Family {
     /// `/import`, `/track`, `/engage`, `/groups`: 2 GB a minute, 30,000 events a second (Mixpanel contract §3).
     MixpanelIngestion,
-    /// All query endpoints of a project: 60 an hour (Mixpanel contract §9).
+    /// All query endpoints of a project: 60 an hour and 5 at once (Mixpanel contract §9).
     MixpanelQuery,
+    /// `/jql`: the same again on its own.
+    MixpanelJql,
+    /// Raw export: 60 an hour, 3 a second, 100 at once (Mixpanel contract §8).
+    MixpanelExport,
     /// `/api/app/...`: no published limit; counted, not held back.
     MixpanelApp,
     /// GDPR tasks: 1 a second (Mixpanel contract §11).
@@ -76,9 +80,11 @@ pub enum Family {
 }
 
 impl Family {
-    pub const ALL: [Family; 8] = [
+    pub const ALL: [Family; 10] = [
         Family::MixpanelIngestion,
         Family::MixpanelQuery,
+        Family::MixpanelJql,
+        Family::MixpanelExport,
         Family::MixpanelApp,
         Family::MixpanelGdpr,
         Family::BrevoEvents,
@@ -89,9 +95,12 @@ impl Family {
 
     pub fn vendor(self) -> &'static str {
         match self {
-            Family::MixpanelIngestion | Family::MixpanelQuery | Family::MixpanelApp | Family::MixpanelGdpr => {
-                "mixpanel"
-            }
+            Family::MixpanelIngestion
+            | Family::MixpanelQuery
+            | Family::MixpanelJql
+            | Family::MixpanelExport
+            | Family::MixpanelApp
+            | Family::MixpanelGdpr => "mixpanel",
             Family::BrevoEvents | Family::BrevoEventsBatch | Family::BrevoContacts | Family::BrevoOther => "brevo",
         }
     }
@@ -100,6 +109,8 @@ impl Family {
         match self {
             Family::MixpanelIngestion => "ingestion",
             Family::MixpanelQuery => "query",
+            Family::MixpanelJql => "jql",
+            Family::MixpanelExport => "export",
             Family::MixpanelApp => "app",
             Family::MixpanelGdpr => "gdpr",
             Family::BrevoEvents => "events",
@@ -115,7 +126,13 @@ impl Family {
 pub enum Priority {
     Live,
     Cohorts,
+    /// Somebody asked through the query proxy and waits for the answer.
+    Callers,
     Backfill,
+}
+
+impl Priority {
+    pub const ALL: [Priority; 4] = [Priority::Live, Priority::Cohorts, Priority::Callers, Priority::Backfill];
 }
 
 /// What a call takes from its family's limits.

@@ -9,7 +9,7 @@ use std::time::Duration;
 use tower::util::BoxCloneSyncService;
 use tower::{Layer, Service, ServiceBuilder, ServiceExt};
 
-use super::budget::{Budgets, Reading};
+use super::budget::{Budgets, Reading, Slot};
 use super::gate::SharedGate;
 use super::verdict::{Judge, judge};
 use super::{Transport, TransportError, VendorAnswer, VendorRequest, Verdict};
@@ -124,14 +124,14 @@ impl AdmissionLayer {
     /// The gate first: a call held at a closed one must not have spent anything. And again after the budget, where the
     /// wait may have been an hour: what was claimed before a gate that has closed meanwhile is given up, since it would
     /// leave later than the budget has counted it.
-    async fn admit(&self, request: &VendorRequest) -> Result<(), TransportError> {
+    async fn admit(&self, request: &VendorRequest) -> Result<Slot, TransportError> {
         loop {
             if let Some(gate) = &self.gate {
                 gate.passed().await;
             }
-            self.budgets.claim(request.family, request.priority, request.cost).await?;
+            let slot = self.budgets.claim(request.family, request.priority, request.cost).await?;
             if self.gate.as_ref().is_none_or(|gate| gate.lets_pass()) {
-                return Ok(());
+                return Ok(slot);
             }
         }
     }
@@ -154,7 +154,7 @@ where
         let inner = take_ready(&mut self.inner);
         let admission = self.admission.clone();
         Box::pin(async move {
-            admission.admit(&request).await?;
+            let _running = admission.admit(&request).await?;
             let family = request.family;
             let answer = inner.oneshot(request).await?;
             if let Some(reading) = (admission.meter)(&answer) {

@@ -257,7 +257,8 @@ async fn scarce_batches_are_not_waited_for() {
     relay.settled().await;
     assert_eq!(world.answers("brevo", "/v3/events/batch", 202).await, 1);
     // Somebody else of this relay uses up what is left.
-    relay.budgets.claim(Family::BrevoEventsBatch, Priority::Live, Cost { calls: 99, ..Cost::CALL }).await.unwrap();
+    let _slot =
+        relay.budgets.claim(Family::BrevoEventsBatch, Priority::Live, Cost { calls: 99, ..Cost::CALL }).await.unwrap();
     relay.append(vec![world.purchase("u", 151)]).await;
     relay.settled().await;
     relay.append((152..302).map(|n| world.purchase("u", n)).collect()).await;

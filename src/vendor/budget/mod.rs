@@ -3,22 +3,27 @@
 //! A claim waits its turn (live traffic first), takes from every window of its family at once, and writes down each new
 //! slice before the call may go out. What the vendor's headers say replaces what the plan was assumed to allow.
 
+mod plan;
+mod shares;
 mod window;
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
-use tokio::sync::Mutex;
+use tokio::sync::{Mutex, OwnedSemaphorePermit, Semaphore};
 use tokio::time::Instant;
 
 use super::{Cost, Family, Priority};
-use crate::clock::{SharedClock, UnixMillis};
+use crate::clock::{SharedClock, UnixMillis, Uptime};
 use crate::store::{State, StoreError, Table, WriteBatch, write_when_there_is_room};
 use crate::telemetry;
 
+use plan::{assumed, at_once, learned};
+pub use shares::Shares;
+use window::Slice;
 pub use window::{Limit, Unit, Window};
 
 /// A vendor's word about one of its limits, from an answer's headers.
@@ -28,39 +33,80 @@ pub struct Reading {
     pub remaining: Option<u64>,
 }
 
-/// Limits assumed until the account's headers say otherwise: the ordinary plan's (contracts: Brevo §1.3, Mixpanel §3, §9).
-fn assumed(family: Family) -> Vec<Limit> {
-    match family {
-        Family::MixpanelIngestion => {
-            vec![Limit::per_minute(Unit::Bytes, 2_000_000_000), Limit::per_minute(Unit::Records, 30_000 * 60)]
-        }
-        Family::MixpanelQuery => vec![Limit::per_hour(60)],
-        Family::MixpanelApp => vec![],
-        Family::MixpanelGdpr => vec![Limit::per_second(1)],
-        Family::BrevoEvents | Family::BrevoContacts | Family::BrevoEventsBatch => {
-            vec![Limit::per_second(10), Limit::per_hour(36_000)]
-        }
-        Family::BrevoOther => vec![Limit::per_hour(100)],
-    }
+/// What a vendor says when it refuses a call for a limit (a 429).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Overrun {
+    /// Calls of the last hour and how many an hour may hold, as the vendor counts them.
+    pub hour: Option<(u64, u64)>,
+    /// The vendor's own hint; capped by whoever read it.
+    pub retry_after: Option<Duration>,
 }
 
-/// The limits that a header's number stands for. Rows of the published table come in two sizes, calls a second (10, 20,
-/// 60) and calls an hour (100 and up); the rows with both have 3,600 times the one in the other.
-fn learned(reading: Reading) -> Vec<Limit> {
-    match reading.limit {
-        0 => vec![],
-        per_second @ 1..100 => vec![Limit::per_second(per_second), Limit::per_hour(per_second * 3600)],
-        per_hour if per_hour.is_multiple_of(3600) => {
-            vec![Limit::per_second(per_hour / 3600), Limit::per_hour(per_hour)]
-        }
-        per_hour => vec![Limit::per_hour(per_hour)],
-    }
+/// Between two looks at what gives no notice: who stands before, and what runs.
+const RECHECK: Duration = Duration::from_millis(50);
+/// How long a family rests after a refusal that says nothing about when to come back.
+const REST: Duration = Duration::from_secs(30);
+/// How long, when the refusal has told how much of the hour is used: that is on the books then.
+const SHORT_REST: Duration = Duration::from_secs(2);
+/// When to ask again for one of the calls that may run at once: nobody knows how long the running ones take.
+const RUNNING: Duration = Duration::from_secs(5);
+
+/// How a family's budget stands, for those who are told about it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Standing {
+    /// The longest limit, and what the asker may still take of it.
+    pub limit: Limit,
+    pub remaining: u64,
+    /// Until the asker could have one more call; zero when it could now.
+    pub wait: Duration,
+    /// Calls running now, and how many may.
+    pub running: Option<(usize, usize)>,
 }
+
+/// Why a claim was not granted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Later(pub Option<Standing>);
+
+#[derive(Debug, thiserror::Error)]
+pub enum ClaimError {
+    #[error("the budget is used up for now")]
+    Later(Box<Later>),
+    #[error(transparent)]
+    Store(#[from] StoreError),
+}
+
+/// A granted claim. Held until the call has ended: it is one of those that may run at once.
+#[must_use = "the call runs for as long as this lives"]
+#[derive(Debug)]
+pub struct Slot(#[allow(dead_code)] Option<OwnedSemaphorePermit>);
 
 /// A budget as the store holds it.
 #[derive(Debug, Default, Serialize, Deserialize)]
 struct Stored {
     windows: Vec<StoredWindow>,
+    #[serde(default)]
+    written: Option<Written>,
+}
+
+/// When a budget was written down, by two clocks: the wall's, and one that nobody can set, where there is one.
+#[derive(Debug, Serialize, Deserialize)]
+struct Written {
+    wall: UnixMillis,
+    uptime: Uptime,
+}
+
+impl Stored {
+    /// The wall's time now as the slices count it. While the machine has not been started anew, how much time has passed
+    /// is told by the clock that nobody can set, so that a wall clock set forward between two processes frees nothing.
+    fn now(&self, wall: UnixMillis, uptime: Option<Uptime>) -> UnixMillis {
+        match (&self.written, uptime) {
+            (Some(written), Some(now)) => match now.since(&written.uptime) {
+                Some(passed) => written.wall + passed,
+                None => wall,
+            },
+            _ => wall,
+        }
+    }
 }
 
 #[derive(Debug, Serialize, Deserialize)]
@@ -74,13 +120,42 @@ struct StoredWindow {
 struct Account {
     windows: Mutex<Vec<Window>>,
     /// One queue per [`Priority`]; the holder of a turn is the one of its priority that may ask.
-    turns: [Mutex<()>; 3],
-    waiting: [AtomicU32; 3],
+    turns: [Mutex<()>; 4],
+    waiting: [AtomicU32; 4],
+    shares: std::sync::Mutex<Shares>,
+    /// Calls that may run at once.
+    running: Option<(Arc<Semaphore>, usize)>,
+    /// The vendor has refused a call: nothing before this.
+    resting: std::sync::Mutex<Option<Instant>>,
 }
 
 impl Account {
-    fn new(windows: Vec<Window>) -> Self {
-        Self { windows: Mutex::new(windows), turns: Default::default(), waiting: Default::default() }
+    fn new(windows: Vec<Window>, at_once: Option<usize>) -> Self {
+        Self {
+            windows: Mutex::new(windows),
+            turns: Default::default(),
+            waiting: Default::default(),
+            shares: Default::default(),
+            running: at_once.map(|most| (Arc::new(Semaphore::new(most)), most)),
+            resting: Default::default(),
+        }
+    }
+
+    // Neither is ever left half changed: both hold plain values.
+    fn shares(&self) -> std::sync::MutexGuard<'_, Shares> {
+        self.shares.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn resting(&self) -> std::sync::MutexGuard<'_, Option<Instant>> {
+        self.resting.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Whether `priority` has not yet had what is kept for it: then nobody goes before it.
+    fn within_share(&self, windows: &[Window], priority: Priority) -> bool {
+        let shares = *self.shares();
+        let own = |window: &Window| shares.of(window.limit().amount, priority);
+        windows.iter().any(|window| own(window) > 0)
+            && windows.iter().all(|window| window.used_by(priority) < own(window))
     }
 
     fn someone_before(&self, priority: Priority) -> bool {
@@ -123,10 +198,11 @@ impl Budgets {
                 Some(value) => {
                     let stored: Stored = serde_json::from_slice(&value)
                         .map_err(|e| StoreError::Corrupt(format!("budget {}: {e}", family.label())))?;
-                    restore(stored, clock.now())
+                    let wall = stored.now(clock.now(), clock.uptime());
+                    restore(family, stored, wall)
                 }
             };
-            accounts.insert(family, Account::new(windows));
+            accounts.insert(family, Account::new(windows, at_once(family)));
         }
         Ok(Self { accounts, state, clock })
     }
@@ -146,48 +222,136 @@ impl Budgets {
         if by_the_second { Family::BrevoEvents } else { family }
     }
 
+    /// Keeps `percent` of every window of `family` for `priority`, from now on.
+    pub fn reserve(&self, family: Family, priority: Priority, percent: u64) {
+        self.account(family).shares().set(priority, percent);
+    }
+
     /// Waits until `cost` fits into every window of `family`, takes it, and has written it down when it returns.
-    pub async fn claim(&self, family: Family, priority: Priority, cost: Cost) -> Result<(), StoreError> {
+    pub async fn claim(&self, family: Family, priority: Priority, cost: Cost) -> Result<Slot, StoreError> {
         let family = self.payer(family).await;
         let account = self.account(family);
         let _waiting = Waiting::new(&account.waiting[priority as usize]);
         let _turn = account.turns[priority as usize].lock().await;
         loop {
-            let wait_until = match self.try_claim(account, family, priority, cost).await? {
-                None => return Ok(()),
-                Some(until) => until,
-            };
-            tokio::time::sleep_until(wait_until).await;
+            match self.try_claim(account, family, priority, cost).await? {
+                Ok(slot) => return Ok(slot),
+                Err(until) => tokio::time::sleep_until(until).await,
+            }
         }
     }
 
-    /// `None` when taken, else when to ask again.
+    /// As [`Budgets::claim`], for those who will not wait beyond `deadline`. It gives up as soon as it is certain that
+    /// nothing will be free by then.
+    pub async fn claim_by(
+        &self,
+        family: Family,
+        priority: Priority,
+        cost: Cost,
+        deadline: Instant,
+    ) -> Result<Slot, ClaimError> {
+        let payer = self.payer(family).await;
+        let account = self.account(payer);
+        let _waiting = Waiting::new(&account.waiting[priority as usize]);
+        if let Ok(_turn) = tokio::time::timeout_at(deadline, account.turns[priority as usize].lock()).await {
+            loop {
+                match self.try_claim(account, payer, priority, cost).await? {
+                    Ok(slot) => return Ok(slot),
+                    Err(until) if until > deadline => break,
+                    Err(until) => tokio::time::sleep_until(until).await,
+                }
+            }
+        }
+        Err(ClaimError::Later(Box::new(Later(self.standing(family, priority).await))))
+    }
+
+    /// `Err` tells when to ask again.
     async fn try_claim(
         &self,
         account: &Account,
         family: Family,
         priority: Priority,
         cost: Cost,
-    ) -> Result<Option<Instant>, StoreError> {
-        if account.someone_before(priority) {
-            return Ok(Some(Instant::now() + Duration::from_millis(50)));
-        }
+    ) -> Result<Result<Slot, Instant>, StoreError> {
         let mut windows = account.windows.lock().await;
         let now = Instant::now();
-        let latest = windows.iter_mut().filter_map(|window| window.check(cost, now).err()).max();
-        if latest.is_some() {
-            return Ok(latest);
+        windows.iter_mut().for_each(|window| window.expire(now));
+        if account.someone_before(priority) && !account.within_share(&windows, priority) {
+            return Ok(Err(now + RECHECK));
         }
+        if let Some(until) = account.resting().filter(|until| *until > now) {
+            return Ok(Err(until));
+        }
+        let shares = *account.shares();
+        let latest = windows.iter_mut().filter_map(|window| window.check(cost, priority, &shares, now).err()).max();
+        if let Some(latest) = latest {
+            return Ok(Err(latest));
+        }
+        // After the windows: a place among the running must not be held by someone who waits for the next hour.
+        let slot = match &account.running {
+            None => Slot(None),
+            Some((running, _)) => match running.clone().try_acquire_owned() {
+                Ok(permit) => Slot(Some(permit)),
+                Err(_) => return Ok(Err(now + RECHECK)),
+            },
+        };
         let mut claimed = false;
         for window in windows.iter_mut() {
-            claimed |= window.take(cost, now) && window.limit().durable();
+            claimed |= window.take(cost, priority, now) && window.limit().durable();
         }
         if claimed {
             // Under the lock, so that two slices cannot be written in the wrong order.
             self.write(family, &windows, now).await?;
         }
         publish(family, &mut windows, now);
-        Ok(None)
+        Ok(Ok(slot))
+    }
+
+    /// How `family` stands for `priority`; `None` for one without limits.
+    pub async fn standing(&self, family: Family, priority: Priority) -> Option<Standing> {
+        let family = self.payer(family).await;
+        let account = self.account(family);
+        let mut windows = account.windows.lock().await;
+        let now = Instant::now();
+        let shares = *account.shares();
+        let ahead: u32 = account.waiting[..=priority as usize].iter().map(|count| count.load(Ordering::Acquire)).sum();
+        // Who asks is counted among those who wait.
+        let cost = Cost { calls: u64::from(ahead.max(1)), ..Cost::CALL };
+        let free_at = windows.iter_mut().filter_map(|window| window.check(cost, priority, &shares, now).err()).max();
+        let rested_at = *account.resting();
+        let mut wait = free_at.max(rested_at).map_or(Duration::ZERO, |at| at.saturating_duration_since(now));
+        let running = account.running.as_ref().map(|(running, most)| (most - running.available_permits(), *most));
+        if running.is_some_and(|(running, most)| running == most) {
+            wait = wait.max(RUNNING);
+        }
+        let longest = windows.iter_mut().max_by_key(|window| window.limit().span)?;
+        let used = Priority::ALL.map(|priority| longest.used_by(priority));
+        let kept = shares.kept(longest.limit().amount, priority, &used);
+        let remaining = longest.remaining(now).saturating_sub(kept);
+        Some(Standing { limit: longest.limit(), remaining, wait, running })
+    }
+
+    /// Takes note of a refusal: the family rests, and what the vendor counts of the hour is counted here too.
+    pub async fn overrun(&self, family: Family, overrun: Overrun) -> Result<(), StoreError> {
+        let account = self.account(family);
+        let mut windows = account.windows.lock().await;
+        let now = Instant::now();
+        let rest = overrun.retry_after.unwrap_or(if overrun.hour.is_some() { SHORT_REST } else { REST });
+        {
+            let mut resting = account.resting();
+            *resting = (*resting).max(Some(now + rest));
+        }
+        let Some((used, amount)) = overrun.hour.filter(|(_, amount)| *amount > 0) else { return Ok(()) };
+        let Some(hourly) = windows.iter_mut().find(|window| window.limit().span == Limit::per_hour(1).span) else {
+            return Ok(());
+        };
+        if hourly.limit().amount != amount {
+            *hourly = Window::restored(Limit::per_hour(amount), hourly.spent(), now);
+        }
+        hourly.reconcile(amount.saturating_sub(used), now);
+        self.write(family, &windows, now).await?;
+        publish(family, &mut windows, now);
+        Ok(())
     }
 
     /// Takes note of what the vendor says about `family`'s limit.
@@ -232,7 +396,8 @@ impl Budgets {
                 slices: window.slices().map(|slice| (wall - (now - slice.at), slice.amount)).collect(),
             })
             .collect();
-        let value = serde_json::to_vec(&Stored { windows }).map_err(|e| StoreError::Failed(e.to_string()))?;
+        let written = self.clock.uptime().map(|uptime| Written { wall, uptime });
+        let value = serde_json::to_vec(&Stored { windows, written }).map_err(|e| StoreError::Failed(e.to_string()))?;
         let mut batch = WriteBatch::new();
         batch.put(Table::Budgets, key(family), value);
         write_when_there_is_room(self.state.as_ref(), batch).await
@@ -247,21 +412,24 @@ fn same_span(windows: &[Window], limit: Limit) -> Option<&Window> {
     windows.iter().find(|window| window.limit().span == limit.span && window.limit().unit == limit.unit)
 }
 
-/// A clock that was set back makes slices of the future: they count as claimed now. One that was set forward can only
-/// be noticed within a process, where windows run on the monotonic clock.
-fn restore(stored: Stored, wall: UnixMillis) -> Vec<Window> {
+/// A clock that was set back makes slices of the future: they count as claimed now.
+fn restore(family: Family, stored: Stored, wall: UnixMillis) -> Vec<Window> {
     let now = Instant::now();
     let mut windows = Vec::new();
+    if family == Family::MixpanelExport {
+        // Too short to be written down, and it does not follow from the hourly one.
+        let short = assumed(family).into_iter().filter(|limit| !limit.durable());
+        windows.extend(short.map(|limit| Window::restored(limit, [Slice::new(now, limit.amount)], now)));
+    }
     for StoredWindow { limit, slices } in stored.windows {
         if limit.unit == Unit::Calls && limit.amount.is_multiple_of(3600) && limit.span == Limit::per_hour(1).span {
             // The companion of such a limit, which is too short to be written down. Its second may have been used up
             // just before the crash.
             let per_second = Limit::per_second(limit.amount / 3600);
-            windows.push(Window::restored(per_second, [window::Slice { at: now, amount: per_second.amount }], now));
+            windows.push(Window::restored(per_second, [Slice::new(now, per_second.amount)], now));
         }
-        let slices = slices
-            .into_iter()
-            .filter_map(|(at, amount)| Some(window::Slice { at: now.checked_sub(wall.since(at))?, amount }));
+        let slices =
+            slices.into_iter().filter_map(|(at, amount)| Some(Slice::new(now.checked_sub(wall.since(at))?, amount)));
         windows.push(Window::restored(limit, slices, now));
     }
     windows
@@ -275,35 +443,4 @@ fn publish(family: Family, windows: &mut [Window], now: Instant) {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::clock::SystemClock;
-    use crate::store::sqlite::{self, OpenOptions};
-
-    async fn budgets(directory: &tempfile::TempDir) -> Budgets {
-        let path = directory.path().join("m.db");
-        let clock: SharedClock = Arc::new(SystemClock);
-        let store = sqlite::open(OpenOptions { path, min_free: Some(1), allow_volatile: true, clock: clock.clone() });
-        Budgets::open(store.unwrap().state, clock).await.unwrap()
-    }
-
-    async fn left(budgets: &Budgets, family: Family) -> u64 {
-        budgets.windows(family).await.iter().map(|(_, left)| *left).min().unwrap()
-    }
-
-    #[tokio::test]
-    async fn batches_draw_on_the_events_limit_until_they_are_known_to_have_their_own() {
-        let binary = std::env::current_exe().unwrap();
-        let directory = tempfile::tempdir_in(binary.parent().unwrap()).unwrap();
-        let budgets = budgets(&directory).await;
-        for family in [Family::BrevoEvents, Family::BrevoEventsBatch] {
-            for _ in 0..3 {
-                budgets.claim(family, Priority::Live, Cost::CALL).await.unwrap();
-            }
-        }
-        assert_eq!(left(&budgets, Family::BrevoEvents).await, 10 - 6);
-        budgets.learn(Family::BrevoEventsBatch, Reading { limit: 100, remaining: None }).await.unwrap();
-        budgets.claim(Family::BrevoEventsBatch, Priority::Live, Cost::CALL).await.unwrap();
-        assert_eq!(left(&budgets, Family::BrevoEventsBatch).await, 99);
-    }
-}
+mod tests;

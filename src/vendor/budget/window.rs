@@ -9,7 +9,8 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use crate::vendor::Cost;
+use super::shares::Shares;
+use crate::vendor::{Cost, Priority};
 
 /// What a limit counts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
@@ -71,6 +72,15 @@ pub struct Slice {
     /// When something was last spent from it: it leaves the window one span later.
     pub at: Instant,
     pub amount: u64,
+    /// Who claimed it, where calls are claimed one by one. Not written down: after a restart nobody's share counts as
+    /// drawn on, which keeps a little more back than need be.
+    pub by: Option<Priority>,
+}
+
+impl Slice {
+    pub fn new(at: Instant, amount: u64) -> Self {
+        Self { at, amount, by: None }
+    }
 }
 
 #[derive(Debug)]
@@ -112,7 +122,7 @@ impl Window {
         slices
     }
 
-    fn expire(&mut self, now: Instant) {
+    pub fn expire(&mut self, now: Instant) {
         while let Some(oldest) = self.slices.front() {
             if oldest.at + self.limit.span > now {
                 return;
@@ -134,20 +144,31 @@ impl Window {
         self.limit.amount.saturating_sub(self.claimed()) + self.reserved
     }
 
-    /// `Err` tells when to ask again. A cost above the whole limit is taken as the whole limit: it could never pass.
-    pub fn check(&mut self, cost: Cost, now: Instant) -> Result<(), Instant> {
-        let wanted = self.wanted(cost);
-        if wanted <= self.remaining(now) {
+    /// `Err` tells when to ask again. A cost above what could ever be free is taken as all of that: it could never pass.
+    pub fn check(&mut self, cost: Cost, by: Priority, shares: &Shares, now: Instant) -> Result<(), Instant> {
+        let mut free = self.remaining(now);
+        let mut used = Priority::ALL.map(|priority| self.used_by(priority));
+        let most = self.limit.amount.saturating_sub(shares.of_others(self.limit.amount, by));
+        let wanted = self.wanted(cost).min(most);
+        let fits = |free: u64, used: &[u64; 4]| wanted + shares.kept(self.limit.amount, by, used) <= free;
+        if wanted == 0 || fits(free, &used) {
             return Ok(());
         }
-        let mut free = self.remaining(now);
         for slice in &self.slices {
             free += slice.amount;
-            if free >= wanted {
+            if let Some(owner) = slice.by {
+                used[owner as usize] = used[owner as usize].saturating_sub(slice.amount);
+            }
+            if fits(free, &used) {
                 return Err(slice.at + self.limit.span);
             }
         }
         Err(now + self.limit.span)
+    }
+
+    /// Units in the window that `priority` claimed.
+    pub fn used_by(&self, priority: Priority) -> u64 {
+        self.slices.iter().filter(|slice| slice.by == Some(priority)).map(|slice| slice.amount).sum()
     }
 
     fn wanted(&self, cost: Cost) -> u64 {
@@ -156,7 +177,7 @@ impl Window {
 
     /// Takes what [`Window::check`] has just allowed. True when a new slice was claimed, which has to be written down
     /// before the call goes out.
-    pub fn take(&mut self, cost: Cost, now: Instant) -> bool {
+    pub fn take(&mut self, cost: Cost, by: Priority, now: Instant) -> bool {
         let wanted = self.wanted(cost);
         if wanted == 0 {
             return false;
@@ -175,7 +196,8 @@ impl Window {
         }
         let free = self.limit.amount.saturating_sub(self.claimed());
         let amount = (moved + self.limit.slice()).max(wanted).min(free);
-        self.slices.push_back(Slice { at: now, amount });
+        let by = (self.limit.slice() == 1).then_some(by);
+        self.slices.push_back(Slice { at: now, amount, by });
         self.reserved = amount.saturating_sub(wanted);
         true
     }
@@ -190,7 +212,7 @@ impl Window {
         let from_reserved = unknown.min(self.reserved);
         self.reserved -= from_reserved;
         if unknown > from_reserved {
-            self.slices.push_back(Slice { at: now, amount: unknown - from_reserved });
+            self.slices.push_back(Slice::new(now, unknown - from_reserved));
         }
         true
     }
@@ -211,12 +233,12 @@ mod tests {
         let mut window = Window::new(Limit::per_hour(2));
         let now = Instant::now();
         for _ in 0..2 {
-            assert_eq!(window.check(calls(1), now), Ok(()));
-            assert!(window.take(calls(1), now));
+            assert_eq!(window.check(calls(1), Priority::Live, &Shares::NONE, now), Ok(()));
+            assert!(window.take(calls(1), Priority::Live, now));
         }
         let free_at = now + Limit::per_hour(2).span;
-        assert_eq!(window.check(calls(1), now), Err(free_at));
-        assert_eq!(window.check(calls(1), free_at), Ok(()));
+        assert_eq!(window.check(calls(1), Priority::Live, &Shares::NONE, now), Err(free_at));
+        assert_eq!(window.check(calls(1), Priority::Live, &Shares::NONE, free_at), Ok(()));
     }
 
     #[tokio::test(start_paused = true)]
@@ -224,8 +246,8 @@ mod tests {
         let limit = Limit::per_hour(36_000);
         let mut window = Window::new(limit);
         let now = Instant::now();
-        assert!(window.take(calls(1), now));
-        assert!(!window.take(calls(1), now), "the second call comes out of the same slice");
+        assert!(window.take(calls(1), Priority::Live, now));
+        assert!(!window.take(calls(1), Priority::Live, now), "the second call comes out of the same slice");
         let written: Vec<_> = window.slices().copied().collect();
         let mut restored = Window::restored(limit, written, now);
         assert_eq!(restored.remaining(now), 36_000 - 360);
@@ -235,7 +257,7 @@ mod tests {
     async fn what_is_reserved_is_not_spent() {
         let mut window = Window::new(Limit::per_hour(36_000));
         let now = Instant::now();
-        window.take(calls(1), now);
+        window.take(calls(1), Priority::Live, now);
         let mut smaller = Window::restored(Limit::per_hour(100), window.spent(), now);
         assert_eq!(smaller.remaining(now), 99);
     }
@@ -244,7 +266,7 @@ mod tests {
     async fn what_others_used_is_learned() {
         let mut window = Window::new(Limit::per_hour(100));
         let now = Instant::now();
-        window.take(calls(1), now);
+        window.take(calls(1), Priority::Live, now);
         assert!(window.reconcile(40, now));
         assert_eq!(window.remaining(now), 40);
         assert!(!window.reconcile(60, now), "a vendor that says more is left than we count gives nothing");
@@ -255,13 +277,13 @@ mod tests {
         let limit = Limit { unit: Unit::Calls, amount: 2_000, span: Duration::from_secs(3600) };
         let mut window = Window::new(limit);
         let start = Instant::now();
-        window.take(calls(197), start);
+        window.take(calls(197), Priority::Live, start);
         let late = start + limit.span - Duration::from_secs(1);
-        window.take(calls(5), late);
+        window.take(calls(5), Priority::Live, late);
         // The first slice has left the window; five calls of a second ago have not.
         let now = start + limit.span;
-        assert_eq!(window.check(calls(1_995), now), Ok(()));
-        assert!(window.check(calls(1_996), now).is_err());
+        assert_eq!(window.check(calls(1_995), Priority::Live, &Shares::NONE, now), Ok(()));
+        assert!(window.check(calls(1_996), Priority::Live, &Shares::NONE, now).is_err());
     }
 
     proptest! {
@@ -279,8 +301,8 @@ mod tests {
             for (wait, cost) in steps {
                 now += Duration::from_millis(wait);
                 let cost = cost.min(amount);
-                if window.check(calls(cost), now).is_ok() {
-                    window.take(calls(cost), now);
+                if window.check(calls(cost), Priority::Live, &Shares::NONE, now).is_ok() {
+                    window.take(calls(cost), Priority::Live, now);
                     spent.push((now, cost));
                     let inside: u64 = spent.iter().filter(|(at, _)| *at + limit.span > now).map(|(_, c)| c).sum();
                     prop_assert!(inside <= amount, "{inside} in a window of {amount}");
