@@ -13,6 +13,24 @@ pub struct ContactId(pub u64);
 #[serde(transparent)]
 pub struct ListId(pub u64);
 
+/// Whether a contact is to be in a list.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Membership {
+    In,
+    Out,
+}
+
+impl Membership {
+    /// The last part of the path that brings it about (contract §4.2).
+    pub fn verb(self) -> &'static str {
+        match self {
+            Membership::In => "add",
+            Membership::Out => "remove",
+        }
+    }
+}
+
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct FolderId(pub u64);

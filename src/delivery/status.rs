@@ -54,6 +54,8 @@ pub struct Report {
     pub maybe_twice: u64,
     /// Counted as missing by the vendor, which did not say which they were: not sent again, for that would double others.
     pub unconfirmed: u64,
+    /// List changes that delivered events asked for and the vendor refused.
+    pub lists_refused: u64,
     pub oldest_undelivered_seconds: f64,
     pub state: State,
     pub advice: Option<&'static str>,
@@ -146,6 +148,7 @@ impl LegStatus {
             backlog: held.backlog,
             maybe_twice: snapshot.tally.maybe_twice,
             unconfirmed: snapshot.tally.unconfirmed,
+            lists_refused: snapshot.tally.lists_refused,
             oldest_undelivered_seconds: age.as_secs_f64(),
             state,
             advice,

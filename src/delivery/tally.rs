@@ -43,6 +43,9 @@ pub struct Tally {
     /// doubled all its others.
     #[serde(default)]
     pub unconfirmed: u64,
+    /// List changes that events asked for and Brevo refused; the events themselves are delivered.
+    #[serde(default)]
+    pub lists_refused: u64,
 }
 
 impl Tally {

@@ -1,6 +1,7 @@
 //! Events: what is read of one, and what Brevo gets of it.
 
 use std::borrow::Cow;
+use std::collections::BTreeMap;
 use std::fmt;
 use std::time::Duration;
 
@@ -10,6 +11,7 @@ use serde_json::value::RawValue;
 use super::compiled::CompiledMapping;
 use super::fields::{self, Fields, Text, Unreadable};
 use super::properties::{Dropped, event_properties};
+use crate::brevo::identifiers::{ListId, Membership};
 use crate::brevo::names::EventName;
 use crate::brevo::wire;
 use crate::clock::UnixMillis;
@@ -130,6 +132,8 @@ pub struct MappedEvent {
     pub time: UnixMillis,
     /// From this age on it sets off no automation.
     pub stale_after: Duration,
+    /// Lists that the person is to be in or out of, once the event is there.
+    pub lists: BTreeMap<ListId, Membership>,
     /// One object; `None` when nothing is in it.
     pub properties: Option<Box<RawValue>>,
     /// Properties that would have been sent but cannot be.
@@ -172,6 +176,7 @@ pub fn map_event(view: &EventView<'_>, mapping: &CompiledMapping, received_at: U
         name: rule.name.clone(),
         time: view.time.unwrap_or(received_at),
         stale_after: rule.stale_after,
+        lists: rule.lists.clone(),
         properties: properties.json,
         dropped: properties.dropped,
     })

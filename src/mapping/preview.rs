@@ -9,6 +9,7 @@ use super::fields::{Fields, Unreadable, scalar_text};
 use super::profile::{ProfileChange, ProfileDecision, ProfileView, map_profile};
 use crate::brevo::account::AccountModel;
 use crate::brevo::coerce::{AttributeValue, Clearing, Unplaced, coerce};
+use crate::brevo::identifiers::{ListId, Membership};
 use crate::brevo::names::AttributeName;
 use crate::brevo::wire::{Attributes, ContactUpsert, EventIdentifiers};
 use crate::clock::UnixMillis;
@@ -85,11 +86,18 @@ fn sent_event(kind: Kind, distinct_id: Option<&str>, mapped: MappedEvent) -> Val
     let dropped: Vec<_> =
         mapped.dropped.iter().map(|d| json!({"property": d.property, "reason": d.reason.label()})).collect();
     let identifiers = EventIdentifiers { ext_id: distinct_id.map(str::to_owned), ..Default::default() };
+    let list_call = |(list, membership): (&ListId, &Membership)| {
+        let path = format!("/contacts/lists/{}/contacts/{}", list.0, membership.verb());
+        call(&path, json!({"extIds": [distinct_id]}))
+    };
+    let list_calls: Vec<_> = mapped.lists.iter().map(list_call).collect();
+    let mut calls = vec![call("/events", json!(mapped.into_wire(identifiers)))];
+    calls.extend(list_calls);
     json!({
         "kind": kind.label(),
         "distinct_id": distinct_id,
         "decision": "send",
-        "calls": [call("/events", json!(mapped.into_wire(identifiers)))],
+        "calls": calls,
         "dropped": dropped,
     })
 }

@@ -7,6 +7,7 @@ use serde_json::Value;
 use serde_json::value::RawValue;
 
 use super::fields::Fields;
+use crate::brevo::identifiers::{ListId, Membership};
 use crate::brevo::names::EventName;
 use crate::config::{self, Condition};
 
@@ -17,6 +18,7 @@ pub struct EventRule {
     when: BTreeMap<String, Vec<Condition>>,
     pub shape: Shape,
     pub stale_after: Duration,
+    pub lists: BTreeMap<ListId, Membership>,
 }
 
 /// Which properties Brevo gets, and under which names.
@@ -41,12 +43,13 @@ impl EventRule {
                 constants: rule.constants.iter().map(|(name, value)| (name.clone(), value.to_string())).collect(),
             },
             stale_after: rule.stale_after.unwrap_or(stale_after),
+            lists: rule.lists.iter().map(|(list, membership)| (ListId(*list), *membership)).collect(),
         }
     }
 
     /// The event as it stands, under `name`.
     pub fn plain(name: EventName, stale_after: Duration) -> Self {
-        Self { name, when: BTreeMap::new(), shape: Shape::default(), stale_after }
+        Self { name, when: BTreeMap::new(), shape: Shape::default(), stale_after, lists: BTreeMap::new() }
     }
 
     /// Whether every condition holds.

@@ -42,6 +42,8 @@ fn wanted(expect: &Expectation) -> Vec<(&'static str, Value)> {
         ("properties", expect.properties.clone()),
         ("email", text(&expect.email)),
         ("attributes", expect.attributes.clone()),
+        ("add_to_lists", expect.add_to_lists.clone().map(Value::from)),
+        ("remove_from_lists", expect.remove_from_lists.clone().map(Value::from)),
     ];
     all.into_iter().filter_map(|(what, value)| Some((what, value?))).collect()
 }
@@ -56,8 +58,17 @@ fn actual(what: &str, shown: &Value) -> Value {
         "properties" => or_nothing(&body["event_properties"]),
         "email" => body["email"].clone(),
         "attributes" => or_nothing(&body["attributes"]),
+        "add_to_lists" => lists(shown, "/contacts/add"),
+        "remove_from_lists" => lists(shown, "/contacts/remove"),
         _ => Value::Null,
     }
+}
+
+/// The lists of the calls whose path ends so, in the order of their ids.
+fn lists(shown: &Value, ending: &str) -> Value {
+    let paths = shown["calls"].as_array().into_iter().flatten().filter_map(|call| call["path"].as_str());
+    let ids = paths.filter_map(|path| path.strip_prefix("/contacts/lists/")?.strip_suffix(ending)?.parse::<u64>().ok());
+    ids.collect()
 }
 
 #[cfg(test)]
@@ -85,6 +96,9 @@ event_mapping:
     rename: { seats: team_size }
     constants: { source: app, "v": 2 }
     stale_after: 1h
+    add_to_lists: [engaged, 30]
+    remove_from_lists: at_risk
+lists: { all_users: 15, engaged: 16, at_risk: 17 }
 property_mapping:
   $email: email
   birthday: { attribute: BIRTHDAY, type: date, format: DD/MM/YYYY }
@@ -100,7 +114,11 @@ mapping_tests:
     given:
       event: Plan Changed
       properties: { plan: team, seats: 5, $city: Paris, $os: iOS, other: 1, source: theirs, team_size: 9 }
-    expect: { event: plan_changed, properties: { plan: team, team_size: 5, $city: Paris, source: app, v: 2 } }
+    expect:
+      event: plan_changed
+      properties: { plan: team, team_size: 5, $city: Paris, source: app, v: 2 }
+      add_to_lists: [30, engaged]
+      remove_from_lists: [at_risk]
   - name: too few
     given: { event: Plan Changed, properties: { plan: pro, seats: 4 } }
     expect: { skipped: condition_not_met }
@@ -115,7 +133,7 @@ mapping_tests:
     expect: { skipped: stale }
   - name: by the age for all
     given: { event: Purchase, properties: { time: 1699990000 } }
-    expect: { event: order_completed, properties: {} }
+    expect: { event: order_completed, properties: {}, add_to_lists: [] }
   - name: a contact
     given: { $set: { $email: Ada@Example.com, birthday: 02/03/1990, balance: "1.234,5", level: 7 } }
     expect: { email: Ada@example.com, attributes: { BIRTHDAY: "1990-03-02", BALANCE: 1234.5, LEVEL: "7" } }

@@ -11,6 +11,7 @@
 //! * person, debt and shelf rows that follow from a checkpoint are written in the checkpoint's own transaction.
 
 pub mod debt;
+pub mod lists;
 pub mod person;
 pub mod roster;
 pub mod shelf;

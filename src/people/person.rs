@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
+use super::lists::Lists;
 use crate::brevo::identifiers::{Email, Phone};
 use crate::brevo::names::AttributeName;
 use crate::mapping::ProfileChange;
@@ -27,6 +28,8 @@ pub struct Person {
     pub contact: Contact,
     #[serde(default, skip_serializing_if = "Shelf::is_empty")]
     pub shelf: Shelf,
+    #[serde(default, skip_serializing_if = "Lists::is_empty")]
+    pub lists: Lists,
 }
 
 /// What stands on the person's shelf.

@@ -8,6 +8,7 @@ use std::sync::Arc;
 
 use super::debt::{self, Debt};
 use super::person::Person;
+use crate::clock::UnixMillis;
 use crate::store::{KeyRange, Pair, State, StoreError, Table, WriteBatch};
 
 /// People kept in memory. A person with a handful of attributes takes about half a kilobyte.
@@ -80,9 +81,13 @@ impl Roster {
         for id in std::mem::take(&mut self.dirty) {
             let Some(resident) = self.residents.get(&id) else { continue };
             batch.put(Table::People, id.as_bytes(), json(&resident.person)?);
-            // A releasable shelf is written down as a debt of no records, so that the next start comes back to it.
-            match resident.owed().or_else(|| resident.releasable().then(Debt::nothing)) {
-                Some(debt) => batch.put(Table::Debts, id.as_bytes(), json(&debt)?),
+            // A releasable shelf and owed lists are written down as a debt of no records, so that the next start comes
+            // back to them.
+            let lists = &resident.person.lists;
+            let listed = lists.owes().then_some(Listed { records: lists.records, oldest: lists.oldest });
+            let waiting = resident.releasable() || listed.is_some();
+            match resident.owed().or_else(|| waiting.then(Debt::nothing)) {
+                Some(debt) => batch.put(Table::Debts, id.as_bytes(), json(&Row { debt, listed })?),
                 None => batch.delete(Table::Debts, id.as_bytes()),
             }
         }
@@ -133,12 +138,28 @@ pub async fn load(state: &Arc<dyn State>, ids: Vec<PersonId>) -> Result<Vec<(Per
     Ok(loaded)
 }
 
+/// A row of the table of debts.
+#[derive(serde::Serialize, serde::Deserialize)]
+struct Row {
+    #[serde(flatten)]
+    debt: Debt,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    listed: Option<Listed>,
+}
+
+/// Events whose list changes are owed, which the person holds: how many, and since when.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+pub struct Listed {
+    pub records: u64,
+    pub oldest: UnixMillis,
+}
+
 /// A page of everyone who is owed something, in key order, after `after`.
 pub async fn indebted(
     state: &Arc<dyn State>,
     after: Option<&PersonId>,
     limit: usize,
-) -> Result<Vec<(PersonId, Debt)>, StoreError> {
+) -> Result<Vec<(PersonId, Debt, Option<Listed>)>, StoreError> {
     let mut range = KeyRange::all();
     if let Some(after) = after {
         range.from = after.as_bytes().to_vec();
@@ -147,8 +168,8 @@ pub async fn indebted(
     let pairs = state.scan(Table::Debts, range, limit).await?;
     let debt = |(key, value): Pair| {
         let id = String::from_utf8(key).map_err(|_| StoreError::Corrupt("key of a debt".to_owned()))?;
-        let debt = read("debt", &id, &value)?;
-        Ok((PersonId::from(id), debt))
+        let Row { debt, listed } = read("debt", &id, &value)?;
+        Ok((PersonId::from(id), debt, listed))
     };
     pairs.into_iter().map(debt).collect()
 }

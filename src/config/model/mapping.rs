@@ -7,6 +7,7 @@ use serde_json::Value;
 
 use crate::brevo::account::NewKind;
 use crate::brevo::format::Format;
+use crate::brevo::identifiers::Membership;
 
 /// What becomes of the events of one name. A rule that is only a name maps the event as it stands.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -23,6 +24,8 @@ pub struct EventRule {
     pub constants: BTreeMap<String, Value>,
     /// In place of [`super::Mapping::stale_after`].
     pub stale_after: Option<Duration>,
+    /// List id at Brevo → whether the person is to be in it, once the event is there.
+    pub lists: BTreeMap<u64, Membership>,
 }
 
 impl From<&str> for EventRule {
@@ -77,4 +80,7 @@ pub struct Expectation {
     pub email: Option<String>,
     /// All attributes that are written, `SMS` included.
     pub attributes: Option<Value>,
+    /// All lists that the person is added to, by their ids.
+    pub add_to_lists: Option<Vec<u64>>,
+    pub remove_from_lists: Option<Vec<u64>>,
 }

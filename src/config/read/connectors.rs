@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use crate::config::error::Bad;
 use crate::config::model::{
-    Brevo, BrevoMode, Cohorts, IdentityMode, Mixpanel, MixpanelEndpoints, Residency, ServiceAccount, Sync,
+    Brevo, BrevoMode, Cohorts, IdentityMode, Mapping, Mixpanel, MixpanelEndpoints, Residency, ServiceAccount, Sync,
 };
 use crate::config::notice::About;
 use crate::config::reader::{Report, Section};
@@ -155,12 +155,13 @@ pub(super) fn lists(block: &mut Section<'_>, root: &mut Section<'_>) -> BTreeMap
 }
 
 /// Everybody goes to `all_users`; every other list needs something that fills it.
-pub(super) fn warn_of_idle_lists(lists: &BTreeMap<String, u64>, cohorts: &Cohorts, report: &Report<'_>) {
+pub(super) fn warn_of_idle_lists(mapping: &Mapping, cohorts: &Cohorts, report: &Report<'_>) {
     let filled = |id: u64| {
         cohorts.cohorts.iter().any(|cohort| cohort.list == id)
             || cohorts.datasets.iter().any(|dataset| dataset.list == Some(id))
+            || mapping.events.values().any(|rule| rule.lists.contains_key(&id))
     };
-    for (list, id) in lists {
+    for (list, id) in &mapping.lists {
         if list != "all_users" && !filled(*id) {
             report.notice("lists", None, About::ListWithoutCohort { list: list.clone() });
         }

@@ -17,17 +17,17 @@ pub(super) fn mapping(root: &mut Section<'_>, lists: BTreeMap<String, u64>) -> M
     let default = Mapping::default();
     let unmapped = [("skip", UnmappedEvents::Skip), ("forward", UnmappedEvents::Forward)];
     let events = root.pairs("event_mapping").into_iter();
-    let events = events.filter_map(|(event, item)| rules::event(item).map(|rule| (event, rule))).collect();
+    let events = events.filter_map(|(event, item)| rules::event(item, &lists).map(|rule| (event, rule))).collect();
     let (properties, attributes) = properties(root);
     Mapping {
         events,
         properties,
         attributes,
         unmapped_events: root.scalar("unmapped_events", values::choice(&unmapped)).unwrap_or_default(),
-        lists,
         groups: groups(root),
         stale_after: root.scalar("stale_after", values::period).unwrap_or(default.stale_after),
-        tests: root.list("mapping_tests", rules::test),
+        tests: root.list("mapping_tests", |item| rules::test(item, &lists)),
+        lists,
     }
 }
 

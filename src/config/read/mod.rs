@@ -24,8 +24,8 @@ pub(super) fn config(tree: &Node, report: &Report<'_>) -> Option<Config> {
     connectors.finish();
 
     let cohorts = people::cohorts(&mut root, &lists);
-    connectors::warn_of_idle_lists(&lists, &cohorts, report);
     let mapping = mapping::mapping(&mut root, lists);
+    connectors::warn_of_idle_lists(&mapping, &cohorts, report);
     let enrichment = people::enrichment(&mut root);
     let webhooks = people::webhooks(root.section("webhooks"));
     let privacy = operations::privacy(root.section("privacy"), report);

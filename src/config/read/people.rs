@@ -15,7 +15,7 @@ const MODES: [(&str, SyncMode); 2] = [("mirror", SyncMode::Mirror), ("append", S
 
 const DAILY: std::time::Duration = std::time::Duration::from_hours(24);
 
-type Lists = BTreeMap<String, u64>;
+pub(super) type Lists = BTreeMap<String, u64>;
 
 pub(super) fn cohorts(root: &mut Section<'_>, lists: &Lists) -> Cohorts {
     let default = Cohorts::default();
@@ -64,7 +64,7 @@ fn dataset(item: Item<'_>, lists: &Lists) -> Option<Dataset> {
 }
 
 /// A list by its name in `lists`, or by its id at Brevo.
-fn list_id(scalar: &Scalar, lists: &Lists) -> Result<u64, Bad> {
+pub(super) fn list_id(scalar: &Scalar, lists: &Lists) -> Result<u64, Bad> {
     if let Some(id) = lists.get(&scalar.text) {
         return Ok(*id);
     }

@@ -4,8 +4,10 @@ use std::collections::BTreeMap;
 
 use serde_json::Value;
 
+use super::people::{Lists, list_id};
 use crate::brevo::account::NewKind;
 use crate::brevo::format::{DateFormat, Format, NumberFormat};
+use crate::brevo::identifiers::Membership;
 use crate::config::error::{Bad, Remedy};
 use crate::config::model::{AttributeRule, Condition, EventRule, Expectation, MappingTest};
 use crate::config::reader::{Item, Section};
@@ -13,8 +15,11 @@ use crate::config::values;
 use crate::config::yaml::Scalar;
 use crate::settlement::SkipRule;
 
+/// The list that everybody joins, by its configured name.
+const ALL_USERS: &str = "all_users";
+
 /// A name, or a block that says more.
-pub(super) fn event(item: Item<'_>) -> Option<EventRule> {
+pub(super) fn event(item: Item<'_>, lists: &Lists) -> Option<EventRule> {
     if !item.is_block() {
         return item.scalar(values::event_name).map(|name| EventRule::from(name.as_str()));
     }
@@ -27,8 +32,29 @@ pub(super) fn event(item: Item<'_>) -> Option<EventRule> {
     let pick = block.take("pick").map(|item| texts(item.one_or_many()));
     let (rename, constants) = names(&mut block);
     let stale_after = block.scalar("stale_after", values::period);
+    let lists = memberships(&mut block, lists);
     block.finish();
-    Some(EventRule { name: name?, when, pick, rename, constants, stale_after })
+    Some(EventRule { name: name?, when, pick, rename, constants, stale_after, lists })
+}
+
+/// `add_to_lists` and `remove_from_lists`, each a list or several.
+fn memberships(block: &mut Section<'_>, lists: &Lists) -> BTreeMap<u64, Membership> {
+    let mut memberships = BTreeMap::new();
+    let added = block.take("add_to_lists").map(Item::one_or_many).unwrap_or_default();
+    memberships.extend(added.iter().filter_map(|item| Some((list(item, lists)?, Membership::In))));
+    for item in block.take("remove_from_lists").map(Item::one_or_many).unwrap_or_default() {
+        let Some(id) = list(&item, lists) else { continue };
+        if lists.get(ALL_USERS) == Some(&id) {
+            item.bad(Bad::new("is the list that everybody joins with every write", "another list"));
+        } else if memberships.insert(id, Membership::Out) == Some(Membership::In) {
+            item.bad(Bad::new("is one of add_to_lists too", "it in one of the two"));
+        }
+    }
+    memberships
+}
+
+fn list(item: &Item<'_>, lists: &Lists) -> Option<u64> {
+    item.scalar(|scalar| list_id(scalar, lists))
 }
 
 fn texts(items: Vec<Item<'_>>) -> Vec<String> {
@@ -142,12 +168,12 @@ fn value_format(scalar: &Scalar, kind: Option<NewKind>) -> Result<Format, Bad> {
     }
 }
 
-pub(super) fn test(item: Item<'_>) -> Option<MappingTest> {
+pub(super) fn test(item: Item<'_>, lists: &Lists) -> Option<MappingTest> {
     let mut block = item.section()?;
     let name = block.scalar("name", values::text);
     let given = block.take("given");
     let given = given.map(|item| if item.is_block() { item.json() } else { not_a_record(&item) });
-    let expect = block.take("expect").and_then(Item::section).map(expectation);
+    let expect = block.take("expect").and_then(Item::section).map(|block| expectation(block, lists));
     for (key, absent, write) in [
         ("name", name.is_none(), "what is shown when it fails"),
         ("given", given.is_none(), "a record as apps send it, such as { event: Purchase, properties: { amount: 5 } }"),
@@ -166,12 +192,17 @@ fn not_a_record(item: &Item<'_>) -> Value {
     Value::Null
 }
 
-fn expectation(mut block: Section<'_>) -> Expectation {
+fn expectation(mut block: Section<'_>, lists: &Lists) -> Expectation {
     let object = |item: Item<'_>| {
         if !item.is_block() {
             item.bad(Bad::new("is not a block", "a block of `name: value`, or {} for none"));
         }
         item.json()
+    };
+    let ids = |item: Item<'_>| {
+        let mut ids: Vec<u64> = item.one_or_many().iter().filter_map(|item| list(item, lists)).collect();
+        ids.sort_unstable();
+        ids
     };
     let rules: Vec<(&str, &str)> = SkipRule::ALL.iter().map(|rule| (rule.label(), rule.label())).collect();
     let expect = Expectation {
@@ -180,6 +211,8 @@ fn expectation(mut block: Section<'_>) -> Expectation {
         properties: block.take("properties").map(object),
         email: block.scalar("email", values::text).map(|email| email.to_lowercase()),
         attributes: block.take("attributes").map(object),
+        add_to_lists: block.take("add_to_lists").map(ids),
+        remove_from_lists: block.take("remove_from_lists").map(ids),
     };
     if expect == Expectation::default() {
         block.missing("event", "the name that Brevo is to get, or skipped, properties, email or attributes");

@@ -110,11 +110,15 @@ fn rules_name_what_is_wrong_and_what_to_write() {
         ),
         ("{ name: a, rename: { x: z }, constants: { z: 1 } }", "constants.z: is the new name of a property too"),
         ("{ name: a, stale_after: 5 }", "event_mapping.A.stale_after: \"5\" has no unit"),
+        ("{ name: a, add_to_lists: nobody }", "is not one of `lists`; write a list's id at Brevo"),
+        ("{ name: a, add_to_lists: [7], remove_from_lists: 7 }", "\"7\" is one of add_to_lists too; write it in one"),
         ("[a]", "event_mapping.A: is a list; write a single value"),
     ] {
         let got = event(rule);
         assert!(got.contains(said), "{rule}: {got}");
     }
+    let everybody = error("lists: { all_users: 15 }\nevent_mapping: { A: { name: a, remove_from_lists: all_users } }");
+    assert!(everybody.contains("is the list that everybody joins with every write; write another list"), "{everybody}");
     let property = |rule: &str| error(&format!("property_mapping:\n  a: {rule}\n"));
     for (rule, said) in [
         ("{ type: date }", "property_mapping.a.attribute: is missing; write the attribute's name at Brevo"),

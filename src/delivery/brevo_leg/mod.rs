@@ -20,6 +20,7 @@ mod contacts;
 mod event_calls;
 mod imports;
 mod intake;
+mod listing;
 mod paying;
 mod queue;
 mod receiving;
@@ -41,6 +42,7 @@ use tower::ServiceExt as _;
 use self::contacts::Payment;
 use self::event_calls::Sent;
 use self::imports::Imported;
+use self::listing::{ListCall, Listed};
 use self::queue::{PersonQueue, Queued};
 use self::receiving::{Loaded, MAX_PEOPLE, MAX_WAITING};
 use self::shelving::{Overdue, Scan};
@@ -53,6 +55,7 @@ use super::status::LegStatus;
 use crate::brevo::account::AccountModel;
 use crate::brevo::calls::Calls;
 use crate::brevo::coerce::Clearing;
+use crate::brevo::identifiers::ListId;
 use crate::brevo::names::AttributeName;
 use crate::brevo::outcome;
 use crate::clock::{SharedClock, UnixMillis};
@@ -122,6 +125,7 @@ enum Done {
     EarlierImport,
     Account(account::Read),
     Events { events: Vec<(PersonId, Queued)>, sent: Sent, doubtful: u32, batches_left: Option<u64> },
+    Listed(ListCall, Vec<Listed>),
     Shelf(PersonId, Vec<Parked>, Scan),
     Overdue(Overdue),
 }
@@ -138,6 +142,8 @@ pub struct BrevoLeg {
     to_pay: VecDeque<PersonId>,
     /// Who has events that could go out.
     ready: VecDeque<PersonId>,
+    /// Whose lists are to be changed, in the order of asking.
+    to_list: VecDeque<PersonId>,
     /// Whose shelf is to be read once a checkpoint page is durable.
     releases: VecDeque<(u64, PersonId)>,
     /// Whose busy contact is asked for again when.
@@ -151,6 +157,7 @@ pub struct BrevoLeg {
     under_way: JoinSet<Result<Done, LegError>>,
     payments_under_way: usize,
     events_under_way: usize,
+    listings_under_way: usize,
     import_under_way: bool,
     /// When to look again for people whom an import could carry.
     next_import_at: Instant,
@@ -184,6 +191,10 @@ pub struct BrevoLeg {
     owed: u64,
     /// The oldest record of each debt.
     owed_since: BTreeSet<(UnixMillis, PersonId)>,
+    /// The oldest event of everyone whose lists are to be changed.
+    listed_since: BTreeSet<(UnixMillis, PersonId)>,
+    /// Lists of which a refusal was reported.
+    refused_lists: BTreeSet<ListId>,
     /// Events in queues.
     waiting: usize,
 
@@ -211,6 +222,7 @@ impl BrevoLeg {
             window,
             to_pay: VecDeque::new(),
             ready: VecDeque::new(),
+            to_list: VecDeque::new(),
             releases: VecDeque::new(),
             later: BinaryHeap::new(),
             debtors: VecDeque::new(),
@@ -218,6 +230,7 @@ impl BrevoLeg {
             under_way: JoinSet::new(),
             payments_under_way: 0,
             events_under_way: 0,
+            listings_under_way: 0,
             import_under_way: false,
             next_import_at: Instant::now(),
             receiving: None,
@@ -239,6 +252,8 @@ impl BrevoLeg {
             parked_bytes,
             owed: 0,
             owed_since: BTreeSet::new(),
+            listed_since: BTreeSet::new(),
+            refused_lists: BTreeSet::new(),
             waiting: 0,
             page: 1,
             durable_page: 0,
@@ -260,9 +275,13 @@ impl BrevoLeg {
         let mut after = None;
         loop {
             let page = roster::indebted(&self.parts.state, after.as_ref(), 2_000).await?;
-            let Some((last, _)) = page.last() else { return Ok(()) };
+            let Some((last, ..)) = page.last() else { return Ok(()) };
             after = Some(last.clone());
-            for (id, debt) in page {
+            for (id, debt, listed) in page {
+                if let Some(listed) = listed {
+                    self.owed += listed.records;
+                    self.listed_since.insert((listed.oldest, id.clone()));
+                }
                 self.owed += debt.records;
                 if debt.records > 0 {
                     self.owed_since.insert((debt.oldest, id.clone()));
@@ -342,6 +361,7 @@ impl BrevoLeg {
         self.start_releases();
         self.start_payments();
         self.start_events();
+        self.start_listings();
     }
 
     fn may_receive(&self) -> bool {
@@ -367,6 +387,7 @@ impl BrevoLeg {
                 self.batches_left = batches_left;
                 self.settle_events(events, sent, doubtful)?;
             }
+            Done::Listed(call, listed) => self.settle_listing(call, listed),
             Done::Shelf(id, rows, scan) => self.take_from_shelf(&id, rows, scan)?,
             Done::Overdue(overdue) => self.expire(overdue),
         }
@@ -473,7 +494,13 @@ impl BrevoLeg {
         let held = HeldOutside {
             parked: self.parked,
             owed: self.owed,
-            oldest: self.owed_since.first().map(|(oldest, _)| *oldest),
+            oldest: self
+                .owed_since
+                .first()
+                .into_iter()
+                .chain(self.listed_since.first())
+                .map(|(oldest, _)| *oldest)
+                .min(),
         };
         self.parts.status.publish(self.parts.books.snapshot(self.parts.source.next_entry(), held));
     }
@@ -481,7 +508,7 @@ impl BrevoLeg {
     /// Nothing new goes out; what is under way may come back, and all of it is written down.
     async fn drain(mut self, drain: Duration) -> Result<(), LegError> {
         let deadline = Instant::now() + drain;
-        while self.payments_under_way + self.events_under_way > 0 {
+        while self.payments_under_way + self.events_under_way + self.listings_under_way > 0 {
             match tokio::time::timeout_at(deadline, self.under_way.join_next()).await {
                 Ok(Some(done)) => self.take_back(done??)?,
                 Ok(None) | Err(_) => break,

@@ -59,6 +59,10 @@ pub struct PersonQueue {
     pub listed_to_pay: bool,
     /// Stands in the list of people with events to send.
     pub listed_ready: bool,
+    /// Stands in the list of people whose lists are to be changed.
+    pub listed_to_list: bool,
+    /// A change of one of the person's lists is under way.
+    pub listing: bool,
     pub release: Release,
     /// The last position that came off the shelf into `events`: rows up to here may still be read back.
     pub released_through: Option<Position>,
@@ -141,6 +145,8 @@ impl PersonQueue {
             && !self.paying
             && !self.listed_to_pay
             && !self.listed_ready
+            && !self.listed_to_list
+            && !self.listing
             && self.too_early == 0
             && self.release == Release::Idle
     }
@@ -172,6 +178,7 @@ mod tests {
                 time: UnixMillis(1),
                 stale_after: std::time::Duration::from_secs(1),
                 properties: None,
+                lists: Default::default(),
                 dropped: vec![],
             },
             after_payment,

@@ -217,7 +217,8 @@ impl BrevoLeg {
     pub(super) fn advance(&mut self, id: &PersonId) {
         let Some(resident) = self.roster.get(id) else { return };
         let queue = self.queues.entry(id.clone()).or_default();
-        let contact_missing = resident.person.contact == Contact::Unknown && !queue.events.is_empty();
+        let owes_lists = resident.person.lists.owes();
+        let contact_missing = resident.person.contact == Contact::Unknown && (!queue.events.is_empty() || owes_lists);
         let due = (resident.debt.is_some() || contact_missing) && resident.person.addressable();
         // A busy contact comes back by itself, later.
         if due && !queue.paying && !queue.listed_to_pay && queue.too_early == 0 && !self.held.contains(id) {
@@ -227,6 +228,10 @@ impl BrevoLeg {
         if queue.sendable() && !queue.listed_ready {
             queue.listed_ready = true;
             self.ready.push_back(id.clone());
+        }
+        if owes_lists && !queue.listing && !queue.listed_to_list && resident.person.contact != Contact::Unknown {
+            queue.listed_to_list = true;
+            self.to_list.push_back(id.clone());
         }
         // Events in a call still count as standing on the shelf, and would be looked for there in vain.
         let shelf_is_next = queue.events.is_empty() && !queue.in_call && !queue.waits_alone() && resident.releasable();

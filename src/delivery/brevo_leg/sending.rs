@@ -146,6 +146,9 @@ impl BrevoLeg {
     }
 
     fn settle_event_delivered(&mut self, id: &PersonId, event: &Queued) {
+        if !event.event.lists.is_empty() {
+            return self.owe_lists(id, event);
+        }
         match event.slot {
             Slot::Ledger(ticket) => self.parts.books.deliver(ticket, event.record.kind),
             Slot::Shelf { bytes } => {

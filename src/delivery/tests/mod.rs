@@ -4,5 +4,6 @@
 
 mod brevo_answers;
 mod core;
+mod lists;
 mod mixpanel_answers;
 mod random;
