@@ -25,6 +25,7 @@ use crate::delivery::brevo_leg::{self, BrevoLeg};
 use crate::delivery::checkpoint::Checkpoint;
 use crate::delivery::mixpanel_leg::{self, MixpanelLeg};
 use crate::delivery::outlook::{self, SharedPace};
+use crate::delivery::pauses;
 use crate::delivery::source::Source;
 use crate::delivery::status::LegStatus;
 use crate::delivery::trimmer;
@@ -44,6 +45,7 @@ use crate::vendor::Transport;
 use crate::vendor::budget::Budgets;
 use crate::vendor::gate::SharedGate;
 use crate::vendor::stack::{self, Reader};
+use crate::vendor::verdict::PauseCause;
 
 /// How long requests and calls under way may take to end after a SIGTERM.
 const DRAIN: Duration = Duration::from_secs(10);
@@ -283,6 +285,10 @@ impl Room<'_> {
         gate: Arc<SharedGate>,
     ) -> Result<(Books, Source, LegStatus), StartError> {
         let journal = self.journal();
+        if pauses::remembered(&self.state(), destination).await? {
+            tracing::warn!(%destination, "still paused by hand: resume it when ready");
+            gate.pause(PauseCause::ByHand);
+        }
         let checkpoint = Checkpoint::load(&self.state(), destination, journal.epoch()).await?;
         self.store.journal.check_cursor(checkpoint.cursor)?;
         let cursor = checkpoint.cursor;

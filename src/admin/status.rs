@@ -10,8 +10,8 @@ use serde::Serialize;
 
 use super::Parts;
 use super::answers::AdminError;
-use crate::delivery::outlook;
 use crate::delivery::status::{LegStatus, Report};
+use crate::delivery::{outlook, pauses};
 use crate::record::Destination;
 use crate::store::{JournalSize, StoreError};
 use crate::telemetry;
@@ -121,6 +121,7 @@ pub async fn metrics(State(parts): State<Parts>) -> Result<Response, AdminError>
 
 pub async fn pause(State(parts): State<Parts>, Path(name): Path<String>) -> Result<Json<Report>, AdminError> {
     let leg = leg(&parts, &name)?;
+    pauses::remember(&parts.state, leg.destination(), true).await?;
     leg.gate().pause(PauseCause::ByHand);
     tracing::warn!(destination = %leg.destination(), "paused by hand");
     Ok(Json(leg.report().await?))
@@ -128,6 +129,7 @@ pub async fn pause(State(parts): State<Parts>, Path(name): Path<String>) -> Resu
 
 pub async fn resume(State(parts): State<Parts>, Path(name): Path<String>) -> Result<Json<Report>, AdminError> {
     let leg = leg(&parts, &name)?;
+    pauses::remember(&parts.state, leg.destination(), false).await?;
     leg.gate().resume();
     tracing::info!(destination = %leg.destination(), "resumed by hand");
     Ok(Json(leg.report().await?))

@@ -116,6 +116,12 @@ impl Calls {
         self.get(endpoint, &format!("/processes/{}", process.0))
     }
 
+    /// `GET /processes`, the newest ten: one of the account's 100 calls an hour.
+    pub fn processes(&self) -> VendorRequest {
+        let endpoint = Endpoint { label: "/processes", family: Family::BrevoOther };
+        self.get(endpoint, "/processes?limit=10&sort=desc")
+    }
+
     /// `POST /contacts/lists/{listId}/contacts/add`, 150 members each. The contacts must exist (contract §4.2).
     pub fn add_to_list(&self, list: ListId, members: &ListMembers) -> Vec<PackedCall> {
         self.change_list(list, members, "add", "/contacts/lists/{listId}/contacts/add")

@@ -286,15 +286,40 @@ pub struct Process {
     pub status: ProcessStatus,
     #[serde(default)]
     pub error: Option<serde_json::Value>,
-    /// Of an import: how many rows were no good, by kind; numbers or null (contract §3.6).
+    /// Of an import: how many rows were no good, by kind; numbers or null, at the top or under `import` (contract §3.6).
     #[serde(default)]
-    pub info: Option<serde_json::Map<String, serde_json::Value>>,
+    pub info: Option<serde_json::Value>,
 }
 
 impl Process {
-    /// Whether an import says that some of its rows were not taken as they were.
+    /// Whether an import says that some of its rows were not taken. Its counts of duplicates do not say so: whether rows
+    /// that updated a contact are among them is not documented (contract §3.6).
     pub fn rows_were_refused(&self) -> bool {
-        self.info.iter().flatten().any(|(_, count)| count.as_u64().is_some_and(|count| count > 0))
+        let counts = self.info.as_ref().map(|info| info.get("import").unwrap_or(info));
+        counts.is_some_and(|counts| counts["invalid_emails"].as_u64().is_some_and(|count| count > 0))
+    }
+}
+
+/// `GET /processes`: what has been asked of the account, newest first when asked so (contract §3.6).
+#[derive(Clone, Debug, Deserialize)]
+pub struct ProcessList {
+    #[serde(default)]
+    pub processes: Vec<ListedProcess>,
+}
+
+#[derive(Clone, Debug, Deserialize)]
+pub struct ListedProcess {
+    pub id: super::identifiers::ProcessId,
+    #[serde(default)]
+    pub name: Option<String>,
+    pub status: ProcessStatus,
+}
+
+impl ListedProcess {
+    /// A contact import that has not ended.
+    pub fn is_running_import(&self) -> bool {
+        self.name.as_deref() == Some("IMPORTUSER")
+            && matches!(self.status, ProcessStatus::Queued | ProcessStatus::Processing | ProcessStatus::Unknown)
     }
 }
 

@@ -14,6 +14,7 @@ mod p4_order_per_person;
 mod p5_no_avoidable_duplicates;
 mod p6_sdks_never_get_stuck;
 mod p7_limits_never_overrun;
+mod p8_few_calls;
 mod p9_fresh;
 mod privacy_rules;
 mod published_examples;

@@ -118,14 +118,16 @@ async fn an_unpaid_account_pauses_brevo_and_a_probe_resumes_it() {
     pauses_and_resumes("brevo", 402).await;
 }
 
-/// People can pause and resume by hand; a pause by hand ends only by hand.
+/// People can pause and resume by hand; a pause by hand ends only by hand, not by a restart.
 #[tokio::test]
 async fn a_destination_can_be_paused_by_hand() {
     let sandbox = Sandbox::start().await;
-    let relay = Relay::start(&sandbox, json!({})).await;
+    let mut relay = Relay::start(&sandbox, json!({})).await;
     relay.admin("POST", "/v1/destinations/mixpanel/pause").await.ok();
     burst(&relay, 1, 3, "held").await;
     relay.drained("brevo").await;
+    relay.kill().await;
+    relay.start_again().await;
     let balance = relay.balance("mixpanel").await;
     assert_eq!((balance.backlog, balance.delivered), (4, 0));
     relay.admin("POST", "/v1/destinations/mixpanel/resume").await.ok();

@@ -13,7 +13,7 @@ use super::compose::Write;
 use crate::brevo::calls::Calls;
 use crate::brevo::identifiers::{ContactRef, ListId, ProcessId};
 use crate::brevo::outcome::{self, ImportOutcome};
-use crate::brevo::wire::{ImportContact, Process, ProcessStatus};
+use crate::brevo::wire::{ImportContact, Process, ProcessList, ProcessStatus};
 use crate::people::roster::PersonId;
 use crate::store::{State, StoreError, Table, WriteBatch, write_when_there_is_room};
 use crate::vendor::stack::Stack;
@@ -24,7 +24,12 @@ const LOOKS: [u64; 6] = [2, 4, 8, 15, 30, 60];
 /// An import that is not done by then is left to itself.
 const GIVE_UP_AFTER: Duration = Duration::from_secs(3600);
 
+/// The number of the import under way; [`STARTING`] from before its request until the answer has told the number.
 const KEY: &[u8] = b"brevo/import";
+const STARTING: &str = "starting";
+
+/// Imported people who are looked up afterwards, from all over the import: rows can be dropped without a word.
+const SAMPLES: usize = 5;
 
 #[derive(Clone)]
 pub struct Importer {
@@ -56,6 +61,7 @@ impl Importer {
             return Ok((0, Imported::NotDone));
         };
         let count = first.range.len();
+        self.note(STARTING).await?;
         let answer = self.stack.clone().oneshot(first.request).await?;
         let ImportOutcome::Started(process) = outcome::import(&answer) else {
             // The answer may name addresses.
@@ -63,23 +69,50 @@ impl Importer {
                 status = answer.status.as_u16(),
                 "Brevo refused an import; its contacts are written one by one"
             );
+            self.forget().await?;
             return Ok((count, Imported::NotDone));
         };
-        let mut batch = WriteBatch::new();
-        batch.put(Table::Vendors, KEY, process.0.to_string().into_bytes());
-        write_when_there_is_room(self.state.as_ref(), batch).await?;
+        self.note(&process.0.to_string()).await?;
         let through = self.follow(process).await?;
-        let imported = if through { self.sample(&writes[0]).await? } else { Imported::NotDone };
+        let imported = if through { self.sample(&writes[..count]).await? } else { Imported::NotDone };
         Ok((count, imported))
+    }
+
+    async fn note(&self, what: &str) -> Result<(), StoreError> {
+        let mut batch = WriteBatch::new();
+        batch.put(Table::Vendors, KEY, what.as_bytes().to_vec());
+        write_when_there_is_room(self.state.as_ref(), batch).await
+    }
+
+    async fn forget(&self) -> Result<(), StoreError> {
+        let mut batch = WriteBatch::new();
+        batch.delete(Table::Vendors, KEY);
+        write_when_there_is_room(self.state.as_ref(), batch).await
     }
 
     /// Waits for an import that an earlier process of ours may have left running: a second one beside it could get stuck.
     pub async fn await_earlier(&self) -> Result<(), LegError> {
         let stored = self.state.get(Table::Vendors, vec![KEY.to_vec()]).await?.into_iter().next().flatten();
-        let process = stored.and_then(|value| std::str::from_utf8(&value).ok()?.parse().ok());
-        if let Some(process) = process {
-            self.follow(ProcessId(process)).await?;
+        let Some(stored) = stored else { return Ok(()) };
+        match std::str::from_utf8(&stored).ok().and_then(|number| number.parse().ok()) {
+            Some(process) => self.follow(ProcessId(process)).await.map(|_| ()),
+            None => self.await_unnamed().await,
         }
+    }
+
+    /// The process ended between the request of an import and the note of its number: whichever imports the account is
+    /// running, it may be among them.
+    async fn await_unnamed(&self) -> Result<(), LegError> {
+        let answer = self.stack.clone().oneshot(self.calls.processes()).await?;
+        match outcome::read::<ProcessList>(&answer) {
+            Ok(list) => {
+                for process in list.processes.iter().filter(|process| process.is_running_import()) {
+                    self.follow(process.id).await?;
+                }
+            }
+            Err(error) => tracing::warn!(%error, "Brevo's list of processes cannot be read: an import may be running"),
+        }
+        self.forget().await?;
         Ok(())
     }
 
@@ -104,22 +137,20 @@ impl Importer {
                 ProcessStatus::Failed | ProcessStatus::Cancelled => break,
             }
         }
-        let mut batch = WriteBatch::new();
-        batch.delete(Table::Vendors, KEY);
-        write_when_there_is_room(self.state.as_ref(), batch).await?;
+        self.forget().await?;
         Ok(completed)
     }
 
-    /// Looks one of the imported people up: rows can be dropped without a word.
-    async fn sample(&self, (id, write): &(PersonId, Write)) -> Result<Imported, LegError> {
-        let Some(email) = &write.person.email else { return Ok(Imported::NotDone) };
-        let answer = self.stack.clone().oneshot(self.calls.contact(ContactRef::Email(email))).await?;
-        Ok(match outcome::contact(&answer) {
-            Ok(Some(contact)) => {
-                let ext_id = contact.attributes.get("EXT_ID").and_then(|value| value.as_str());
-                Imported::Done { ext_id: ext_id == Some(id.as_ref()) }
-            }
-            _ => Imported::NotDone,
-        })
+    /// Looks a few of the imported people up. One who is not there, or whom Brevo does not know by our id, speaks for all.
+    async fn sample(&self, imported: &[(PersonId, Write)]) -> Result<Imported, LegError> {
+        let mut by_our_id = true;
+        for (id, write) in imported.iter().step_by(imported.len().div_ceil(SAMPLES).max(1)) {
+            let Some(email) = &write.person.email else { return Ok(Imported::NotDone) };
+            let answer = self.stack.clone().oneshot(self.calls.contact(ContactRef::Email(email))).await?;
+            let Ok(Some(contact)) = outcome::contact(&answer) else { return Ok(Imported::NotDone) };
+            let ext_id = contact.attributes.get("EXT_ID").and_then(|value| value.as_str());
+            by_our_id &= ext_id == Some(id.as_ref());
+        }
+        Ok(Imported::Done { ext_id: by_our_id })
     }
 }

@@ -364,6 +364,12 @@ impl BrevoLeg {
         self.start_listings();
     }
 
+    /// How many calls of a kind may be under way, of `open` while the destination takes them. At a closed gate one stands
+    /// and waits; what would be written into more of them is better written when they can go, and into fewer (P8).
+    fn at_once(&self, open: usize) -> usize {
+        if self.parts.status.gate().lets_pass() { open } else { 1 }
+    }
+
     fn may_receive(&self) -> bool {
         self.receiving.is_none()
             && self.waiting < MAX_WAITING

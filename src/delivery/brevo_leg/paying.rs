@@ -53,8 +53,11 @@ impl BrevoLeg {
         if waiting || !self.sends() {
             return;
         }
-        self.start_import();
-        while self.payments_under_way < PAYMENTS {
+        let most = self.at_once(PAYMENTS);
+        if most > 1 {
+            self.start_import();
+        }
+        while self.payments_under_way < most {
             let Some(id) = self.to_pay.pop_front() else { return };
             match self.compose_for(&id) {
                 Some(Composed::Write(write, not_placed)) => {

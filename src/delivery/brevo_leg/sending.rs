@@ -23,7 +23,8 @@ impl BrevoLeg {
         if !self.sends() {
             return;
         }
-        while self.events_under_way < CALLS && !self.ready.is_empty() {
+        let most = self.at_once(CALLS);
+        while self.events_under_way < most && !self.ready.is_empty() {
             let one_by_one = self.batches_left.is_some_and(|left| left == 0 || self.waiting <= SINGLES_UP_TO);
             let limit = if one_by_one { 1 } else { MAX_BATCH_EVENTS };
             let events = self.gather(limit);

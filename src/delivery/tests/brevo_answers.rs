@@ -245,6 +245,60 @@ async fn a_refused_import_is_written_one_by_one() {
     assert_eq!(world.show("/brevo/counts").await["contacts"], 120);
 }
 
+/// An import that ends badly, or says that rows were refused, costs its people nothing: they are written one by one.
+#[tokio::test]
+async fn an_import_that_ends_badly_is_written_one_by_one() {
+    for (n, ending) in [
+        json!({"id": 1, "name": "IMPORTUSER", "status": "failed", "error": "out of order"}),
+        json!({"id": 1, "name": "IMPORTUSER", "status": "cancelled"}),
+        json!({"id": 1, "name": "IMPORTUSER", "status": "completed", "info": {"import": {"invalid_emails": 1}}}),
+        json!({"id": 1, "name": "IMPORTUSER", "status": "completed", "info": {"invalid_emails": 2}}),
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        let world = World::new(Setup::brevo().with_all_users()).await;
+        // Nothing of the import itself is ever seen: what arrives has been written one by one.
+        world.switch(json!({"brevo": {"import_queued_ms": 3_600_000}})).await;
+        let ended =
+            json!({"vendor": "brevo", "path_prefix": "/v3/processes", "kind": "status", "status": 200, "body": ending});
+        world.faults(ended).await;
+        let relay = world.relay().await;
+        let crowd = (0..110).map(|n| world.set(&format!("u{n}"), json!({"$email": format!("u{n}@example.com")})));
+        relay.append(crowd.collect()).await;
+        relay.settled().await;
+        assert_eq!(relay.tally(BREVO).delivered.profile, 110, "ending {n}");
+        relay.drain().await;
+        assert_eq!(world.show("/brevo/counts").await["contacts"], 110, "ending {n}");
+    }
+}
+
+/// Killed between the request of an import and the note of its number: the next process finds the import by asking, and
+/// nothing that it pays meanwhile is overwritten by it.
+#[tokio::test]
+async fn an_import_without_a_number_is_found_again() {
+    let world = World::new(Setup::brevo().with_all_users()).await;
+    world.switch(json!({"brevo": {"import_queued_ms": 3000, "import_processing_ms": 500}})).await;
+    let lost = json!({"vendor": "brevo", "path_prefix": "/v3/contacts/import", "kind": "black_hole", "when": "after"});
+    world.faults(lost).await;
+    let relay = world.relay().await;
+    let crowd =
+        (0..110).map(|n| world.set(&format!("u{n}"), json!({"$email": format!("u{n}@example.com"), "plan": "old"})));
+    relay.append(crowd.collect()).await;
+    eventually("importing", async || world.answers("brevo", "/v3/contacts/import", 202).await > 0).await;
+    relay.kill().await;
+    world.heal().await;
+    let relay = world.relay().await;
+    relay.append(vec![world.set("u7", json!({"plan": "new"}))]).await;
+    relay.settled().await;
+    relay.drain().await;
+    assert_eq!(world.contact("u7").await["attributes"]["PLAN_TYPE"], "new");
+    assert_eq!(world.show("/brevo/counts").await["contacts"], 110);
+    let asked = world.show("/brevo/requests?path=/v3/processes").await;
+    let first = asked["requests"][0]["path"].as_str().unwrap_or_default().to_owned();
+    assert!(!first.contains("/processes/"), "the list is asked for the number: {asked}");
+}
+
 /// Where batches have only an hourly quota, events never wait for it while single calls are to be had.
 #[tokio::test]
 async fn scarce_batches_are_not_waited_for() {
