@@ -32,7 +32,7 @@ use crate::delivery::trimmer;
 use crate::edge::auth::Keys;
 use crate::edge::{self, ConnectionLimits, EdgeError, EdgeParts};
 use crate::erasure;
-use crate::mapping::{CompiledMapping, MappingError};
+use crate::mapping::{CompiledMapping, Enricher, MappingError};
 use crate::mixpanel;
 use crate::mixpanel::app::AppCalls;
 use crate::mixpanel::validate::Tokens;
@@ -40,6 +40,7 @@ use crate::privacy::Rules;
 use crate::record::Destination;
 use crate::store::sqlite::{self, CursorAhead, OpenError, OpenOptions, SqliteStore};
 use crate::store::{Journal, State, StoreError, Tail};
+use crate::tables::{self, Catalog, CatalogError, TableSources};
 use crate::telemetry;
 use crate::vendor::Transport;
 use crate::vendor::budget::Budgets;
@@ -77,6 +78,8 @@ pub enum StartError {
     #[error(transparent)]
     AdminToken(#[from] AdminTokenError),
     #[error(transparent)]
+    Tables(#[from] CatalogError),
+    #[error(transparent)]
     Edge(#[from] EdgeError),
     #[error("a task ended while the relay was starting: {0}")]
     Task(#[from] tokio::task::JoinError),
@@ -110,6 +113,7 @@ pub struct Relay {
     legs: Vec<LegStatus>,
     tail: Tail,
     pace: SharedPace,
+    tables: Arc<Catalog>,
     metrics: PrometheusHandle,
     clock: SharedClock,
 }
@@ -126,7 +130,15 @@ impl Relay {
         let state: Arc<dyn State> = store.state.clone();
         let budgets = Arc::new(Budgets::open(state.clone(), clock.clone()).await?);
         let transport = Transport::new()?;
-        let room = Room { config: &config, store: &store, clock: &clock, budgets: &budgets, transport: &transport };
+        let tables = lookup_tables(&config).await?;
+        let room = Room {
+            config: &config,
+            store: &store,
+            clock: &clock,
+            budgets: &budgets,
+            transport: &transport,
+            tables: &tables,
+        };
         let (mixpanel, mixpanel_status) = room.mixpanel_leg().await?;
         let (brevo, brevo_status) = room.brevo_leg().await?;
         let legs = vec![mixpanel_status, brevo_status];
@@ -141,6 +153,7 @@ impl Relay {
             metrics: metrics.clone(),
             clock: clock.clone(),
             pace: pace.clone(),
+            tables: tables.clone(),
             auth: AdminAuth::new(&admin_token(&config)?, &config.auth.tokens),
         };
         let edge = edge::router(EdgeParts::new(config.clone(), journal, clock.clone())?)
@@ -152,7 +165,7 @@ impl Relay {
             None => None,
         };
         let tail = Tail { max_age: config.retention.history, max_bytes: config.retention.history_bytes };
-        Ok(Self { store, edge, listener, private, mixpanel, brevo, legs, tail, pace, metrics, clock })
+        Ok(Self { store, edge, listener, private, mixpanel, brevo, legs, tail, pace, tables, metrics, clock })
     }
 
     /// Where the relay listens: for apps, and for the people who run it.
@@ -205,6 +218,7 @@ impl Relay {
             Some(ended) = legs.join_next() => ended?.and(Ok(())),
             ended = trimming => ended.map_err(RunError::Trimmer),
             never = telemetry::keep_up(self.metrics) => match never {},
+            died = tables::watch(self.tables) => Err(RunError::Task(died)),
             _ = failed.wait_for(|failed| *failed) => Err(RunError::StoreFailed),
         };
         // On the way down for any reason: nothing new comes in, then the legs write what they know.
@@ -252,6 +266,14 @@ async fn open(config: &Arc<Config>, clock: SharedClock) -> Result<SqliteStore, S
     Ok(store)
 }
 
+async fn lookup_tables(config: &Arc<Config>) -> Result<Arc<Catalog>, StartError> {
+    let config = config.clone();
+    let StoreEngine::Sqlite(path) = &config.store.engine;
+    let directory = tables::directory(path);
+    let opened = tokio::task::spawn_blocking(move || Catalog::open(&config.enrichment.lookup_tables, directory));
+    Ok(Arc::new(opened.await??))
+}
+
 async fn listen(key: &'static str, address: SocketAddr) -> Result<TcpListener, StartError> {
     TcpListener::bind(address).await.map_err(|source| StartError::Listen { key, address, source })
 }
@@ -267,6 +289,7 @@ struct Room<'a> {
     clock: &'a SharedClock,
     budgets: &'a Arc<Budgets>,
     transport: &'a Transport,
+    tables: &'a Arc<Catalog>,
 }
 
 impl Room<'_> {
@@ -358,7 +381,10 @@ impl Room<'_> {
         };
         let mapping = CompiledMapping::compile(&self.config.mapping, self.config.mixpanel.sync);
         let mapping = mapping.map_err(|mut errors| StartError::Mapping(errors.swap_remove(0)))?;
-        let mapping = mapping.with_privacy(self.rules(&self.config.privacy.brevo));
+        let sources = Arc::new(TableSources::new(self.tables.clone()));
+        let mapping = mapping
+            .with_enrichment(Enricher::new(&self.config.enrichment.columns, sources))
+            .with_privacy(self.rules(&self.config.privacy.brevo));
         let parts = brevo_leg::Parts {
             state: self.state(),
             source,

@@ -19,6 +19,7 @@ use crate::clock::SharedClock;
 use crate::delivery::outlook::SharedPace;
 use crate::delivery::status::LegStatus;
 use crate::store::{Journal, State};
+use crate::tables::Catalog;
 use crate::vendor::budget::Budgets;
 
 /// What the admin API looks at.
@@ -31,6 +32,7 @@ pub struct Parts {
     pub metrics: PrometheusHandle,
     pub clock: SharedClock,
     pub pace: SharedPace,
+    pub tables: Arc<Catalog>,
     pub auth: AdminAuth,
 }
 

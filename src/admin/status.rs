@@ -14,6 +14,7 @@ use crate::delivery::status::{LegStatus, Report};
 use crate::delivery::{outlook, pauses};
 use crate::record::Destination;
 use crate::store::{JournalSize, StoreError};
+use crate::tables::TableStatus;
 use crate::telemetry;
 use crate::vendor::Family;
 use crate::vendor::verdict::PauseCause;
@@ -25,6 +26,7 @@ pub struct Status {
     store: StoreSize,
     destinations: Vec<Outlook>,
     budgets: Vec<Budget>,
+    lookup_tables: Vec<TableStatus>,
 }
 
 #[derive(Serialize)]
@@ -81,6 +83,7 @@ pub async fn status(State(parts): State<Parts>) -> Result<Json<Status>, AdminErr
         },
         destinations: outlooks(&parts, &size).await?,
         budgets,
+        lookup_tables: parts.tables.status(),
     }))
 }
 

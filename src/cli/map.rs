@@ -3,20 +3,24 @@
 use std::io::{BufRead, IsTerminal as _, Write};
 use std::path::Path;
 use std::process::ExitCode;
+use std::sync::Arc;
 
 use serde_json::Value;
 use serde_json::value::RawValue;
 
 use super::Failure;
 use crate::clock::{Clock as _, SystemClock, UnixMillis};
-use crate::config::Config;
-use crate::mapping::{CompiledMapping, MappingError, preview};
+use crate::config::{Config, StoreEngine};
+use crate::mapping::{CompiledMapping, Enricher, MappingError, preview};
 use crate::privacy::Rules;
+use crate::tables::{self, Catalog, TableSources};
 
 #[derive(Debug, thiserror::Error)]
 pub(super) enum InputError {
     #[error("standard input: {0}; give one JSON record after the other, or arrays of them")]
     Json(#[from] serde_json::Error),
+    #[error("no temporary directory for lookup tables: {0}")]
+    Scratch(#[source] std::io::Error),
     #[error("{}", lines(.0))]
     Mapping(Vec<MappingError>),
 }
@@ -33,9 +37,19 @@ pub(super) fn run(path: &Path) -> Result<ExitCode, Failure> {
     Ok(ExitCode::SUCCESS)
 }
 
+/// The tables as `serve` would have them.
+pub(super) fn lookup_tables(config: &Config) -> Result<Catalog, InputError> {
+    let StoreEngine::Sqlite(store) = &config.store.engine;
+    // Open files outlive it.
+    let scratch = tempfile::tempdir().map_err(InputError::Scratch)?;
+    Ok(Catalog::preview(&config.enrichment.lookup_tables, tables::directory(store), scratch.path()))
+}
+
 /// The mapping as `serve` would use it.
 pub(super) fn compiled(config: &Config) -> Result<CompiledMapping, InputError> {
     let mapping = CompiledMapping::compile(&config.mapping, config.mixpanel.sync).map_err(InputError::Mapping)?;
+    let sources = Arc::new(TableSources::new(Arc::new(lookup_tables(config)?)));
+    let mapping = mapping.with_enrichment(Enricher::new(&config.enrichment.columns, sources));
     Ok(mapping.with_privacy(Rules::new(&config.privacy.brevo, config.privacy.hash_key.as_ref())))
 }
 

@@ -7,6 +7,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use serde_json::Value;
 
+use super::enrich::Enricher;
 use super::rule::EventRule;
 use crate::brevo::account::AttributeToCreate;
 use crate::brevo::identifiers::ListId;
@@ -66,6 +67,7 @@ pub struct CompiledMapping {
     pub attribute_rules: AttributeRules,
     lists: BTreeMap<String, ListId>,
     unmapped_events: UnmappedEvents,
+    enricher: Option<Enricher>,
     privacy: Option<Rules>,
     pub sync: Sync,
     stale_after: Duration,
@@ -101,18 +103,38 @@ impl CompiledMapping {
         let attribute_rules = AttributeRules(attribute_rules);
         let lists = mapping.lists.iter().map(|(name, id)| (name.clone(), ListId(*id))).collect();
         let (unmapped_events, stale_after) = (mapping.unmapped_events, mapping.stale_after);
-        Ok(Self { events, properties, attribute_rules, lists, unmapped_events, privacy: None, sync, stale_after })
+        Ok(Self {
+            events,
+            properties,
+            attribute_rules,
+            lists,
+            unmapped_events,
+            enricher: None,
+            privacy: None,
+            sync,
+            stale_after,
+        })
     }
 
-    /// With `privacy.brevo`, which comes before everything else.
+    /// With `privacy.brevo`, which comes before everything else but `enrich`.
     pub fn with_privacy(mut self, privacy: Option<Rules>) -> Self {
         self.privacy = privacy;
         self
     }
 
+    /// With `enrich`. The privacy rules see what it adds: a column is dropped or hashed by the name that it fills.
+    pub fn with_enrichment(mut self, enricher: Option<Enricher>) -> Self {
+        self.enricher = enricher;
+        self
+    }
+
     /// The record's body as the mapping may see it; `None` when the privacy rules leave nothing of it.
     pub fn visible(&self, kind: Kind, body: &Bytes) -> Result<Option<Bytes>, Unruly> {
-        self.privacy.as_ref().map_or_else(|| Ok(Some(body.clone())), |rules| rules.outgoing(kind, body))
+        let body = match &self.enricher {
+            Some(enricher) => enricher.enriched(kind, body, |event| self.event(event).is_some()),
+            None => body.clone(),
+        };
+        self.privacy.as_ref().map_or_else(|| Ok(Some(body.clone())), |rules| rules.outgoing(kind, &body))
     }
 
     /// What becomes of the events of this name; `None` when Brevo gets none of them.

@@ -14,6 +14,7 @@
 
 pub mod compiled;
 pub mod dedup;
+pub mod enrich;
 pub mod event;
 pub mod fields;
 pub mod preview;
@@ -24,6 +25,7 @@ pub mod testing;
 
 pub use compiled::{AttributeRules, CompiledMapping, MappingError, Target};
 pub use dedup::dedup_key;
+pub use enrich::{Enricher, Sources};
 pub use event::{EventDecision, EventView, MappedEvent, map_event};
 pub use fields::Unreadable;
 pub use preview::preview;

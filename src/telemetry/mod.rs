@@ -26,6 +26,7 @@ const OLDEST: &str = "mixrelay_oldest_undelivered_seconds";
 const PAUSED: &str = "mixrelay_destination_paused";
 const VENDOR_REQUESTS: &str = "mixrelay_vendor_requests_total";
 const BUDGET_REMAINING: &str = "mixrelay_budget_remaining";
+const LOOKUPS: &str = "mixrelay_lookups_total";
 
 /// Upper bounds, in seconds, for the two latency histograms: from a fast sync to a timeout.
 const SECONDS: [f64; 14] = [0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0];
@@ -70,6 +71,7 @@ fn describe() {
     metrics::describe_gauge!(PAUSED, "1 while the destination is paused.");
     metrics::describe_counter!(VENDOR_REQUESTS, "Calls made to a vendor, by endpoint and answer.");
     metrics::describe_gauge!(BUDGET_REMAINING, "Calls left in the current window of a vendor's limit.");
+    metrics::describe_counter!(LOOKUPS, "Look-ups in tables for Brevo, by result.");
 }
 
 /// A hot route's metrics, looked up once instead of once a request.
@@ -78,6 +80,29 @@ pub struct Hot {
     route: &'static str,
     ok: metrics::Counter,
     seconds: metrics::Histogram,
+}
+
+/// How a look-up in a table ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Lookup {
+    Found,
+    /// The table has no such row.
+    NoKey,
+    /// There is no table yet.
+    NoTable,
+    /// The table's file could not be read.
+    Failed,
+}
+
+impl Lookup {
+    fn label(self) -> &'static str {
+        match self {
+            Lookup::Found => "found",
+            Lookup::NoKey => "no_key",
+            Lookup::NoTable => "no_table",
+            Lookup::Failed => "failed",
+        }
+    }
 }
 
 // The facade's macros are allowed in this file alone.
@@ -159,6 +184,10 @@ mod emit {
     pub fn vendor_request(vendor: &'static str, endpoint: &'static str, status: Option<u16>) {
         let status = status.map_or("none", status_label);
         metrics::counter!(VENDOR_REQUESTS, "vendor" => vendor, "endpoint" => endpoint, "status" => status).increment(1);
+    }
+
+    pub fn looked_up(result: Lookup) {
+        metrics::counter!(LOOKUPS, "result" => result.label()).increment(1);
     }
 
     pub fn budget_remaining(vendor: &'static str, family: &'static str, remaining: u64) {

@@ -4,6 +4,7 @@ mod brevo;
 mod live;
 mod mixpanel;
 mod report;
+mod tables;
 
 use std::io::Write as _;
 use std::path::Path;
@@ -30,6 +31,9 @@ pub(super) fn run(path: &Path, arguments: &Arguments) -> Result<ExitCode, Failur
     let examples = examples(&loaded.config, SystemClock.now())?;
     out.write_all(report::examples(&examples).as_bytes()).map_err(Failure::Output)?;
     let wrong = examples.iter().any(|(_, mismatches)| !mismatches.is_empty());
+    let read = tables::check(&loaded.config)?;
+    out.write_all(report::tables(&read).as_bytes()).map_err(Failure::Output)?;
+    let wrong = wrong || read.iter().any(|finding| finding.verdict == live::Verdict::Fails);
     if let Some(rule) = loaded.config.not_enforced() {
         writeln!(out, "  fails    {rule}").map_err(Failure::Output)?;
         return Ok(ExitCode::FAILURE);

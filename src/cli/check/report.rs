@@ -57,8 +57,17 @@ pub(super) fn examples(examples: &[(&str, Vec<Mismatch>)]) -> String {
     out
 }
 
+/// Empty without any.
+pub(super) fn tables(findings: &[Finding]) -> String {
+    if findings.is_empty() { String::new() } else { found("lookup tables:\n", findings) }
+}
+
 pub(super) fn findings(findings: &[Finding]) -> String {
-    let mut out = String::from("at the vendors:\n");
+    found("at the vendors:\n", findings)
+}
+
+fn found(title: &str, findings: &[Finding]) -> String {
+    let mut out = String::from(title);
     for finding in findings {
         let verdict = match finding.verdict {
             Verdict::Works => "ok",
