@@ -386,6 +386,7 @@ impl Room<'_> {
             .with_enrichment(Enricher::new(&self.config.enrichment.columns, sources))
             .with_privacy(self.rules(&self.config.privacy.brevo));
         let parts = brevo_leg::Parts {
+            journal: self.journal(),
             state: self.state(),
             source,
             books,

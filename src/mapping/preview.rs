@@ -1,11 +1,14 @@
 //! What Brevo would be sent for one record, and why not: for `mixrelay map` and the admin API.
 
+use std::collections::BTreeMap;
+
 use bytes::Bytes;
 use serde_json::{Map, Value, json};
 
 use super::compiled::{AttributeRules, CompiledMapping};
 use super::event::{EventDecision, EventView, MappedEvent, map_event};
 use super::fields::{Fields, Unreadable, scalar_text};
+use super::operation::{Change, Operation};
 use super::profile::{ProfileChange, ProfileDecision, ProfileView, map_profile};
 use crate::brevo::account::AccountModel;
 use crate::brevo::coerce::{AttributeValue, Clearing, Unplaced, coerce};
@@ -114,11 +117,10 @@ fn profile(record: &[u8], mapping: &CompiledMapping, account: Option<&AccountMod
         ProfileDecision::Skip(rule) => return Ok(skipped(kind, distinct_id, rule)),
         ProfileDecision::Change(change) => change,
     };
-    if change.delete {
+    if change.deletes() {
         return Ok(skipped(kind, distinct_id, SkipRule::ProfileDelete));
     }
-    let needs_fold = change.needs_fold;
-    let placement = place(change, &mapping.attribute_rules, account);
+    let (placement, needs_fold) = place(change, &mapping.attribute_rules, account);
     let mut described = Map::new();
     described.insert("kind".to_owned(), json!(kind));
     described.insert("distinct_id".to_owned(), json!(distinct_id));
@@ -177,9 +179,10 @@ impl Placement {
     }
 }
 
-fn place(change: ProfileChange, rules: &AttributeRules, account: Option<&AccountModel>) -> Placement {
+/// The contact as far as the update alone can tell it, and whether a value depends on what is known of the person.
+fn place(change: ProfileChange, rules: &AttributeRules, account: Option<&AccountModel>) -> (Placement, bool) {
     let upsert = ContactUpsert {
-        email: change.email,
+        email: None,
         ext_id: None,
         attributes: Attributes::new(),
         list_ids: Vec::new(),
@@ -189,16 +192,36 @@ fn place(change: ProfileChange, rules: &AttributeRules, account: Option<&Account
     for (property, reason) in change.unplaced {
         placement.refuse(&property, reason);
     }
-    for (name, value) in change.set {
-        placement.set(name, &value, rules, account);
+    let (mut assigned, mut phone, mut needs_fold) = (BTreeMap::new(), None, false);
+    for operation in change.operations {
+        match operation {
+            Operation::Attribute(name, Change::Set(value)) => drop(assigned.insert(name, Some(value))),
+            Operation::Attribute(name, Change::Unset) => drop(assigned.insert(name, None)),
+            Operation::Attribute(name, _) => {
+                assigned.remove(&name);
+                needs_fold = true;
+            }
+            Operation::Email(given) => {
+                needs_fold |= given.once;
+                placement.upsert.email = Some(given.value);
+            }
+            Operation::Phone(given) => {
+                needs_fold |= given.once;
+                phone = Some(given.value);
+            }
+            Operation::Delete(_) => assigned.clear(),
+        }
     }
-    for name in change.unset {
-        placement.upsert.attributes.insert(name, Clearing::default().value());
+    for (name, value) in assigned {
+        match value {
+            Some(value) => placement.set(name, &value, rules, account),
+            None => drop(placement.upsert.attributes.insert(name, Clearing::default().value())),
+        }
     }
-    if let Some(phone) = change.phone {
+    if let Some(phone) = phone {
         placement.upsert.attributes.insert(AttributeName::sms(), AttributeValue::Text(phone.to_string()));
     }
-    placement
+    (placement, needs_fold)
 }
 
 #[cfg(test)]

@@ -5,6 +5,7 @@ use std::collections::BTreeSet;
 use serde::{Deserialize, Serialize};
 
 use super::person::Folded;
+use super::unknown::Released;
 use crate::brevo::names::AttributeName;
 use crate::clock::UnixMillis;
 use crate::record::Position;
@@ -49,6 +50,18 @@ impl Debt {
     /// A record that was folded before and is owed from now on.
     pub fn of_folded(position: Position, received_at: UnixMillis) -> Self {
         Self { since: position, oldest: received_at, records: 1, ..Self::nothing() }
+    }
+
+    /// Values that are owed for records which are counted elsewhere.
+    pub fn of_values(folded: Folded) -> Self {
+        let attributes = folded.attributes.into_iter().collect();
+        Self { identifiers: folded.identifiers, attributes, ..Self::nothing() }
+    }
+
+    /// Records that waited for values, which are owed now.
+    pub fn of_released(released: Released) -> Self {
+        let Released { records, since, oldest } = released;
+        Self { since, oldest, records, ..Self::nothing() }
     }
 
     /// This debt and `other` as one.

@@ -15,6 +15,8 @@ pub mod lists;
 pub mod person;
 pub mod roster;
 pub mod shelf;
+pub mod unknown;
+pub mod value;
 
 use xxhash_rust::xxh3::xxh3_128;
 

@@ -6,9 +6,11 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use super::lists::Lists;
+use super::unknown::{Base, Unknown};
+use super::value::changed;
 use crate::brevo::identifiers::{Email, Phone};
 use crate::brevo::names::AttributeName;
-use crate::mapping::ProfileChange;
+use crate::mapping::{Assignment, Change, Operation, ProfileChange};
 use crate::record::Position;
 
 /// A person as stored, under their canonical distinct_id.
@@ -30,59 +32,20 @@ pub struct Person {
     pub shelf: Shelf,
     #[serde(default, skip_serializing_if = "Lists::is_empty")]
     pub lists: Lists,
+    /// What waits for values that are not known.
+    #[serde(default, skip_serializing_if = "Unknown::is_empty")]
+    pub unknown: Unknown,
 }
 
 /// What stands on the person's shelf.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Shelf {
     pub records: u64,
-    /// The first record that needs a fold which depends on an unknown value. It stays, and everything behind it stays
-    /// too, profile updates included, or they would be folded out of order.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    fold_at: Option<Position>,
-    /// Records at `fold_at` and behind it.
-    #[serde(default)]
-    held: u64,
 }
 
 impl Shelf {
     pub fn is_empty(&self) -> bool {
         self.records == 0
-    }
-
-    /// Counts a record in. Those that need a fold come in order of position.
-    pub fn put(&mut self, position: Position, needs_fold: bool) {
-        self.records += 1;
-        if needs_fold && self.fold_at.is_none() {
-            self.fold_at = Some(position);
-        }
-        self.held += u64::from(self.holds(position));
-    }
-
-    /// Counts a record out, however it ended.
-    pub fn take_off(&mut self, position: Position) {
-        self.records = self.records.saturating_sub(1);
-        if self.holds(position) {
-            self.held = self.held.saturating_sub(1);
-        }
-        if self.held == 0 {
-            self.fold_at = None;
-        }
-    }
-
-    /// Whether a record at `position` has to stay until values can be folded.
-    pub fn holds(&self, position: Position) -> bool {
-        self.fold_at.is_some_and(|first| position >= first)
-    }
-
-    /// Whether anything waits for a fold.
-    pub fn needs_fold(&self) -> bool {
-        self.fold_at.is_some()
-    }
-
-    /// Whether a record stands in front of everything that waits for a fold.
-    pub fn has_free_records(&self) -> bool {
-        self.records > self.held
     }
 }
 
@@ -116,6 +79,24 @@ impl Contact {
 pub struct Folded {
     pub identifiers: bool,
     pub attributes: Vec<AttributeName>,
+    /// A part of the update waits for a value that is not known.
+    pub waits: bool,
+}
+
+impl Folded {
+    /// Whether Brevo is owed something by it.
+    pub fn owes(&self) -> bool {
+        self.identifiers || !self.attributes.is_empty()
+    }
+}
+
+/// Values that were found at Mixpanel or at Brevo, to be taken for those that are unknown.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Found {
+    pub email: Option<Email>,
+    pub phone: Option<Phone>,
+    /// Every mapped attribute; null where there is no value.
+    pub attributes: BTreeMap<AttributeName, Value>,
 }
 
 impl Person {
@@ -124,98 +105,135 @@ impl Person {
         self.email.is_some() || self.phone.is_some()
     }
 
-    /// Folds `$set` and `$unset` of one update. `None` when `position` was folded before.
-    pub fn fold(&mut self, position: Position, change: ProfileChange) -> Option<Folded> {
+    /// Folds one update, step by step. `None` when `position` was folded before. `seen_from`: nothing that touches a
+    /// mapped value can have been passed over from there on.
+    pub fn fold(&mut self, position: Position, change: ProfileChange, seen_from: Position) -> Option<Folded> {
         if self.applied.is_some_and(|applied| applied >= position) {
             return None;
         }
         self.applied = Some(position);
         let mut folded = Folded::default();
-        if change.email.is_some() && change.email != self.email {
-            self.email = change.email;
-            folded.identifiers = true;
+        for operation in change.operations {
+            match operation {
+                Operation::Attribute(name, change) => {
+                    self.step(name, change, position, seen_from, &mut folded);
+                }
+                Operation::Email(Assignment { value, once: false }) => self.assign_email(value, &mut folded),
+                Operation::Phone(Assignment { value, once: false }) => self.assign_phone(value, &mut folded),
+                Operation::Email(Assignment { value, once: true }) if self.email.is_none() => {
+                    let change = Change::SetOnce(value.as_str().into());
+                    self.wait(AttributeName::email(), change, position, seen_from, &mut folded);
+                }
+                Operation::Phone(Assignment { value, once: true }) if self.phone.is_none() => {
+                    let change = Change::SetOnce(value.to_string().into());
+                    self.wait(AttributeName::sms(), change, position, seen_from, &mut folded);
+                }
+                Operation::Email(_) | Operation::Phone(_) => {}
+                // Nobody is owed an emptied value: what becomes of the contact is the configuration's to say.
+                Operation::Delete(names) => {
+                    for name in names {
+                        self.unknown.forget(&name);
+                        self.attributes.insert(name, Value::Null);
+                    }
+                }
+            }
         }
-        if change.phone.is_some() && change.phone != self.phone {
-            self.phone = change.phone;
-            folded.identifiers = true;
-        }
-        let unset = change.unset.into_iter().map(|name| (name, Value::Null));
-        for (name, value) in change.set.into_iter().chain(unset) {
-            // Equal values are owed too: what Brevo holds may have been changed there by hand.
-            self.attributes.insert(name.clone(), value);
-            folded.attributes.push(name);
-        }
+        folded.attributes.sort_unstable();
+        folded.attributes.dedup();
         Some(folded)
+    }
+
+    fn step(
+        &mut self,
+        name: AttributeName,
+        change: Change,
+        position: Position,
+        seen_from: Position,
+        folded: &mut Folded,
+    ) {
+        let value = match self.attributes.get(&name) {
+            None if !change.assigns() => return self.wait(name, change, position, seen_from, folded),
+            held => changed(held.unwrap_or(&Value::Null), &change),
+        };
+        // Equal values that were assigned are owed too: what Brevo holds may have been changed there by hand.
+        let Some(value) = value else { return };
+        self.unknown.forget(&name);
+        self.attributes.insert(name.clone(), value);
+        folded.attributes.push(name);
+    }
+
+    fn wait(
+        &mut self,
+        name: AttributeName,
+        change: Change,
+        position: Position,
+        seen_from: Position,
+        folded: &mut Folded,
+    ) {
+        self.unknown.add(name, position, change, seen_from);
+        folded.waits = true;
+    }
+
+    fn assign_email(&mut self, email: Email, folded: &mut Folded) {
+        self.unknown.forget(&AttributeName::email());
+        folded.identifiers |= self.email.as_ref() != Some(&email);
+        self.email = Some(email);
+    }
+
+    fn assign_phone(&mut self, phone: Phone, folded: &mut Folded) {
+        self.unknown.forget(&AttributeName::sms());
+        folded.identifiers |= self.phone.as_ref() != Some(&phone);
+        self.phone = Some(phone);
+    }
+
+    /// Whether a part of `change`, which was folded before, waits for a value that is not known.
+    pub fn waits_for(&self, change: &ProfileChange) -> bool {
+        change.operations.iter().any(|operation| match operation {
+            Operation::Attribute(name, _) => self.unknown.holds(name),
+            Operation::Email(_) => self.unknown.holds(&AttributeName::email()),
+            Operation::Phone(_) => self.unknown.holds(&AttributeName::sms()),
+            Operation::Delete(_) => false,
+        })
+    }
+
+    /// Takes what was `found` for values that are unknown, with the steps that wait for them. What nothing waited for
+    /// becomes known and is not owed.
+    pub fn learn(&mut self, base: Base, found: Found, seen_from: Position) -> Folded {
+        let mut folded = Folded::default();
+        let all_seen = match base {
+            Base::Before => true,
+            Base::At(position) => position >= seen_from,
+        };
+        for (name, value) in found.attributes {
+            if self.attributes.contains_key(&name) {
+                continue;
+            }
+            if let Some(value) = self.unknown.take(&name, base, &value) {
+                self.attributes.insert(name.clone(), value);
+                folded.attributes.push(name);
+            } else if all_seen && !self.unknown.holds(&name) {
+                self.attributes.insert(name, value);
+            }
+        }
+        let text = |found: Option<String>| found.map_or(Value::Null, Value::String);
+        if self.email.is_none() {
+            let found = text(found.email.map(|email| email.as_str().to_owned()));
+            let email = self.unknown.take(&AttributeName::email(), base, &found).unwrap_or(found);
+            if let Some(email) = email.as_str().and_then(|email| Email::parse(email).ok()) {
+                self.assign_email(email, &mut folded);
+            }
+        }
+        if self.phone.is_none() {
+            let found = text(found.phone.map(|phone| phone.to_string()));
+            let phone = self.unknown.take(&AttributeName::sms(), base, &found).unwrap_or(found);
+            if let Some(phone) = phone.as_str().and_then(|phone| Phone::parse(phone).ok()) {
+                self.assign_phone(phone, &mut folded);
+            }
+        }
+        folded
     }
 }
 
 #[cfg(test)]
-mod tests {
-    use serde_json::json;
-
-    use super::*;
-    use crate::record::{EntryId, Epoch};
-
-    fn at(index: u32) -> Position {
-        Position { epoch: Epoch(1), entry: EntryId(1), index }
-    }
-
-    fn plan(value: &str) -> ProfileChange {
-        let name = AttributeName::parse("PLAN").unwrap();
-        ProfileChange { set: vec![(name, json!(value))], ..ProfileChange::default() }
-    }
-
-    #[test]
-    fn a_position_is_folded_once() {
-        let mut person = Person::default();
-        assert!(person.fold(at(1), plan("free")).is_some());
-        assert!(person.fold(at(2), plan("pro")).is_some());
-        assert_eq!(person.fold(at(1), plan("free")), None);
-        assert_eq!(person.fold(at(2), plan("x")), None);
-        assert_eq!(person.attributes.values().next(), Some(&json!("pro")));
-    }
-
-    #[test]
-    fn unset_is_a_known_value() {
-        let mut person = Person::default();
-        let name = AttributeName::parse("PLAN").unwrap();
-        let change = ProfileChange { unset: vec![name.clone()], ..ProfileChange::default() };
-        assert_eq!(person.fold(at(1), change).unwrap().attributes, std::slice::from_ref(&name));
-        assert_eq!(person.attributes.get(&name), Some(&Value::Null));
-    }
-
-    #[test]
-    fn identifiers_change_only_when_they_differ() {
-        let mut person = Person::default();
-        let email = |raw| ProfileChange { email: Some(Email::parse(raw).unwrap()), ..ProfileChange::default() };
-        assert!(person.fold(at(1), email("a@example.com")).unwrap().identifiers);
-        assert!(!person.fold(at(2), email("A@Example.com")).unwrap().identifiers);
-        assert!(person.fold(at(3), email("b@example.com")).unwrap().identifiers);
-    }
-
-    #[test]
-    fn what_needs_a_fold_holds_back_what_is_behind_it_and_nothing_before() {
-        let mut shelf = Shelf::default();
-        shelf.put(at(1), false);
-        shelf.put(at(2), true);
-        shelf.put(at(3), false);
-        assert!(shelf.has_free_records());
-        assert_eq!([at(1), at(2), at(3)].map(|position| shelf.holds(position)), [false, true, true]);
-        shelf.take_off(at(1));
-        assert!(!shelf.has_free_records() && shelf.needs_fold());
-        shelf.take_off(at(2));
-        assert!(shelf.needs_fold(), "the record behind it was not folded either");
-        shelf.take_off(at(3));
-        assert_eq!(shelf, Shelf::default());
-    }
-
-    #[test]
-    fn a_person_survives_being_stored() {
-        let mut person = Person::default();
-        person.fold(at(1), plan("pro"));
-        person.contact =
-            Contact::Known { email: Some(Email::parse("a@example.com").unwrap()), ext_id: true, phone: None };
-        let stored = serde_json::to_vec(&person).unwrap();
-        assert_eq!(serde_json::from_slice::<Person>(&stored).unwrap(), person);
-    }
-}
+#[path = "person_tests.rs"]
+mod tests;

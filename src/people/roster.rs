@@ -6,9 +6,12 @@
 use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 
+use serde::{Deserialize, Serialize};
+
 use super::debt::{self, Debt};
 use super::person::Person;
 use crate::clock::UnixMillis;
+use crate::record::Position;
 use crate::store::{KeyRange, Pair, State, StoreError, Table, WriteBatch};
 
 /// People kept in memory. A person with a handful of attributes takes about half a kilobyte.
@@ -25,6 +28,8 @@ pub struct Resident {
     pub debt: Option<Debt>,
     /// Covered by the call under way; owed again when it fails.
     pub paying: Option<Debt>,
+    /// Whether the store lists the person among those who wait for a base.
+    listed_for_base: bool,
 }
 
 impl Resident {
@@ -35,7 +40,7 @@ impl Resident {
 
     /// Whether the person's shelf waits for nothing any more but its turn.
     pub fn releasable(&self) -> bool {
-        self.person.addressable() && self.person.shelf.has_free_records()
+        self.person.addressable() && !self.person.shelf.is_empty()
     }
 
     /// Adds to what is owed.
@@ -79,7 +84,7 @@ impl Roster {
     /// Adds the rows of everyone who has changed since the last call.
     pub fn put_changes(&mut self, batch: &mut WriteBatch) -> Result<(), StoreError> {
         for id in std::mem::take(&mut self.dirty) {
-            let Some(resident) = self.residents.get(&id) else { continue };
+            let Some(resident) = self.residents.get_mut(&id) else { continue };
             batch.put(Table::People, id.as_bytes(), json(&resident.person)?);
             // A releasable shelf and owed lists are written down as a debt of no records, so that the next start comes
             // back to them.
@@ -90,6 +95,13 @@ impl Roster {
                 Some(debt) => batch.put(Table::Debts, id.as_bytes(), json(&Row { debt, listed })?),
                 None => batch.delete(Table::Debts, id.as_bytes()),
             }
+            let waits = !resident.person.unknown.is_empty();
+            if waits {
+                batch.put(Table::Bases, id.as_bytes(), json(&Awaiting::of(&resident.person))?);
+            } else if resident.listed_for_base {
+                batch.delete(Table::Bases, id.as_bytes());
+            }
+            resident.listed_for_base = waits;
         }
         Ok(())
     }
@@ -131,9 +143,11 @@ pub async fn load(state: &Arc<dyn State>, ids: Vec<PersonId>) -> Result<Vec<(Per
     let debts = state.get(Table::Debts, keys).await?;
     let mut loaded = Vec::with_capacity(ids.len());
     for ((id, person), debt) in ids.into_iter().zip(people).zip(debts) {
-        let person = person.map(|value| read("person", &id, &value)).transpose()?.unwrap_or_default();
+        let person: Option<Person> = person.map(|value| read("person", &id, &value)).transpose()?;
+        let person = person.unwrap_or_default();
         let debt = debt.map(|value| read("debt", &id, &value)).transpose()?;
-        loaded.push((id, Resident { person, debt, paying: None }));
+        let listed_for_base = !person.unknown.is_empty();
+        loaded.push((id, Resident { person, debt, paying: None, listed_for_base }));
     }
     Ok(loaded)
 }
@@ -154,22 +168,69 @@ pub struct Listed {
     pub oldest: UnixMillis,
 }
 
+/// What the table of those who wait for a base says of one of them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Awaiting {
+    /// The least that an answer of Mixpanel's must hold to be of any use.
+    pub needs: Position,
+    /// How many records wait, and when the oldest was received.
+    pub records: u64,
+    pub oldest: Option<UnixMillis>,
+}
+
+impl Awaiting {
+    fn of(person: &Person) -> Self {
+        let unknown = &person.unknown;
+        Self { needs: unknown.needs(), records: unknown.records(), oldest: unknown.oldest() }
+    }
+}
+
+/// A page of everyone who waits for a base, in key order, after `after`.
+pub async fn waiting_for_bases(
+    state: &Arc<dyn State>,
+    after: Option<&PersonId>,
+    limit: usize,
+) -> Result<Vec<(PersonId, Awaiting)>, StoreError> {
+    page(state, Table::Bases, after, limit).await
+}
+
+/// How many records wait for bases.
+pub async fn records_waiting_for_bases(state: &Arc<dyn State>) -> Result<u64, StoreError> {
+    let (mut records, mut after) = (0, None);
+    loop {
+        let page = waiting_for_bases(state, after.as_ref(), 2_000).await?;
+        let Some((last, _)) = page.last() else { return Ok(records) };
+        after = Some(last.clone());
+        records += page.iter().map(|(_, listed)| listed.records).sum::<u64>();
+    }
+}
+
 /// A page of everyone who is owed something, in key order, after `after`.
 pub async fn indebted(
     state: &Arc<dyn State>,
     after: Option<&PersonId>,
     limit: usize,
 ) -> Result<Vec<(PersonId, Debt, Option<Listed>)>, StoreError> {
+    let rows = page(state, Table::Debts, after, limit).await?;
+    Ok(rows.into_iter().map(|(id, Row { debt, listed })| (id, debt, listed)).collect())
+}
+
+/// A page of a table with one JSON row for each person.
+async fn page<T: serde::de::DeserializeOwned>(
+    state: &Arc<dyn State>,
+    table: Table,
+    after: Option<&PersonId>,
+    limit: usize,
+) -> Result<Vec<(PersonId, T)>, StoreError> {
     let mut range = KeyRange::all();
     if let Some(after) = after {
         range.from = after.as_bytes().to_vec();
         range.from.push(0); // the next key in byte order
     }
-    let pairs = state.scan(Table::Debts, range, limit).await?;
-    let debt = |(key, value): Pair| {
-        let id = String::from_utf8(key).map_err(|_| StoreError::Corrupt("key of a debt".to_owned()))?;
-        let Row { debt, listed } = read("debt", &id, &value)?;
-        Ok((PersonId::from(id), debt, listed))
+    let row = |(key, value): Pair| {
+        let id = String::from_utf8(key).map_err(|_| StoreError::Corrupt(format!("a key of {}", table.name())))?;
+        let row = read(table.name(), &id, &value)?;
+        Ok((PersonId::from(id), row))
     };
-    pairs.into_iter().map(debt).collect()
+    state.scan(table, range, limit).await?.into_iter().map(row).collect()
 }

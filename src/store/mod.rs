@@ -161,6 +161,8 @@ pub enum Table {
     People,
     /// `canonical distinct_id` → what Brevo is owed for that person (JSON). Personal data: the identifier.
     Debts,
+    /// `canonical distinct_id` → what the person's unknown values need (JSON). Personal data: the identifier.
+    Bases,
     /// `hash of the canonical distinct_id, position` → a waiting record. Personal data: whole records.
     Shelves,
     /// `position` → whose record waits there, and its size. Personal data: the identifier.
@@ -178,10 +180,11 @@ pub enum Table {
 }
 
 impl Table {
-    pub const ALL: [Table; 10] = [
+    pub const ALL: [Table; 11] = [
         Table::Checkpoints,
         Table::People,
         Table::Debts,
+        Table::Bases,
         Table::Shelves,
         Table::ShelfOrder,
         Table::DeadLetters,
@@ -197,6 +200,7 @@ impl Table {
             Table::Checkpoints => "checkpoints",
             Table::People => "people",
             Table::Debts => "debts",
+            Table::Bases => "bases",
             Table::Shelves => "shelves",
             Table::ShelfOrder => "shelf_order",
             Table::DeadLetters => "dead_letters",

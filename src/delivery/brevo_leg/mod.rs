@@ -15,6 +15,7 @@
 //! * rows of a shelf are read only when the page that wrote them is durable.
 
 mod account;
+mod bases;
 mod compose;
 mod contacts;
 mod event_calls;
@@ -39,6 +40,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tower::ServiceExt as _;
 
+use self::bases::Bases;
 use self::contacts::Payment;
 use self::event_calls::Sent;
 use self::imports::Imported;
@@ -64,7 +66,7 @@ use crate::mapping::CompiledMapping;
 use crate::people::roster::{self, PersonId, Resident, Roster};
 use crate::people::shelf::{self, Parked};
 use crate::record::{Destination, Position};
-use crate::store::{State, StoreError, write_when_there_is_room};
+use crate::store::{Journal, State, StoreError, write_when_there_is_room};
 use crate::vendor::Verdict;
 use crate::vendor::budget::Budgets;
 use crate::vendor::stack::Stack;
@@ -84,6 +86,7 @@ const MISROUTED: Duration = Duration::from_secs(1);
 
 /// What the leg is made of.
 pub struct Parts {
+    pub journal: Arc<dyn Journal>,
     pub state: Arc<dyn State>,
     pub source: Source,
     pub books: Books,
@@ -137,6 +140,7 @@ pub struct BrevoLeg {
     roster: Roster,
     queues: HashMap<PersonId, PersonQueue>,
     window: Window,
+    bases: Bases,
 
     /// Who is owed something that a call could pay, in the order of asking.
     to_pay: VecDeque<PersonId>,
@@ -215,11 +219,13 @@ impl BrevoLeg {
         let (account, clearing) = account::remembered(&parts.state).await?;
         let (parked, parked_bytes) = shelf::totals(&parts.state).await?;
         let window = Window::new(parts.settings.dedup_window);
+        let bases = Bases::open(&parts).await?;
         let mut leg = Self {
             parts,
             roster: Roster::default(),
             queues: HashMap::new(),
             window,
+            bases,
             to_pay: VecDeque::new(),
             ready: VecDeque::new(),
             to_list: VecDeque::new(),
@@ -498,7 +504,7 @@ impl BrevoLeg {
 
     fn publish(&self) {
         let held = HeldOutside {
-            parked: self.parked,
+            parked: self.parked + self.bases.records,
             owed: self.owed,
             oldest: self
                 .owed_since

@@ -7,12 +7,13 @@ use super::intake::{DedupKey, Wish, wish};
 use super::queue::{PersonQueue, Queued, Release, Slot};
 use super::{BrevoLeg, Done, window};
 use crate::brevo::limits::MAX_BATCH_EVENTS;
+use crate::clock::UnixMillis;
 use crate::config::BrevoMode;
 use crate::delivery::LegError;
 use crate::delivery::books::Item;
 use crate::mapping::{MappedEvent, ProfileChange};
 use crate::people::debt::Debt;
-use crate::people::person::{Contact, Person};
+use crate::people::person::{Contact, Folded, Person};
 use crate::people::roster::{self, PersonId, Resident};
 use crate::record::Position;
 use crate::settlement::{DeadReason, SkipRule};
@@ -105,25 +106,21 @@ impl BrevoLeg {
     fn take_profile(&mut self, id: PersonId, item: Item, change: ProfileChange) {
         let mode = self.parts.settings.mode;
         let resident = self.roster.edit(&id);
-        if mode != BrevoMode::Observe && (change.needs_fold || resident.person.shelf.needs_fold()) {
-            return self.shelve_unfolded(&id, item);
-        }
         for (property, reason) in &change.unplaced {
             tracing::debug!(property, reason = reason.label(), "an identifier cannot be placed at Brevo");
-        }
-        if change.delete {
-            return self.parts.books.skip(item.ticket, SkipRule::ProfileDelete);
-        }
-        if change.needs_fold {
-            return self.parts.books.skip(item.ticket, SkipRule::Observed);
         }
         if change.is_empty() {
             return self.parts.books.skip(item.ticket, SkipRule::NotPlaced);
         }
-        let Some(folded) = resident.person.fold(item.position, change) else {
+        let deletes = change.deletes();
+        let Some(folded) = resident.person.fold(item.position, change, self.bases.seen_from()) else {
             // Folded before a crash: what is owed for it is in the person's debt already.
             return self.parts.books.hand_over(item.ticket);
         };
+        if deletes && !folded.owes() && !folded.waits {
+            self.parts.books.skip(item.ticket, SkipRule::ProfileDelete);
+            return self.after_waiting(&id);
+        }
         if mode == BrevoMode::Observe {
             return self.parts.books.skip(item.ticket, SkipRule::Observed);
         }
@@ -136,8 +133,21 @@ impl BrevoLeg {
             return self.advance(&id);
         }
         self.parts.books.hand_over(item.ticket);
-        self.owe(&id, Debt::new(item.position, item.record.received_at, folded));
+        self.owe_folded(&id, item.position, item.record.received_at, folded);
         self.advance(&id);
+    }
+
+    /// What a record owes as far as its values are known; as for the rest, it waits.
+    fn owe_folded(&mut self, id: &PersonId, position: Position, received_at: UnixMillis, folded: Folded) {
+        if !folded.waits {
+            self.owe(id, Debt::new(position, received_at, folded));
+            return self.after_waiting(id);
+        }
+        if folded.owes() {
+            self.owe(id, Debt::of_values(folded));
+        }
+        self.await_base(id, position, received_at);
+        self.after_waiting(id);
     }
 
     fn take_event(
@@ -196,12 +206,7 @@ impl BrevoLeg {
         self.move_oldest(id, before, after);
     }
 
-    pub(super) fn move_oldest(
-        &mut self,
-        id: &PersonId,
-        before: Option<crate::clock::UnixMillis>,
-        after: Option<crate::clock::UnixMillis>,
-    ) {
+    pub(super) fn move_oldest(&mut self, id: &PersonId, before: Option<UnixMillis>, after: Option<UnixMillis>) {
         if before == after {
             return;
         }

@@ -37,19 +37,10 @@ pub(super) struct Scan {
 impl BrevoLeg {
     /// Puts a record on its person's shelf; the ledger has done with it.
     pub(super) fn shelve(&mut self, id: &PersonId, item: Item) {
-        self.put_on_shelf(id, item, false);
-    }
-
-    /// The same for a profile update that has not been folded: it stays until it can be.
-    pub(super) fn shelve_unfolded(&mut self, id: &PersonId, item: Item) {
-        self.put_on_shelf(id, item, true);
-    }
-
-    fn put_on_shelf(&mut self, id: &PersonId, item: Item, needs_fold: bool) {
         let bytes = shelf::put(id, item.position, &item.record, self.parts.books.pending_mut());
         self.parked += 1;
         self.parked_bytes += bytes;
-        self.roster.edit(id).person.shelf.put(item.position, needs_fold);
+        self.roster.edit(id).person.shelf.records += 1;
         self.parts.books.hand_over(item.ticket);
         let page = self.page;
         self.queue(id).shelved_page = page;
@@ -68,7 +59,7 @@ impl BrevoLeg {
             queued.slot = Slot::Shelf { bytes };
             queue.released_through = queue.released_through.max(Some(queued.position));
             queue.shelved_page = page;
-            self.roster.edit(id).person.shelf.put(queued.position, false);
+            self.roster.edit(id).person.shelf.records += 1;
             self.parked += 1;
             self.parked_bytes += bytes;
         }
@@ -80,7 +71,8 @@ impl BrevoLeg {
         self.unshelved.insert(position, self.page);
         self.parked = self.parked.saturating_sub(1);
         self.parked_bytes = self.parked_bytes.saturating_sub(bytes);
-        self.roster.edit(id).person.shelf.take_off(position);
+        let shelf = &mut self.roster.edit(id).person.shelf;
+        shelf.records = shelf.records.saturating_sub(1);
     }
 
     /// Reads the shelves whose turn it is and whose rows are all in the store.
@@ -118,10 +110,6 @@ impl BrevoLeg {
             self.roster.edit(id).person.shelf = Shelf::default();
         }
         for Parked { position, record } in rows {
-            // Not folded yet: it may have been put here after the reading of the shelf was decided on.
-            if self.roster.get(id).is_some_and(|resident| resident.person.shelf.holds(position)) {
-                break;
-            }
             self.queue(id).released_through = Some(position);
             if self.unshelved.contains_key(&position) {
                 continue;
@@ -148,9 +136,14 @@ impl BrevoLeg {
                     });
                     self.waiting += 1;
                 }
-                Wish::Profile { .. } if record.kind == Kind::Profile => {
+                Wish::Profile { change, .. } if record.kind == Kind::Profile => {
                     self.unshelve(id, position, bytes);
-                    self.owe(id, Debt::of_folded(position, record.received_at));
+                    let waits = self.roster.get(id).is_some_and(|resident| resident.person.waits_for(&change));
+                    if waits {
+                        self.await_base(id, position, record.received_at);
+                    } else {
+                        self.owe(id, Debt::of_folded(position, record.received_at));
+                    }
                 }
                 Wish::Skip(rule) => {
                     self.unshelve(id, position, bytes);

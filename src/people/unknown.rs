@@ -1,0 +1,206 @@
+//! Steps of profile updates that wait for the value that they change (CORE 5). Pure.
+//!
+//! A value is unknown until an assignment or a *base* makes it known: the base is the value at Mixpanel, or at Brevo where
+//! Mixpanel cannot be asked. Only the value waits. The rest of the update, and everything else of the person, goes on.
+//!
+//! **Which steps a base already holds.** Mixpanel gets the same updates by its own leg, and an answer does not say which of
+//! them it holds. What is certain: it holds all that Mixpanel had taken some time before it was asked ([`Base::At`]). Steps
+//! behind that may be in it or not. For most that makes no difference: `$set_once`, `$union` and `$remove`, done again in
+//! their order to a value that some or all of them have made, end at the same value. `$add` and `$append` do not, nor does
+//! a `$union` behind a `$remove` (the items would change places): an answer counts only when it holds the last of these
+//! for certain, and what stands before that is in it too.
+//!
+//! A base from Brevo is simpler: nothing of a value that is unknown was ever sent there, so all steps are still to be done.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+use super::value::{changed, size};
+use crate::brevo::names::AttributeName;
+use crate::clock::UnixMillis;
+use crate::mapping::Change;
+use crate::record::Position;
+
+/// Steps kept of one value. Beyond it the oldest goes: of any real person's it is in the base by then.
+const MAX_STEPS: usize = 256;
+/// Bytes kept of one value's steps, about.
+const MAX_BYTES: usize = 64 << 10;
+
+/// Where a base stands among the person's updates.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Base {
+    /// It holds nothing of what waits.
+    Before,
+    /// It holds everything below this position, and perhaps more.
+    At(Position),
+}
+
+/// The steps that wait for one value, in order.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+struct Steps {
+    /// What a base must hold for certain: all that this relay may have passed over before the first step, and the last
+    /// step that must not be done twice.
+    needs: Position,
+    /// How many of the changes that makes.
+    held: usize,
+    changes: Vec<Change>,
+}
+
+impl Steps {
+    fn add(&mut self, position: Position, change: Change) {
+        let once = change.additive() || matches!(change, Change::Union(_)) && self.removes();
+        if self.bytes() > MAX_BYTES / 2 || !self.joined(&change) {
+            self.changes.push(change);
+        }
+        if once {
+            (self.needs, self.held) = (next(position), self.changes.len());
+        }
+        while self.changes.len() > MAX_STEPS || (self.changes.len() > 1 && self.bytes() > MAX_BYTES) {
+            self.changes.remove(0);
+            self.held = self.held.saturating_sub(1);
+        }
+    }
+
+    fn removes(&self) -> bool {
+        self.changes[self.held..].iter().any(|change| matches!(change, Change::Remove(_)))
+    }
+
+    /// Makes one step of the last and `change` where that is exactly the same.
+    fn joined(&mut self, change: &Change) -> bool {
+        match (self.changes.last_mut(), change) {
+            (Some(Change::SetOnce(_)), Change::SetOnce(_)) => true,
+            (Some(Change::Append(items)), Change::Append(more)) | (Some(Change::Union(items)), Change::Union(more)) => {
+                items.extend(more.iter().cloned());
+                true
+            }
+            (Some(Change::Add(total)), Change::Add(more)) => match (total.as_i64(), more.as_i64()) {
+                (Some(a), Some(b)) => a.checked_add(b).inspect(|sum| *total = (*sum).into()).is_some(),
+                _ => false,
+            },
+            _ => false,
+        }
+    }
+
+    fn bytes(&self) -> usize {
+        let of = |change: &Change| match change {
+            Change::Set(value) | Change::SetOnce(value) | Change::Remove(value) => size(value),
+            Change::Append(items) | Change::Union(items) => items.iter().map(size).sum(),
+            Change::Add(_) | Change::Unset => 8,
+        };
+        self.changes.iter().map(of).sum()
+    }
+
+    /// The value, when `base` can tell it.
+    fn value(&self, base: Base, found: &Value) -> Option<Value> {
+        let from = match base {
+            Base::Before => 0,
+            Base::At(position) if position < self.needs => return None,
+            Base::At(_) => self.held,
+        };
+        let value = self.changes[from..].iter().fold(found.clone(), |value, change| {
+            let after = changed(&value, change);
+            after.unwrap_or(value)
+        });
+        Some(value)
+    }
+}
+
+/// Everything of one person that waits for a base.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Unknown {
+    values: BTreeMap<AttributeName, Steps>,
+    /// Records of which a part is among the steps, and of which nothing else is owed.
+    #[serde(default)]
+    records: u64,
+    /// Of the oldest of them.
+    #[serde(default)]
+    since: Position,
+    #[serde(default)]
+    oldest: UnixMillis,
+}
+
+/// Records that have stopped waiting.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Released {
+    pub records: u64,
+    pub since: Position,
+    pub oldest: UnixMillis,
+}
+
+impl Unknown {
+    pub fn is_empty(&self) -> bool {
+        self.values.is_empty() && self.records == 0
+    }
+
+    /// Whether a step of `name` waits.
+    pub fn holds(&self, name: &AttributeName) -> bool {
+        self.values.contains_key(name)
+    }
+
+    /// `seen_from`: from this position on, nothing that touches the value can have been passed over.
+    pub fn add(&mut self, name: AttributeName, position: Position, change: Change, seen_from: Position) {
+        let first = Steps { needs: position.min(seen_from), held: 0, changes: Vec::new() };
+        self.values.entry(name).or_insert(first).add(position, change);
+    }
+
+    /// The value has become known otherwise.
+    pub fn forget(&mut self, name: &AttributeName) {
+        self.values.remove(name);
+    }
+
+    /// The value of `name`, when its steps can be done on what was `found`. They wait no longer then.
+    pub fn take(&mut self, name: &AttributeName, base: Base, found: &Value) -> Option<Value> {
+        let value = self.values.get(name)?.value(base, found)?;
+        self.values.remove(name);
+        Some(value)
+    }
+
+    /// Counts a record as waiting.
+    pub fn count(&mut self, position: Position, received_at: UnixMillis) {
+        if self.records == 0 {
+            (self.since, self.oldest) = (position, received_at);
+        }
+        self.records += 1;
+        self.since = self.since.min(position);
+        self.oldest = self.oldest.min(received_at);
+    }
+
+    /// The records that waited, once nothing waits any more.
+    pub fn release(&mut self) -> Option<Released> {
+        if self.records == 0 || !self.values.is_empty() {
+            return None;
+        }
+        let Unknown { records, since, oldest, .. } = std::mem::take(self);
+        Some(Released { records, since, oldest })
+    }
+
+    /// Forgets every step; what they change stays unknown. Returns how many records waited.
+    pub fn give_up(&mut self) -> u64 {
+        std::mem::take(self).records
+    }
+
+    pub fn records(&self) -> u64 {
+        self.records
+    }
+
+    /// When the oldest waiting record was received.
+    pub fn oldest(&self) -> Option<UnixMillis> {
+        (self.records > 0).then_some(self.oldest)
+    }
+
+    /// The least that an answer must hold to be of any use.
+    pub fn needs(&self) -> Position {
+        self.values.values().map(|steps| steps.needs).min().unwrap_or_default()
+    }
+}
+
+/// The smallest position above `position`.
+fn next(position: Position) -> Position {
+    Position { index: position.index.saturating_add(1), ..position }
+}
+
+#[cfg(test)]
+#[path = "unknown_tests.rs"]
+mod tests;
