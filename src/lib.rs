@@ -22,6 +22,7 @@ pub mod mapping;
 pub mod mixpanel;
 pub mod people;
 pub mod privacy;
+pub mod read_side;
 pub mod record;
 pub mod sandbox;
 pub mod serve;

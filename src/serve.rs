@@ -37,6 +37,7 @@ use crate::mixpanel;
 use crate::mixpanel::app::AppCalls;
 use crate::mixpanel::validate::Tokens;
 use crate::privacy::Rules;
+use crate::read_side::{self, ReadSide, ReadSideError};
 use crate::record::Destination;
 use crate::store::sqlite::{self, CursorAhead, OpenError, OpenOptions, SqliteStore};
 use crate::store::{Journal, State, StoreError, Tail};
@@ -81,6 +82,8 @@ pub enum StartError {
     Tables(#[from] CatalogError),
     #[error(transparent)]
     Edge(#[from] EdgeError),
+    #[error(transparent)]
+    ReadSide(#[from] ReadSideError),
     #[error("a task ended while the relay was starting: {0}")]
     Task(#[from] tokio::task::JoinError),
 }
@@ -144,6 +147,7 @@ impl Relay {
         let legs = vec![mixpanel_status, brevo_status];
 
         let app = room.app_routes()?;
+        let desk = Arc::new(ReadSide::new(&config, budgets.clone(), clock.clone())?);
         let pace = SharedPace::default();
         let admin = admin::Parts {
             legs: Arc::new(legs.clone()),
@@ -158,7 +162,8 @@ impl Relay {
         };
         let edge = edge::router(EdgeParts::new(config.clone(), journal, clock.clone())?)
             .merge(admin::public_router(admin.clone()))
-            .merge(erasure::routes::router(app));
+            .merge(erasure::routes::router(app))
+            .merge(read_side::router(desk, &config.server.cors_origins));
         let listener = listen("listen", config.server.listen).await?;
         let private = match config.server.admin_listen {
             Some(address) => Some((listen("admin_listen", address).await?, admin::private_router(admin))),

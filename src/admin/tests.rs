@@ -36,7 +36,8 @@ fn the_document_has_exactly_the_operations_that_are_served() {
         .iter()
         .chain(crate::erasure::routes::OPERATIONS)
         .map(|(method, path)| ((*method).to_owned(), (*path).to_owned()));
-    assert_eq!(documented, edge.chain(own).collect());
+    let read_side = crate::read_side::operations().into_iter().map(|(method, path)| (method.to_owned(), path));
+    assert_eq!(documented, edge.chain(own).chain(read_side).collect());
 }
 
 #[test]

@@ -92,6 +92,8 @@ pub struct Mixpanel {
     pub project_tokens: Vec<String>,
     pub service_account: Option<ServiceAccount>,
     pub oauth_token: Option<Secret>,
+    /// Whether callers of the read side may bring OAuth tokens of their own.
+    pub oauth_pass_through: bool,
     pub project_id: Option<String>,
     pub residency: Residency,
     pub identity: IdentityMode,

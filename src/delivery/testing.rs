@@ -333,6 +333,7 @@ impl World {
             project_tokens: vec![TOKEN.to_owned()],
             service_account: self.setup.service_account.then_some(account),
             oauth_token: None,
+            oauth_pass_through: false,
             project_id: Some("12345".to_owned()),
             residency: Residency::Us,
             identity: self.setup.identity,

@@ -4,8 +4,8 @@
 
 use std::time::Duration;
 
-use http::header::{ORIGIN, RETRY_AFTER};
-use http::{HeaderValue, Method};
+use http::header::{AGE, ORIGIN, RETRY_AFTER};
+use http::{HeaderName, HeaderValue, Method};
 use tower_http::cors::{AllowHeaders, AllowOrigin, CorsLayer};
 
 use crate::config::CorsOrigins;
@@ -28,7 +28,12 @@ pub fn layer(origins: &CorsOrigins) -> CorsLayer {
         .allow_credentials(true)
         .allow_headers(AllowHeaders::mirror_request())
         .allow_methods([Method::GET, Method::POST, Method::OPTIONS])
-        .expose_headers([RETRY_AFTER])
+        .expose_headers([
+            RETRY_AFTER,
+            AGE,
+            HeaderName::from_static("ratelimit"),
+            HeaderName::from_static("ratelimit-policy"),
+        ])
         .vary([ORIGIN])
         .max_age(MAX_AGE)
 }

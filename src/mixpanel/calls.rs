@@ -73,15 +73,10 @@ pub struct Calls {
 
 impl Calls {
     pub fn new(config: &config::Mixpanel) -> Result<Self, BadCredentials> {
-        let authorization = match (&config.service_account, &config.oauth_token) {
-            (Some(account), _) => Some(secret_header(&account.basic())?),
-            (None, Some(token)) => Some(secret_header(&format!("Bearer {}", token.expose()))?),
-            (None, None) => None,
-        };
         Ok(Self {
             ingestion: config.endpoints.ingestion.clone(),
             app: config.endpoints.app.clone(),
-            authorization,
+            authorization: authorization(config)?,
             project_id: config.project_id.clone(),
         })
     }
@@ -170,6 +165,15 @@ impl Calls {
     }
 }
 
+/// The relay's own credentials: the service account, else the OAuth token, else none.
+pub fn authorization(config: &config::Mixpanel) -> Result<Option<HeaderValue>, BadCredentials> {
+    match (&config.service_account, &config.oauth_token) {
+        (Some(account), _) => secret_header(&account.basic()).map(Some),
+        (None, Some(token)) => secret_header(&format!("Bearer {}", token.expose())).map(Some),
+        (None, None) => Ok(None),
+    }
+}
+
 pub(super) fn secret_header(value: &str) -> Result<HeaderValue, BadCredentials> {
     let mut value = HeaderValue::from_str(value).map_err(|_| BadCredentials)?;
     value.set_sensitive(true);
@@ -181,7 +185,7 @@ fn json_headers() -> HeaderMap {
 }
 
 /// The vendor's whole path added to a base URL, which may have a path of its own.
-pub(super) fn join(base: &Url, path: &str) -> Url {
+pub(crate) fn join(base: &Url, path: &str) -> Url {
     let mut url = base.clone();
     url.set_path(&format!("{}{path}", base.path().trim_end_matches('/')));
     url

@@ -18,6 +18,7 @@ mod p8_few_calls;
 mod p9_fresh;
 mod privacy_rules;
 mod published_examples;
+mod read_side;
 mod sdk_browser;
 mod sdks;
 mod starting;

@@ -18,8 +18,9 @@ pub(super) fn mixpanel(mut block: Section<'_>, root: &mut Section<'_>) -> Option
     let project_tokens = project_tokens(&mut block);
     let service_account = service_account(block.section("service_account"));
     let oauth_token = block.hidden("oauth_token", values::secret);
+    let oauth_pass_through = block.scalar("oauth_pass_through", values::boolean).unwrap_or(false);
     let project_id = block.scalar_or_variable("project_id", "MIXPANEL_PROJECT_ID", values::word);
-    if (service_account.is_some() || oauth_token.is_some()) && project_id.is_none() {
+    if (service_account.is_some() || oauth_token.is_some() || oauth_pass_through) && project_id.is_none() {
         block.missing("project_id", "the project's number, which /import needs, or set MIXPANEL_PROJECT_ID");
     }
     let residency = values::choice(&[("US", Residency::Us), ("EU", Residency::Eu), ("IN", Residency::In)]);
@@ -35,6 +36,7 @@ pub(super) fn mixpanel(mut block: Section<'_>, root: &mut Section<'_>) -> Option
         project_tokens: project_tokens?,
         service_account,
         oauth_token,
+        oauth_pass_through,
         project_id,
         residency,
         identity,

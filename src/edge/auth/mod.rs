@@ -15,7 +15,7 @@ use axum::extract::{Request, State};
 use axum::middleware::Next;
 use axum::response::Response;
 use base64::Engine as _;
-use base64::engine::general_purpose::STANDARD as BASE64;
+use base64::engine::general_purpose::{STANDARD as BASE64, URL_SAFE as BASE64_URL};
 use http::HeaderMap;
 use http::header::AUTHORIZATION;
 use subtle::Choice;
@@ -99,7 +99,9 @@ impl Keys {
 
     /// Basic credentials, base64 or plain: the vendor takes both (contract §2). Some clients leave the colon out.
     fn basic(&self, credentials: &str) -> Option<Identity> {
-        let decoded = BASE64.decode(credentials).ok().and_then(|bytes| String::from_utf8(bytes).ok());
+        // Old clients of the query API send the URL-safe alphabet.
+        let decoded = BASE64.decode(credentials).or_else(|_| BASE64_URL.decode(credentials)).ok();
+        let decoded = decoded.and_then(|bytes| String::from_utf8(bytes).ok());
         decoded.as_deref().and_then(|decoded| self.pair(decoded)).or_else(|| self.pair(credentials))
     }
 

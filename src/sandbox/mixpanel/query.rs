@@ -8,6 +8,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use axum::http::StatusCode;
 use serde_json::{Map, Value, json};
 
+use super::super::account::MixpanelAccount;
 use super::super::http::{Call, Reply};
 use super::arrivals::Arrival;
 use super::export::Days;
@@ -64,9 +65,16 @@ impl Params {
     }
 }
 
-/// Service account with its project, or the project secret.
+/// Service account or OAuth token with its project, or the project secret.
 pub fn authorize(mixpanel: &Mixpanel, call: &Call, params: &Params) -> Result<(), Reply> {
     let account = &mixpanel.account;
+    if let Some(token) = call.header("authorization").and_then(|header| header.strip_prefix("Bearer ")) {
+        return if token == account.oauth_token {
+            member(account, params)
+        } else {
+            Err(unauthorized("Invalid credentials"))
+        };
+    }
     let (user, secret) =
         call.header("authorization").and_then(basic).ok_or_else(|| unauthorized("Invalid credentials"))?;
     if user == account.project_secret && secret.is_empty() {
@@ -75,6 +83,10 @@ pub fn authorize(mixpanel: &Mixpanel, call: &Call, params: &Params) -> Result<()
     if user != account.service_account || secret != account.service_secret {
         return Err(unauthorized("Invalid service account credentials"));
     }
+    member(account, params)
+}
+
+fn member(account: &MixpanelAccount, params: &Params) -> Result<(), Reply> {
     match params.get("project_id") {
         Some(id) if id == account.project_id => Ok(()),
         Some(_) => Err(Reply::json(StatusCode::FORBIDDEN, &json!({ "error": "not a project member" }))),

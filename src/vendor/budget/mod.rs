@@ -64,13 +64,10 @@ pub struct Standing {
 }
 
 /// Why a claim was not granted.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Later(pub Option<Standing>);
-
 #[derive(Debug, thiserror::Error)]
 pub enum ClaimError {
     #[error("the budget is used up for now")]
-    Later(Box<Later>),
+    Later,
     #[error(transparent)]
     Store(#[from] StoreError),
 }
@@ -262,7 +259,7 @@ impl Budgets {
                 }
             }
         }
-        Err(ClaimError::Later(Box::new(Later(self.standing(family, priority).await))))
+        Err(ClaimError::Later)
     }
 
     /// `Err` tells when to ask again.
