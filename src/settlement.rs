@@ -44,6 +44,9 @@ labelled! {
         IdentityEvent = "identity_event",
         /// The record names nobody: no id, or one that Mixpanel takes for none.
         NoPerson = "no_person",
+        /// The update is of a profile that Mixpanel left behind when its id was merged: a device's, or one that is named
+        /// literally with `$ignore_alias`.
+        MergedProfile = "merged_profile",
         /// Folded into one update with a later record of the same person, and that update became a dead letter.
         Superseded = "superseded",
         /// A profile or group update of which `privacy` leaves nothing for this destination.
@@ -85,6 +88,9 @@ impl SkipRule {
             SkipRule::Ignored => "the record carries $ignore",
             SkipRule::IdentityEvent => "the event only says who someone is: nothing of it is sent",
             SkipRule::NoPerson => "the record names nobody",
+            SkipRule::MergedProfile => {
+                "the update is of a profile that was left behind when its id was merged into another person's"
+            }
             SkipRule::Superseded => "the record was folded into a later update of the same person, which Brevo refused",
             SkipRule::Private => "the privacy rules leave nothing of the update for this destination",
             SkipRule::Stale => "the event is older than stale_after",

@@ -5,10 +5,12 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
+use super::links::Links;
 use super::lists::Lists;
+use super::roster::PersonId;
 use super::unknown::{Base, Unknown};
 use super::value::changed;
-use crate::brevo::identifiers::{Email, Phone};
+use crate::brevo::identifiers::{ContactId, Email, Phone};
 use crate::brevo::names::AttributeName;
 use crate::mapping::{Assignment, Change, Operation, ProfileChange};
 use crate::record::Position;
@@ -30,6 +32,8 @@ pub struct Person {
     pub contact: Contact,
     #[serde(default, skip_serializing_if = "Shelf::is_empty")]
     pub shelf: Shelf,
+    #[serde(default, skip_serializing_if = "Links::is_empty")]
+    pub links: Links,
     #[serde(default, skip_serializing_if = "Lists::is_empty")]
     pub lists: Lists,
     /// What waits for values that are not known.
@@ -60,8 +64,14 @@ pub enum Contact {
         /// The address under which Brevo has confirmed the contact.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         email: Option<Email>,
-        /// Whether Brevo has confirmed our distinct_id as the contact's ext_id. False when another contact owns it.
+        /// Whether Brevo has confirmed an id of the person as the contact's ext_id. False when another contact owns it.
         ext_id: bool,
+        /// Which id that is, where it is not the canonical one: the contact was there before the ids were linked.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        known_as: Option<PersonId>,
+        /// Brevo's own number of the contact, where an answer has told it.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        contact_id: Option<ContactId>,
         /// The number with which Brevo has confirmed the contact; none when another contact owns it.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         phone: Option<Phone>,
@@ -69,6 +79,11 @@ pub enum Contact {
 }
 
 impl Contact {
+    /// A contact that Brevo has confirmed under the person's own id.
+    pub fn known(email: Option<Email>, ext_id: bool, phone: Option<Phone>) -> Self {
+        Contact::Known { email, ext_id, known_as: None, contact_id: None, phone }
+    }
+
     fn is_unknown(&self) -> bool {
         *self == Contact::Unknown
     }

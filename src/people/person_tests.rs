@@ -178,7 +178,7 @@ fn a_person_survives_being_stored() {
         fold(&mut person, 2 + index as u32, on("LTV", change));
     }
     person.unknown.count(at(2), UnixMillis(7));
-    person.contact = Contact::Known { email: Some(Email::parse("a@example.com").unwrap()), ext_id: true, phone: None };
+    person.contact = Contact::known(Some(Email::parse("a@example.com").unwrap()), true, None);
     let stored = serde_json::to_vec(&person).unwrap();
     assert_eq!(serde_json::from_slice::<Person>(&stored).unwrap(), person);
 }

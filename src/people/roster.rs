@@ -56,10 +56,28 @@ pub struct Roster {
 }
 
 impl Roster {
-    /// Those of `ids` that are not in memory, each once.
+    /// Those of `ids`, and of whoever they lead to, that are not in memory, each once.
     pub fn missing<'a>(&self, ids: impl Iterator<Item = &'a PersonId>) -> Vec<PersonId> {
-        let missing: BTreeSet<_> = ids.filter(|id| !self.residents.contains_key(*id)).cloned().collect();
+        let mut missing = BTreeSet::new();
+        for id in ids {
+            match self.residents.get(id) {
+                None => drop(missing.insert(id.clone())),
+                Some(resident) if resident.person.links.is_empty() => {}
+                Some(_) => self.missing_behind(id, &mut missing),
+            }
+        }
         missing.into_iter().collect()
+    }
+
+    fn missing_behind(&self, id: &PersonId, missing: &mut BTreeSet<PersonId>) {
+        let mut passed = BTreeSet::from([id]);
+        let mut ahead = vec![id];
+        while let Some(at) = ahead.pop() {
+            match self.residents.get(at) {
+                None => drop(missing.insert(at.clone())),
+                Some(resident) => ahead.extend(resident.person.links.neighbours().filter(|id| passed.insert(id))),
+            }
+        }
     }
 
     /// Takes in what [`load`] has read. Whoever is in memory already is newer.
@@ -83,14 +101,25 @@ impl Roster {
 
     /// Adds the rows of everyone who has changed since the last call.
     pub fn put_changes(&mut self, batch: &mut WriteBatch) -> Result<(), StoreError> {
-        for id in std::mem::take(&mut self.dirty) {
+        // A merged id's row goes first while it has something to hand over, and last once the survivor has it: an engine
+        // that cannot write both at once loses nothing in between.
+        let turn = |resident: &Resident| match resident.person.links.forward() {
+            Some(_) if resident.has_leftovers() => 0,
+            None => 1,
+            Some(_) => 2,
+        };
+        let turns = std::mem::take(&mut self.dirty).into_iter();
+        let mut turns: Vec<_> = turns.filter_map(|id| Some((turn(self.residents.get(&id)?), id))).collect();
+        turns.sort_unstable();
+        for (_, id) in turns {
             let Some(resident) = self.residents.get_mut(&id) else { continue };
             batch.put(Table::People, id.as_bytes(), json(&resident.person)?);
-            // A releasable shelf and owed lists are written down as a debt of no records, so that the next start comes
-            // back to them.
+            // A shelf that is to be released or moved over and owed lists are written down as a debt of no records, so that
+            // the next start comes back to them.
             let lists = &resident.person.lists;
             let listed = lists.owes().then_some(Listed { records: lists.records, oldest: lists.oldest });
-            let waiting = resident.releasable() || listed.is_some();
+            let merged = resident.person.links.forward().is_some() && resident.has_leftovers();
+            let waiting = resident.releasable() || listed.is_some() || merged;
             match resident.owed().or_else(|| waiting.then(Debt::nothing)) {
                 Some(debt) => batch.put(Table::Debts, id.as_bytes(), json(&Row { debt, listed })?),
                 None => batch.delete(Table::Debts, id.as_bytes()),
@@ -115,7 +144,8 @@ impl Roster {
     pub fn let_go(&mut self, in_use: impl Fn(&PersonId) -> bool) {
         if self.residents.len() > CAPACITY {
             let dirty = &self.dirty;
-            self.residents.retain(|id, _| dirty.contains(id) || in_use(id));
+            let merging = |resident: &Resident| resident.person.links.is_joining();
+            self.residents.retain(|id, resident| dirty.contains(id) || in_use(id) || merging(resident));
         }
     }
 
@@ -136,8 +166,22 @@ fn read<T: serde::de::DeserializeOwned>(what: &str, id: &str, value: &[u8]) -> R
     serde_json::from_slice(value).map_err(|e| StoreError::Corrupt(format!("{what} of {} bytes of id: {e}", id.len())))
 }
 
-/// Reads `ids` with what they are owed; someone never seen is a new person.
+/// Reads `ids` with what they are owed, and whoever they lead to: whom they were merged into, who is joining them.
+/// Someone never seen is a new person.
 pub async fn load(state: &Arc<dyn State>, ids: Vec<PersonId>) -> Result<Vec<(PersonId, Resident)>, StoreError> {
+    let mut asked: BTreeSet<PersonId> = ids.iter().cloned().collect();
+    let mut loaded = Vec::with_capacity(ids.len());
+    let mut ahead = ids;
+    while !ahead.is_empty() {
+        let people = load_rows(state, ahead).await?;
+        let neighbours = people.iter().flat_map(|(_, resident)| resident.person.links.neighbours());
+        ahead = neighbours.filter(|id| asked.insert((*id).clone())).cloned().collect();
+        loaded.extend(people);
+    }
+    Ok(loaded)
+}
+
+async fn load_rows(state: &Arc<dyn State>, ids: Vec<PersonId>) -> Result<Vec<(PersonId, Resident)>, StoreError> {
     let keys: Vec<Vec<u8>> = ids.iter().map(|id| id.as_bytes().to_vec()).collect();
     let people = state.get(Table::People, keys.clone()).await?;
     let debts = state.get(Table::Debts, keys).await?;

@@ -176,6 +176,22 @@ impl Unknown {
         Some(Released { records, since, oldest })
     }
 
+    /// Forgets the steps of values that `wanted` does not name; the records go on waiting with the rest.
+    pub fn retain(&mut self, wanted: impl Fn(&AttributeName) -> bool) {
+        self.values.retain(|name, _| wanted(name));
+    }
+
+    /// These and another id's of the same person. No value waits in both.
+    pub fn join(&mut self, other: Unknown) {
+        (self.since, self.oldest) = match (self.records, other.records) {
+            (_, 0) => (self.since, self.oldest),
+            (0, _) => (other.since, other.oldest),
+            _ => (self.since.min(other.since), self.oldest.min(other.oldest)),
+        };
+        self.records += other.records;
+        self.values.extend(other.values);
+    }
+
     /// Forgets every step; what they change stays unknown. Returns how many records waited.
     pub fn give_up(&mut self) -> u64 {
         std::mem::take(self).records

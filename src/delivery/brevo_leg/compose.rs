@@ -7,6 +7,7 @@ use crate::brevo::names::AttributeName;
 use crate::brevo::wire::{Attributes, ContactUpdate, ContactUpsert, EventIdentifiers, ImportContact};
 use crate::mapping::AttributeRules;
 use crate::people::debt::Debt;
+use crate::people::links;
 use crate::people::person::{Contact, Person};
 
 /// Longest distinct_id that is used as an ext_id. Brevo's own limit is unconfirmed (contract §3.2).
@@ -77,13 +78,14 @@ pub fn compose(
     if !missing.is_empty() {
         return Composed::Missing(missing);
     }
-    let identifiers = !known || (debt.identifiers && identifiers_differ(person));
+    let identifiers = !known || (debt.identifiers && identifiers_differ(id, person));
     if !identifiers && attributes.is_empty() && clear.is_empty() {
         return Composed::Nothing(not_placed);
     }
     let write = Write {
         person: person.clone(),
-        ext_id: (id.len() <= MAX_EXT_ID && ext_id_allowed(person)).then(|| id.to_owned()),
+        ext_id: (id.len() <= MAX_EXT_ID && ext_id_allowed(person))
+            .then(|| links::ext_id(id, &person.contact).to_owned()),
         attributes,
         clear,
         phone: person.phone.is_some() && identifiers,
@@ -93,11 +95,19 @@ pub fn compose(
     Composed::Write(Box::new(write), not_placed)
 }
 
-fn identifiers_differ(person: &Person) -> bool {
+fn identifiers_differ(id: &str, person: &Person) -> bool {
     match &person.contact {
         Contact::Unknown => true,
-        Contact::Known { email, phone, .. } => *email != person.email || *phone != person.phone,
+        Contact::Known { email, phone, .. } => {
+            *email != person.email || *phone != person.phone || renames(id, &person.contact)
+        }
     }
+}
+
+/// Whether the contact is to have another ext_id than it has.
+fn renames(id: &str, contact: &Contact) -> bool {
+    let Contact::Known { ext_id: true, known_as: Some(old), .. } = contact else { return false };
+    **old != *links::ext_id(id, contact) && id.len() <= MAX_EXT_ID
 }
 
 /// Once Brevo has said that the id belongs to another contact, it is not asked again.
@@ -106,11 +116,13 @@ fn ext_id_allowed(person: &Person) -> bool {
 }
 
 impl Write {
-    /// Whether an import can carry it: imports are said to ignore booleans, empty nothing, and know people by address.
+    /// Whether an import can carry it: imports are said to ignore booleans, empty nothing, know people by address, and
+    /// merge whom an ext_id leads them to.
     pub fn importable(&self) -> bool {
         self.person.email.is_some()
             && self.clear.is_empty()
             && !self.email_differs()
+            && !self.renames()
             && self.attributes.values().all(AttributeValue::importable)
     }
 
@@ -123,6 +135,14 @@ impl Write {
     /// The address has to become another one.
     pub fn email_change(&self) -> bool {
         self.identifiers && self.email_differs()
+    }
+
+    /// The contact is known by an id that was merged since, and is to have the ext_id of this write.
+    pub fn renames(&self) -> bool {
+        match (&self.person.contact, &self.ext_id) {
+            (Contact::Known { ext_id: true, known_as: Some(old), .. }, Some(new)) => **old != **new,
+            _ => false,
+        }
     }
 
     fn all_attributes(&self, clearing: Clearing) -> Attributes {
@@ -150,7 +170,8 @@ impl Write {
         if let (true, Some(email)) = (change_email, &self.person.email) {
             attributes.insert(AttributeName::email(), AttributeValue::Text(email.as_str().to_owned()));
         }
-        ContactUpdate { ext_id: None, attributes, list_ids: self.lists.clone(), unlink_list_ids: Vec::new() }
+        let ext_id = self.ext_id.clone().filter(|_| self.renames());
+        ContactUpdate { ext_id, attributes, list_ids: self.lists.clone(), unlink_list_ids: Vec::new() }
     }
 
     pub fn import(&self) -> ImportContact {
@@ -164,13 +185,15 @@ impl Write {
     }
 
     /// The contact as Brevo has confirmed it, once it has.
+    /// `ext_id`: under an id of the person's, the new one where this write had one.
     pub fn confirmed(&self, email: Option<Email>, ext_id: bool) -> Contact {
-        let kept = match &self.person.contact {
-            Contact::Known { phone, .. } => phone.clone(),
-            Contact::Unknown => None,
+        let (kept, known_as, contact_id) = match &self.person.contact {
+            Contact::Known { phone, known_as, contact_id, .. } => (phone.clone(), known_as.clone(), *contact_id),
+            Contact::Unknown => (None, None, None),
         };
+        let known_as = known_as.filter(|_| !self.renames());
         let phone = if self.phone { self.person.phone.clone() } else { kept };
-        Contact::Known { email, ext_id, phone }
+        Contact::Known { email, ext_id, known_as, contact_id, phone }
     }
 }
 
@@ -178,7 +201,7 @@ impl Write {
 pub fn address<'a>(id: &'a str, contact: &'a Contact) -> Option<ContactRef<'a>> {
     match contact {
         Contact::Unknown => None,
-        Contact::Known { ext_id: true, .. } => Some(ContactRef::ExtId(id)),
+        Contact::Known { ext_id: true, known_as, .. } => Some(ContactRef::ExtId(known_as.as_deref().unwrap_or(id))),
         Contact::Known { email: Some(email), .. } => Some(ContactRef::Email(email)),
         Contact::Known { phone: Some(phone), .. } => Some(ContactRef::Phone(phone)),
         Contact::Known { .. } => None,
@@ -194,6 +217,7 @@ pub fn event_identifiers(id: &str, contact: &Contact) -> EventIdentifiers {
         Contact::Known { ext_id: false, phone: Some(phone), .. } => {
             identifiers.phone_id = Some(phone.digits().to_owned());
         }
+        Contact::Known { known_as: Some(old), .. } => identifiers.ext_id = Some(old.to_string()),
         Contact::Known { .. } | Contact::Unknown => identifiers.ext_id = Some(id.to_owned()),
     }
     identifiers
@@ -261,7 +285,7 @@ mod tests {
     #[test]
     fn a_known_contact_gets_what_is_owed() {
         let mut person = ada();
-        person.contact = Contact::Known { email: person.email.clone(), ext_id: true, phone: None };
+        person.contact = Contact::known(person.email.clone(), true, None);
         let write =
             written(compose("u1", &person, &owing(&["PLAN"], true), &account(), &AttributeRules::default(), true, &[]));
         assert_eq!(write.attributes.keys().collect::<Vec<_>>(), [&name("PLAN")]);
@@ -274,7 +298,7 @@ mod tests {
     #[test]
     fn unset_empties_what_exists_and_is_not_importable() {
         let mut person = ada();
-        person.contact = Contact::Known { email: person.email.clone(), ext_id: true, phone: None };
+        person.contact = Contact::known(person.email.clone(), true, None);
         person.attributes.insert(name("PLAN"), Value::Null);
         let write = written(compose(
             "u1",
@@ -295,7 +319,7 @@ mod tests {
     fn a_changed_address_is_an_update_of_the_old_one() {
         let mut person = ada();
         let old = Email::parse("old@example.com").unwrap();
-        person.contact = Contact::Known { email: Some(old.clone()), ext_id: true, phone: None };
+        person.contact = Contact::known(Some(old.clone()), true, None);
         let write =
             written(compose("u1", &person, &owing(&[], true), &account(), &AttributeRules::default(), true, &[]));
         assert!(write.email_change());

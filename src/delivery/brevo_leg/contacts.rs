@@ -82,8 +82,11 @@ impl Writer {
             match outcome::upsert(&answer) {
                 // Somebody has deleted it at Brevo; what was written is only what was owed.
                 UpsertOutcome::Created(_) if write.person.contact != Contact::Unknown => return Ok(Payment::Gone),
-                UpsertOutcome::Created(_) | UpsertOutcome::Updated => {
-                    let contact = write.confirmed(write.person.email.clone(), write.ext_id.is_some());
+                outcome @ (UpsertOutcome::Created(_) | UpsertOutcome::Updated) => {
+                    let mut contact = write.confirmed(write.person.email.clone(), write.ext_id.is_some());
+                    if let (UpsertOutcome::Created(id), Contact::Known { contact_id, .. }) = (outcome, &mut contact) {
+                        *contact_id = Some(id);
+                    }
                     return Ok(Payment::Paid { contact, conflicts, kept_email: false, learned: None });
                 }
                 UpsertOutcome::Conflict { identifiers, refusal } => {
@@ -134,6 +137,12 @@ impl Writer {
                 }
                 UpdateOutcome::NotFound => return Ok(Payment::Gone),
                 UpdateOutcome::Conflict { identifiers, refusal } => {
+                    // It keeps the id that it has.
+                    if write.renames() && (identifiers.is_empty() || identifiers.contains(&IdentifierKind::ExtId)) {
+                        write.ext_id = None;
+                        conflicts.insert(IdentifierKind::ExtId);
+                        continue;
+                    }
                     let about_email = identifiers.contains(&IdentifierKind::Email) || identifiers.is_empty();
                     if about_email && std::mem::take(&mut change_email) {
                         conflicts.insert(IdentifierKind::Email);

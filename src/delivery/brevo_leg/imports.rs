@@ -144,12 +144,12 @@ impl Importer {
     /// Looks a few of the imported people up. One who is not there, or whom Brevo does not know by our id, speaks for all.
     async fn sample(&self, imported: &[(PersonId, Write)]) -> Result<Imported, LegError> {
         let mut by_our_id = true;
-        for (id, write) in imported.iter().step_by(imported.len().div_ceil(SAMPLES).max(1)) {
+        for (_, write) in imported.iter().step_by(imported.len().div_ceil(SAMPLES).max(1)) {
             let Some(email) = &write.person.email else { return Ok(Imported::NotDone) };
             let answer = self.stack.clone().oneshot(self.calls.contact(ContactRef::Email(email))).await?;
             let Ok(Some(contact)) = outcome::contact(&answer) else { return Ok(Imported::NotDone) };
             let ext_id = contact.attributes.get("EXT_ID").and_then(|value| value.as_str());
-            by_our_id &= ext_id == Some(id.as_ref());
+            by_our_id &= ext_id.is_some() && ext_id == write.ext_id.as_deref();
         }
         Ok(Imported::Done { ext_id: by_our_id })
     }

@@ -1,18 +1,24 @@
 //! What a record asks for at Brevo, before anything is known of its person. Pure.
 
-use std::borrow::Cow;
-
 use crate::config::IdentityMode;
 use crate::mapping::{
     CompiledMapping, EventDecision, EventView, MappedEvent, ProfileChange, ProfileDecision, ProfileView, dedup_key,
     map_event, map_profile,
 };
+use crate::people::identity::{self, Link};
 use crate::people::roster::PersonId;
 use crate::record::{Kind, Record};
 use crate::settlement::SkipRule;
 
 /// Key of the dedup window.
 pub type DedupKey = [u8; 16];
+
+/// All of it: the link is kept even where nothing of the record is sent.
+#[derive(Debug)]
+pub struct Intake {
+    pub link: Option<Link>,
+    pub wish: Wish,
+}
 
 #[derive(Debug)]
 pub enum Wish {
@@ -25,6 +31,8 @@ pub enum Wish {
     Profile {
         person: PersonId,
         change: ProfileChange,
+        /// For this very id, whomever it has been merged into (`$ignore_alias`).
+        literal: bool,
     },
     /// To the shelf of whoever it is about: the relay keeps it until it can act on it.
     Keep {
@@ -34,58 +42,47 @@ pub enum Wish {
     Unreadable(String),
 }
 
-impl Wish {
-    pub fn person(&self) -> Option<&PersonId> {
-        match self {
+impl Intake {
+    /// Everyone whom the record names, before any forward.
+    pub fn people(&self) -> impl Iterator<Item = &PersonId> {
+        let person = match &self.wish {
             Wish::Event { person, .. } | Wish::Profile { person, .. } | Wish::Keep { person } => Some(person),
             Wish::Skip(_) | Wish::Unreadable(_) => None,
-        }
+        };
+        let linked = self.link.iter().flat_map(|link| [&link.from, &link.into]);
+        person.into_iter().chain(linked)
     }
 }
 
-pub fn wish(record: &Record, mapping: &CompiledMapping, mode: IdentityMode) -> Wish {
+pub fn intake(record: &Record, mapping: &CompiledMapping, mode: IdentityMode) -> Intake {
+    let only = |wish| Intake { link: None, wish };
     let body = match mapping.visible(record.kind, &record.body) {
         Ok(Some(body)) => body,
-        Ok(None) => return Wish::Skip(SkipRule::Private),
-        Err(error) => return Wish::Unreadable(error.to_string()),
+        Ok(None) => return only(Wish::Skip(SkipRule::Private)),
+        Err(error) => return only(Wish::Unreadable(error.to_string())),
     };
     let record = &Record { body, ..record.clone() };
-    match record.kind {
-        Kind::Event | Kind::Identity => event(record, mapping, mode),
+    only(match record.kind {
+        Kind::Event | Kind::Identity => return event(record, mapping, mode),
         Kind::Profile => profile(record, mapping),
         Kind::Group if mapping.sync.groups => group(record),
         Kind::Group => Wish::Skip(SkipRule::GroupsOff),
-    }
+    })
 }
 
-fn event(record: &Record, mapping: &CompiledMapping, mode: IdentityMode) -> Wish {
+fn event(record: &Record, mapping: &CompiledMapping, mode: IdentityMode) -> Intake {
     let view = match EventView::parse(&record.body) {
         Ok(view) => view,
-        Err(error) => return Wish::Unreadable(error.to_string()),
+        Err(error) => return Intake { link: None, wish: Wish::Unreadable(error.to_string()) },
     };
-    let event = match map_event(&view, mapping, record.received_at) {
-        EventDecision::Send(event) => event,
-        EventDecision::Skip(rule) => return Wish::Skip(rule),
+    let wish = match map_event(&view, mapping, record.received_at) {
+        EventDecision::Send(event) => match identity::person(&view, mode) {
+            Some(person) => Wish::Event { person: PersonId::from(person), event, own_id: dedup_key(&view) },
+            None => Wish::Skip(SkipRule::NoPerson),
+        },
+        EventDecision::Skip(rule) => Wish::Skip(rule),
     };
-    match canonical(&view, mode) {
-        Some(person) => Wish::Event { person: PersonId::from(person), event, own_id: dedup_key(&view) },
-        None => Wish::Skip(SkipRule::NoPerson),
-    }
-}
-
-/// Whom Mixpanel counts the event for, as far as the event alone says (contract §6): in simplified projects `$user_id`
-/// wins and a device stands for itself; in original ones `distinct_id` does.
-fn canonical<'a>(view: &'a EventView<'_>, mode: IdentityMode) -> Option<Cow<'a, str>> {
-    let borrowed = |id: &'a Option<Cow<'_, str>>| id.as_deref().map(Cow::Borrowed);
-    let device = || view.device_id.as_deref().map(device_person);
-    match mode {
-        IdentityMode::Simplified => borrowed(&view.user_id).or_else(|| borrowed(&view.distinct_id)).or_else(device),
-        IdentityMode::Original => borrowed(&view.distinct_id).or_else(|| borrowed(&view.user_id)).or_else(device),
-    }
-}
-
-fn device_person(device: &str) -> Cow<'_, str> {
-    if device.starts_with("$device:") { Cow::Borrowed(device) } else { Cow::Owned(format!("$device:{device}")) }
+    Intake { link: identity::link(&view, mode), wish }
 }
 
 fn profile(record: &Record, mapping: &CompiledMapping) -> Wish {
@@ -97,8 +94,8 @@ fn profile(record: &Record, mapping: &CompiledMapping) -> Wish {
         ProfileDecision::Change(change) => change,
         ProfileDecision::Skip(rule) => return Wish::Skip(rule),
     };
-    match view.distinct_id {
-        Some(person) => Wish::Profile { person: PersonId::from(person), change },
+    match view.distinct_id.filter(|id| identity::names_somebody(id)) {
+        Some(person) => Wish::Profile { person: PersonId::from(person), change, literal: view.ignore_alias },
         None => Wish::Skip(SkipRule::NoPerson),
     }
 }
@@ -116,20 +113,35 @@ fn group(record: &Record) -> Wish {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use bytes::Bytes;
+    use serde_json::json;
 
-    fn person(body: &str, mode: IdentityMode) -> Option<String> {
-        let view = EventView::parse(body.as_bytes()).unwrap();
-        canonical(&view, mode).map(Cow::into_owned)
+    use super::*;
+    use crate::clock::UnixMillis;
+    use crate::config::{Mapping, Sync};
+    use crate::record::{Destinations, Origin, Project};
+
+    fn read(body: &serde_json::Value, sync: Sync) -> Intake {
+        let mapping = CompiledMapping::compile(&Mapping::default(), sync).unwrap();
+        let record = Record {
+            kind: Kind::Event,
+            origin: Origin::App,
+            destinations: Destinations::ALL,
+            project: Project::Ours,
+            received_at: UnixMillis(1),
+            body: Bytes::from(body.to_string()),
+        };
+        intake(&record, &mapping, IdentityMode::Simplified)
     }
 
     #[test]
-    fn the_person_of_an_event_follows_the_projects_mode() {
-        let body = r#"{"event":"e","properties":{"distinct_id":"d","$user_id":"u","$device_id":"x"}}"#;
-        assert_eq!(person(body, IdentityMode::Simplified).as_deref(), Some("u"));
-        assert_eq!(person(body, IdentityMode::Original).as_deref(), Some("d"));
-        let device = r#"{"event":"e","properties":{"$device_id":"x"}}"#;
-        assert_eq!(person(device, IdentityMode::Simplified).as_deref(), Some("$device:x"));
-        assert_eq!(person(r#"{"event":"e","properties":{}}"#, IdentityMode::Original), None);
+    fn a_link_is_kept_whatever_becomes_of_the_event() {
+        let pair = json!({"event": "Unmapped", "properties": {"$device_id": "x", "$user_id": "u"}});
+        for sync in [Sync::default(), Sync { events: false, ..Sync::default() }] {
+            let intake = read(&pair, sync);
+            assert!(matches!(intake.wish, Wish::Skip(_)));
+            let named: Vec<_> = intake.people().map(|id| id.to_string()).collect();
+            assert_eq!(named, ["$device:x", "u"]);
+        }
     }
 }

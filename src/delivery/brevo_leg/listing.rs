@@ -96,6 +96,21 @@ impl BrevoLeg {
         changed
     }
 
+    /// Lists that a merged id has asked for are its survivor's affair, whose own changes are the later ones. What Brevo has
+    /// confirmed holds only for the same contact.
+    pub(super) fn move_lists(&mut self, from: &PersonId, into: &PersonId, had_contact: bool) {
+        let mut lists = self.change_lists(from, std::mem::take);
+        if had_contact {
+            lists.forget_confirmed();
+        }
+        if !lists.is_empty() {
+            self.change_lists(into, |own| {
+                lists.join(std::mem::take(own));
+                *own = lists;
+            });
+        }
+    }
+
     /// The person's next change, where a call could make it.
     fn next_listing(&self, id: &PersonId) -> Option<(ListId, Membership, NamedBy)> {
         let (list, membership) = self.roster.get(id)?.person.lists.next()?;

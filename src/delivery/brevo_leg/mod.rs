@@ -6,6 +6,7 @@
 //! read ─► intake (what does it ask for?) ─► load its person ─┬─ profile: fold ─► debt ─► paying ─► contact write or import
 //!                                                            └─ event: queue (after the debt) ─► sending ─► event call
 //! nobody to address yet: shelf ─► released in order when identity arrives
+//! a link between ids: a barrier for both, then one person
 //! ```
 //!
 //! Invariants:
@@ -22,6 +23,7 @@ mod event_calls;
 mod imports;
 mod intake;
 mod listing;
+mod merging;
 mod paying;
 mod queue;
 mod receiving;
@@ -130,6 +132,7 @@ enum Done {
     Events { events: Vec<(PersonId, Queued)>, sent: Sent, doubtful: u32, batches_left: Option<u64> },
     Listed(ListCall, Vec<Listed>),
     Shelf(PersonId, Vec<Parked>, Scan),
+    Moved(PersonId, Vec<Parked>, Scan),
     Overdue(Overdue),
 }
 
@@ -150,6 +153,11 @@ pub struct BrevoLeg {
     to_list: VecDeque<PersonId>,
     /// Whose shelf is to be read once a checkpoint page is durable.
     releases: VecDeque<(u64, PersonId)>,
+    /// Merged ids of which something may be moved to their survivors.
+    to_join: VecDeque<PersonId>,
+    /// Whose shelf is to be read, in order to be moved, once a checkpoint page is durable.
+    moves: VecDeque<(u64, PersonId)>,
+    moves_under_way: usize,
     /// Whose busy contact is asked for again when.
     later: BinaryHeap<Reverse<(Instant, PersonId)>>,
     /// Found at the start, not loaded yet.
@@ -230,6 +238,9 @@ impl BrevoLeg {
             ready: VecDeque::new(),
             to_list: VecDeque::new(),
             releases: VecDeque::new(),
+            to_join: VecDeque::new(),
+            moves: VecDeque::new(),
+            moves_under_way: 0,
             later: BinaryHeap::new(),
             debtors: VecDeque::new(),
             held: HashSet::new(),
@@ -364,6 +375,7 @@ impl BrevoLeg {
 
     fn start_what_can_start(&mut self) {
         self.load_debtors();
+        self.start_joins();
         self.start_releases();
         self.start_payments();
         self.start_events();
@@ -401,6 +413,7 @@ impl BrevoLeg {
             }
             Done::Listed(call, listed) => self.settle_listing(call, listed),
             Done::Shelf(id, rows, scan) => self.take_from_shelf(&id, rows, scan)?,
+            Done::Moved(id, rows, scan) => self.take_moved(&id, rows, scan),
             Done::Overdue(overdue) => self.expire(overdue),
         }
         Ok(())
@@ -427,7 +440,7 @@ impl BrevoLeg {
     /// All of `ids` are in memory now; those that were before may not have been looked at.
     fn take_debtors(&mut self, ids: Vec<PersonId>, people: Vec<(PersonId, Resident)>) {
         self.loading_debtors = false;
-        self.roster.take_in(people);
+        self.take_in(people);
         for id in ids {
             self.advance(&id);
         }

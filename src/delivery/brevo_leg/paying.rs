@@ -81,7 +81,8 @@ impl BrevoLeg {
 
     fn compose_for(&self, id: &PersonId) -> Option<Composed> {
         let resident = self.roster.get(id)?;
-        if !resident.person.addressable() {
+        let merging = self.roster.is_forward(id) || self.is_joining(id);
+        if !resident.person.addressable() || (merging && !self.pays_for_itself(id)) {
             return None;
         }
         let debt = resident.debt.clone().unwrap_or_else(Debt::nothing);
@@ -144,6 +145,17 @@ impl BrevoLeg {
         self.owed = self.owed.saturating_sub(paid.records);
         self.move_oldest(id, before, after);
         paid
+    }
+
+    /// Everything that is owed and covered by no call; it is not owed to this person any more.
+    pub(super) fn take_debt(&mut self, id: &PersonId) -> Option<Debt> {
+        let resident = self.roster.edit(id);
+        let before = resident.owed().filter(|debt| debt.records > 0).map(|debt| debt.oldest);
+        let debt = resident.debt.take()?;
+        let after = resident.owed().filter(|debt| debt.records > 0).map(|debt| debt.oldest);
+        self.owed = self.owed.saturating_sub(debt.records);
+        self.move_oldest(id, before, after);
+        Some(debt)
     }
 
     /// What the payment covered is owed again.

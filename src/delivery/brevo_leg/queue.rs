@@ -66,6 +66,13 @@ pub struct PersonQueue {
     pub release: Release,
     /// The last position that came off the shelf into `events`: rows up to here may still be read back.
     pub released_through: Option<Position>,
+    /// The id was merged into another, and something of it is still to be moved there.
+    pub merging: bool,
+    /// Stands in the list of merged ids to be looked at.
+    pub listed_to_join: bool,
+    /// The shelf is to be read, or is being read, in order to be moved; up to where it has been moved.
+    pub moving: bool,
+    pub moved_through: Option<Position>,
     /// The checkpoint page with the newest row put on the shelf.
     pub shelved_page: u64,
     /// Payments begun so far, and the number of the last that succeeded.
@@ -147,6 +154,9 @@ impl PersonQueue {
             && !self.listed_ready
             && !self.listed_to_list
             && !self.listing
+            && !self.merging
+            && !self.listed_to_join
+            && !self.moving
             && self.too_early == 0
             && self.release == Release::Idle
     }

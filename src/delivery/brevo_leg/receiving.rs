@@ -3,7 +3,7 @@
 use bytes::Bytes;
 
 use super::compose;
-use super::intake::{DedupKey, Wish, wish};
+use super::intake::{self, DedupKey, Intake, Wish};
 use super::queue::{PersonQueue, Queued, Release, Slot};
 use super::{BrevoLeg, Done, window};
 use crate::brevo::limits::MAX_BATCH_EVENTS;
@@ -13,6 +13,7 @@ use crate::delivery::LegError;
 use crate::delivery::books::Item;
 use crate::mapping::{MappedEvent, ProfileChange};
 use crate::people::debt::Debt;
+use crate::people::identity::{Link, Verb};
 use crate::people::person::{Contact, Folded, Person};
 use crate::people::roster::{self, PersonId, Resident};
 use crate::record::Position;
@@ -28,14 +29,14 @@ pub(super) const MAX_PEOPLE: usize = 50_000;
 /// Records with everything that is stored about them.
 pub(super) struct Loaded {
     /// In order of position, with what the dedup window knew.
-    records: Vec<(Item, Wish, Option<Position>)>,
+    records: Vec<(Item, Intake, Option<Position>)>,
     people: Vec<(PersonId, Resident)>,
 }
 
 impl BrevoLeg {
     /// Begins to take entries in: what can be decided without their people is settled, for the rest they are loaded.
     pub(super) fn receive(&mut self, entries: Vec<Entry>) -> Result<(), LegError> {
-        let mut records: Vec<(Item, Wish)> = Vec::new();
+        let mut records: Vec<(Item, Intake)> = Vec::new();
         let now = self.parts.clock.now();
         for entry in entries {
             for item in self.parts.books.admit(entry) {
@@ -43,10 +44,13 @@ impl BrevoLeg {
                     self.parts.books.skip(item.ticket, SkipRule::Disabled);
                     continue;
                 }
-                match wish(&item.record, &self.parts.mapping, self.parts.settings.identity) {
-                    Wish::Skip(rule) => self.parts.books.skip(item.ticket, rule),
+                let mut intake = intake::intake(&item.record, &self.parts.mapping, self.parts.settings.identity);
+                intake.link.take_if(|link| self.is_known_pair(link));
+                match intake.wish {
+                    // Whatever becomes of the record, the link that it makes counts.
+                    Wish::Skip(rule) if intake.link.is_none() => self.parts.books.skip(item.ticket, rule),
                     Wish::Unreadable(reason) => self.parts.books.die(&item, DeadReason::Unreadable, &reason, now)?,
-                    wish => records.push((item, wish)),
+                    _ => records.push((item, intake)),
                 }
             }
         }
@@ -54,8 +58,8 @@ impl BrevoLeg {
             return Ok(());
         }
         self.let_go();
-        let missing = self.roster.missing(records.iter().filter_map(|(_, wish)| wish.person()));
-        let lookups: Vec<_> = records.iter().filter_map(|(item, wish)| self.lookups(item, wish)).collect();
+        let missing = self.roster.missing(records.iter().flat_map(|(_, intake)| intake.people()));
+        let lookups: Vec<_> = records.iter().filter_map(|(item, intake)| self.lookups(item, &intake.wish)).collect();
         let state = self.parts.state.clone();
         self.receiving = Some(self.durable_page);
         self.spawn(Box::pin(async move {
@@ -65,10 +69,10 @@ impl BrevoLeg {
             } else {
                 window::look_up(&state, lookups).await?.into_iter()
             };
-            let with_found = |(item, wish): (Item, Wish)| {
-                let asked = matches!(wish, Wish::Event { own_id: Some(_), .. });
+            let with_found = |(item, intake): (Item, Intake)| {
+                let asked = matches!(intake.wish, Wish::Event { own_id: Some(_), .. });
                 let known = if asked { found.next().flatten() } else { None };
-                (item, wish, known)
+                (item, intake, known)
             };
             let records = records.into_iter().map(with_found).collect();
             Ok(Done::Loaded(Loaded { records, people }))
@@ -85,13 +89,24 @@ impl BrevoLeg {
 
     pub(super) fn apply(&mut self, loaded: Loaded) -> Result<(), LegError> {
         self.receiving = None;
-        self.roster.take_in(loaded.people);
-        for (item, wish, known) in loaded.records {
+        self.take_in(loaded.people);
+        for (item, Intake { link, wish }, known) in loaded.records {
+            if let Some(link) = link {
+                self.link(&link, item.position);
+            }
             match wish {
-                Wish::Event { person, event, own_id } => self.take_event(person, item, event, own_id, known),
-                Wish::Profile { person, change } => self.take_profile(person, item, change),
+                Wish::Event { person, event, own_id } => {
+                    let person = self.roster.resolve(&person);
+                    self.take_event(person, item, event, own_id, known);
+                }
+                Wish::Profile { person, literal: true, .. } if self.roster.is_forward(&person) => {
+                    self.parts.books.skip(item.ticket, SkipRule::MergedProfile);
+                }
+                Wish::Profile { person, change, .. } => {
+                    let person = self.roster.resolve(&person);
+                    self.take_profile(person, item, change);
+                }
                 Wish::Keep { person } => self.shelve(&person, item),
-                // Settled before loading.
                 Wish::Skip(rule) => self.parts.books.skip(item.ticket, rule),
                 Wish::Unreadable(reason) => {
                     let now = self.parts.clock.now();
@@ -181,7 +196,7 @@ impl BrevoLeg {
         }
         let Some(resident) = self.roster.get(&id) else { return self.shelve(&id, item) };
         let nobody = !resident.person.addressable() && resident.person.contact == Contact::Unknown;
-        let alone = self.queues.get(&id).is_some_and(PersonQueue::waits_alone);
+        let alone = self.queues.get(&id).is_some_and(PersonQueue::waits_alone) || resident.person.links.is_joining();
         if nobody || alone || !resident.person.shelf.is_empty() {
             return self.shelve(&id, item);
         }
@@ -220,16 +235,24 @@ impl BrevoLeg {
 
     /// Looks at what a person needs next, and lists them for it. Called whenever something about them has changed.
     pub(super) fn advance(&mut self, id: &PersonId) {
+        if self.roster.is_forward(id) {
+            return self.list_to_join(id);
+        }
+        let Some(resident) = self.roster.get(id) else { return };
+        let joining: Vec<_> = resident.person.links.joining().cloned().collect();
+        for merged in &joining {
+            self.list_to_join(merged);
+        }
         let Some(resident) = self.roster.get(id) else { return };
         let queue = self.queues.entry(id.clone()).or_default();
         let owes_lists = resident.person.lists.owes();
         let contact_missing = resident.person.contact == Contact::Unknown && (!queue.events.is_empty() || owes_lists);
         let due = (resident.debt.is_some() || contact_missing) && resident.person.addressable();
-        // A busy contact comes back by itself, later.
-        if due && !queue.paying && !queue.listed_to_pay && queue.too_early == 0 && !self.held.contains(id) {
-            queue.listed_to_pay = true;
-            self.to_pay.push_back(id.clone());
+        if due && joining.is_empty() {
+            self.list_to_pay(id);
         }
+        let Some(resident) = self.roster.get(id) else { return };
+        let queue = self.queues.entry(id.clone()).or_default();
         if queue.sendable() && !queue.listed_ready {
             queue.listed_ready = true;
             self.ready.push_back(id.clone());
@@ -240,13 +263,27 @@ impl BrevoLeg {
         }
         // Events in a call still count as standing on the shelf, and would be looked for there in vain.
         let shelf_is_next = queue.events.is_empty() && !queue.in_call && !queue.waits_alone() && resident.releasable();
-        if shelf_is_next && queue.release == Release::Idle {
+        if shelf_is_next && joining.is_empty() && queue.release == Release::Idle {
             queue.release = Release::Wanted;
             self.releases.push_back((queue.shelved_page, id.clone()));
         }
         if queue.idle() && queue.shelved_page <= self.durable_page {
             self.queues.remove(id);
         }
+    }
+
+    /// Lists a person to be paid. A busy contact comes back by itself, later.
+    pub(super) fn list_to_pay(&mut self, id: &PersonId) {
+        let queue = self.queues.entry(id.clone()).or_default();
+        if !queue.paying && !queue.listed_to_pay && queue.too_early == 0 && !self.held.contains(id) {
+            queue.listed_to_pay = true;
+            self.to_pay.push_back(id.clone());
+        }
+    }
+
+    /// A device whose user is known: neither can change. Most records of a signed-in person are such.
+    fn is_known_pair(&self, link: &Link) -> bool {
+        link.verb == Verb::Device && self.roster.is_forward(&link.from)
     }
 
     pub(super) fn queue(&mut self, id: &PersonId) -> &mut PersonQueue {

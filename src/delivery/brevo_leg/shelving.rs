@@ -1,6 +1,6 @@
 //! Shelves: putting records on them, taking them off in order, and letting go of what has waited too long (CORE 7).
 
-use super::intake::{Wish, wish};
+use super::intake::{Wish, intake};
 use super::queue::{Queued, Release, Slot};
 use super::receiving::{in_pilot, is_owed};
 use super::{BrevoLeg, Done};
@@ -11,7 +11,7 @@ use crate::people::debt::Debt;
 use crate::people::person::Shelf;
 use crate::people::roster::{self, PersonId, Resident};
 use crate::people::shelf::{self, Parked, Waiting};
-use crate::record::{Kind, Position};
+use crate::record::{Kind, Position, Record};
 use crate::settlement::{DeadReason, SkipRule};
 
 /// Rows read from a shelf at a time.
@@ -45,6 +45,16 @@ impl BrevoLeg {
         let page = self.page;
         self.queue(id).shelved_page = page;
         self.advance(id);
+    }
+
+    /// Puts a record of another id of the person's on the shelf, where it has its place by its position; returns what it
+    /// counts for.
+    pub(super) fn add_to_shelf(&mut self, id: &PersonId, position: Position, record: &Record) -> u64 {
+        let bytes = shelf::put(id, position, record, self.parts.books.pending_mut());
+        self.roster.edit(id).person.shelf.records += 1;
+        let page = self.page;
+        self.queue(id).shelved_page = page;
+        bytes
     }
 
     /// Puts events that are queued for a contact which waits alone on its shelf, so that they do not hold the ledger's
@@ -82,7 +92,12 @@ impl BrevoLeg {
                 return;
             }
             let Some((_, id)) = self.releases.pop_front() else { return };
+            let merging = self.roster.is_forward(&id) || self.is_joining(&id);
             let queue = self.queue(&id);
+            if merging {
+                queue.release = Release::Idle;
+                continue;
+            }
             queue.release = Release::Reading;
             let after = queue.released_through;
             self.releases_under_way += 1;
@@ -102,6 +117,12 @@ impl BrevoLeg {
         let durable_page = self.durable_page;
         let queue = self.queue(id);
         queue.release = Release::Idle;
+        if self.roster.is_forward(id) || self.is_joining(id) {
+            // Read again once everything of the person's is on one shelf.
+            self.advance(id);
+            return Ok(());
+        }
+        let queue = self.queue(id);
         if rows.is_empty() && queue.events.is_empty() && !queue.in_call && queue.shelved_page <= durable_page {
             // Nothing there that was not handed out: the count was wrong, and a wrong count must not hold the person.
             let counted = self.roster.edit(id).person.shelf.records;
@@ -117,7 +138,7 @@ impl BrevoLeg {
             let bytes = shelf::size(&record);
             let Some(resident) = self.roster.get(id) else { continue };
             let in_pilot = in_pilot(self.parts.settings.mode, &self.parts.settings.pilot_emails, &resident.person);
-            match wish(&record, &self.parts.mapping, self.parts.settings.identity) {
+            match intake(&record, &self.parts.mapping, self.parts.settings.identity).wish {
                 Wish::Event { .. } | Wish::Profile { .. } if !in_pilot => {
                     self.unshelve(id, position, bytes);
                     self.parts.books.tally_mut().skip(SkipRule::NotInPilot, 1);
@@ -193,9 +214,14 @@ impl BrevoLeg {
         self.looking_for_overdue = false;
         self.end_scan(overdue.scan);
         let full = overdue.rows.len() == OVERDUE_ROWS;
-        self.roster.take_in(overdue.people);
+        self.take_in(overdue.people);
         for row in overdue.rows {
             let id = PersonId::from(row.person.as_str());
+            // On its way to another shelf, where it is found by a later look.
+            if self.roster.is_forward(&id) {
+                self.advance(&id);
+                continue;
+            }
             // Off the shelf already, or on its way off: the release settles it.
             let releasing = self.queues.get(&id).is_some_and(|queue| {
                 queue.release == Release::Reading || queue.released_through.is_some_and(|last| last >= row.position)
@@ -211,12 +237,12 @@ impl BrevoLeg {
         self.more_overdue = full;
     }
 
-    fn begin_scan(&mut self) -> Scan {
+    pub(super) fn begin_scan(&mut self) -> Scan {
         *self.scans.entry(self.durable_page).or_default() += 1;
         Scan { began: self.durable_page }
     }
 
-    fn end_scan(&mut self, scan: Scan) {
+    pub(super) fn end_scan(&mut self, scan: Scan) {
         if let Some(count) = self.scans.get_mut(&scan.began) {
             *count -= 1;
             if *count == 0 {

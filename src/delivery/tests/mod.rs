@@ -4,6 +4,7 @@
 
 mod brevo_answers;
 mod core;
+mod identity;
 mod lists;
 mod mixpanel_answers;
 mod random;
