@@ -35,6 +35,7 @@ use crate::erasure;
 use crate::mapping::{CompiledMapping, Enricher, MappingError};
 use crate::mixpanel;
 use crate::mixpanel::app::AppCalls;
+use crate::mixpanel::lookup::LookupCalls;
 use crate::mixpanel::validate::Tokens;
 use crate::privacy::Rules;
 use crate::read_side::{self, ReadSide, ReadSideError};
@@ -148,6 +149,7 @@ impl Relay {
 
         let app = room.app_routes()?;
         let desk = Arc::new(ReadSide::new(&config, budgets.clone(), clock.clone())?);
+        let lookups = room.lookup_routes()?;
         let pace = SharedPace::default();
         let admin = admin::Parts {
             legs: Arc::new(legs.clone()),
@@ -163,7 +165,8 @@ impl Relay {
         let edge = edge::router(EdgeParts::new(config.clone(), journal, clock.clone())?)
             .merge(admin::public_router(admin.clone()))
             .merge(erasure::routes::router(app))
-            .merge(read_side::router(desk, &config.server.cors_origins));
+            .merge(read_side::router(desk, &config.server.cors_origins))
+            .merge(edge::lookup_tables::router(lookups));
         let listener = listen("listen", config.server.listen).await?;
         let private = match config.server.admin_listen {
             Some(address) => Some((listen("admin_listen", address).await?, admin::private_router(admin))),
@@ -338,6 +341,23 @@ impl Room<'_> {
             keys: Keys::new(self.config, tokens),
             calls: AppCalls::new(mixpanel)?,
             stack: stack::probe_stack(self.transport.clone(), self.budgets.clone(), MIXPANEL),
+            clock: self.clock.clone(),
+        })
+    }
+
+    fn lookup_routes(&self) -> Result<edge::lookup_tables::Parts, StartError> {
+        let mixpanel = &self.config.mixpanel;
+        let tokens = Tokens::new(mixpanel.project_tokens.clone(), mixpanel.forward_tokens.clone());
+        Ok(edge::lookup_tables::Parts {
+            keys: Keys::new(self.config, tokens),
+            calls: LookupCalls::new(mixpanel)?,
+            project_id: mixpanel.project_id.clone(),
+            cors_origins: self.config.server.cors_origins.clone(),
+            transport: self.transport.clone(),
+            budgets: self.budgets.clone(),
+            reader: MIXPANEL,
+            journal: self.journal(),
+            tables: self.tables.clone(),
             clock: self.clock.clone(),
         })
     }

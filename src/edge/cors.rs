@@ -27,7 +27,7 @@ pub fn layer(origins: &CorsOrigins) -> CorsLayer {
         .allow_origin(allow_origin)
         .allow_credentials(true)
         .allow_headers(AllowHeaders::mirror_request())
-        .allow_methods([Method::GET, Method::POST, Method::OPTIONS])
+        .allow_methods([Method::GET, Method::POST, Method::PUT, Method::OPTIONS])
         .expose_headers([
             RETRY_AFTER,
             AGE,

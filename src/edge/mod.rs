@@ -23,6 +23,7 @@ pub mod decode;
 pub mod ids;
 pub mod ingest;
 pub mod intake;
+pub mod lookup_tables;
 pub mod options;
 pub mod passthrough;
 mod privacy;

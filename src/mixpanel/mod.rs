@@ -11,6 +11,7 @@ pub mod answers;
 pub mod app;
 pub mod calls;
 pub mod keys;
+pub mod lookup;
 pub mod quota;
 pub mod reserved;
 pub mod validate;

@@ -162,7 +162,7 @@ impl Catalog {
 
     /// Reads a table that has come by HTTP for `id` at Mixpanel, gzip or plain. Blocks. It is put in place by
     /// [`Staged::install`], and only if the configuration names a table of that id.
-    pub fn stage(&self, id: &str, csv: File) -> Result<Staged<'_>, BuildError> {
+    pub fn stage(self: &Arc<Self>, id: &str, csv: File) -> Result<Staged, BuildError> {
         let entry = self.tables.iter().find(|(_, entry)| entry.settings.id.as_deref() == Some(id));
         let number = self.staged.fetch_add(1, Ordering::Relaxed);
         let path = self.directory.join(format!("{number}.unfinished"));
@@ -173,7 +173,13 @@ impl Catalog {
             let _one = self.one_at_a_time();
             build(csv, &unfinished.0, Source { file, sent: true })?
         };
-        Ok(Staged { table, unfinished, entry: entry.map(|(name, entry)| (name.as_str(), entry)) })
+        Ok(Staged { catalog: self.clone(), table, unfinished, name: entry.map(|(name, _)| name.clone()) })
+    }
+
+    /// A new file beside the tables, without a name: it is gone with its last handle.
+    pub fn spool(&self) -> io::Result<File> {
+        fs::create_dir_all(&self.directory)?;
+        tempfile::tempfile_in(&self.directory)
     }
 
     fn one_at_a_time(&self) -> MutexGuard<'_, ()> {
@@ -303,16 +309,19 @@ impl Looked {
 
 /// A good table, not in use yet. Dropped, it leaves nothing behind.
 #[derive(Debug)]
-pub struct Staged<'a> {
+pub struct Staged {
+    catalog: Arc<Catalog>,
     table: TableFile,
     unfinished: Unfinished,
     /// `None`: the configuration names no table of this id, and nothing is kept.
-    entry: Option<(&'a str, &'a Entry)>,
+    name: Option<String>,
 }
 
-impl Staged<'_> {
+impl Staged {
     pub fn install(self) -> io::Result<()> {
-        let Some((name, entry)) = self.entry else { return Ok(()) };
+        let Some((name, entry)) = self.name.as_ref().and_then(|name| self.catalog.tables.get_key_value(name)) else {
+            return Ok(());
+        };
         let table = entry.install(self.table, &self.unfinished)?;
         entry.looked().problem = None;
         tracing::info!(table = name, rows = table.meta().rows, "lookup table received");
@@ -373,8 +382,8 @@ mod tests {
             fs::write(self.directory.path().join("products.csv"), csv).unwrap();
         }
 
-        fn open(&self) -> Catalog {
-            Catalog::open(&self.settings, self.directory.path().join("m.tables")).unwrap()
+        fn open(&self) -> Arc<Catalog> {
+            Arc::new(Catalog::open(&self.settings, self.directory.path().join("m.tables")).unwrap())
         }
 
         fn sent(&self, csv: &str) -> File {

@@ -9,6 +9,7 @@ pub mod budget;
 pub mod gate;
 pub mod stack;
 pub mod transport;
+pub mod upload;
 pub mod verdict;
 
 use bytes::Bytes;
@@ -69,6 +70,8 @@ pub enum Family {
     MixpanelApp,
     /// GDPR tasks: 1 a second (Mixpanel contract §11).
     MixpanelGdpr,
+    /// `/lookup-tables`: 100 in any 24 hours (Mixpanel contract §7).
+    MixpanelLookupTables,
     /// `POST /events`: 10/s and 36,000/h on ordinary plans (Brevo contract §1.3).
     BrevoEvents,
     /// `POST /events/batch`: whether it shares the row of `/events` is unconfirmed, so it is learned on its own.
@@ -80,13 +83,14 @@ pub enum Family {
 }
 
 impl Family {
-    pub const ALL: [Family; 10] = [
+    pub const ALL: [Family; 11] = [
         Family::MixpanelIngestion,
         Family::MixpanelQuery,
         Family::MixpanelJql,
         Family::MixpanelExport,
         Family::MixpanelApp,
         Family::MixpanelGdpr,
+        Family::MixpanelLookupTables,
         Family::BrevoEvents,
         Family::BrevoEventsBatch,
         Family::BrevoContacts,
@@ -100,7 +104,8 @@ impl Family {
             | Family::MixpanelJql
             | Family::MixpanelExport
             | Family::MixpanelApp
-            | Family::MixpanelGdpr => "mixpanel",
+            | Family::MixpanelGdpr
+            | Family::MixpanelLookupTables => "mixpanel",
             Family::BrevoEvents | Family::BrevoEventsBatch | Family::BrevoContacts | Family::BrevoOther => "brevo",
         }
     }
@@ -113,6 +118,7 @@ impl Family {
             Family::MixpanelExport => "export",
             Family::MixpanelApp => "app",
             Family::MixpanelGdpr => "gdpr",
+            Family::MixpanelLookupTables => "lookup_tables",
             Family::BrevoEvents => "events",
             Family::BrevoEventsBatch => "events_batch",
             Family::BrevoContacts => "contacts",

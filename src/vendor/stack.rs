@@ -50,8 +50,27 @@ pub fn build(transport: Transport, gate: Arc<SharedGate>, budgets: Arc<Budgets>,
     BoxCloneSyncService::new(stack)
 }
 
-/// One attempt, past the gate and without trying again: for probes of a paused destination.
-pub fn probe_stack(transport: Transport, budgets: Arc<Budgets>, reader: Reader) -> Stack {
+/// What sends: [`Transport`], or [`super::upload::Upload`].
+pub trait Bottom:
+    Service<VendorRequest, Response = VendorAnswer, Error = TransportError, Future = Answering>
+    + Clone
+    + Send
+    + Sync
+    + 'static
+{
+}
+
+impl<S> Bottom for S where
+    S: Service<VendorRequest, Response = VendorAnswer, Error = TransportError, Future = Answering>
+        + Clone
+        + Send
+        + Sync
+        + 'static
+{
+}
+
+/// One attempt, past the gate and without trying again: for probes of a paused destination, and for callers who wait.
+pub fn probe_stack(transport: impl Bottom, budgets: Arc<Budgets>, reader: Reader) -> Stack {
     let stack = ServiceBuilder::new()
         .layer(AdmissionLayer { gate: None, budgets, meter: reader.meter })
         .layer(MetricsLayer)
@@ -60,7 +79,7 @@ pub fn probe_stack(transport: Transport, budgets: Arc<Budgets>, reader: Reader) 
     BoxCloneSyncService::new(stack)
 }
 
-type Answering = Pin<Box<dyn Future<Output = Result<VendorAnswer, TransportError>> + Send>>;
+pub type Answering = Pin<Box<dyn Future<Output = Result<VendorAnswer, TransportError>> + Send>>;
 
 /// The retry policy: all judgement is in the verdict, all waiting in the gate.
 #[derive(Clone)]

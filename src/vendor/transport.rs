@@ -80,18 +80,23 @@ impl Service<VendorRequest> for Transport {
     fn call(&mut self, request: VendorRequest) -> Self::Future {
         let client = self.client.clone();
         Box::pin(async move {
-            let response = client
-                .request(request.method, request.url)
-                .headers(request.headers)
-                .body(request.body)
-                .send()
-                .await
-                .map_err(classify)?;
-            let (status, headers) = (response.status(), response.headers().clone());
-            let body = read_capped(response, MAX_ANSWER).await?;
-            Ok(VendorAnswer::new(status, headers, body))
+            let body = request.body.clone();
+            exchange(&client, request, body.into()).await
         })
     }
+}
+
+/// Sends `body` in place of the request's own.
+pub(super) async fn exchange(
+    client: &reqwest::Client,
+    request: VendorRequest,
+    body: reqwest::Body,
+) -> Result<VendorAnswer, TransportError> {
+    let sending = client.request(request.method, request.url).headers(request.headers).body(body).send();
+    let response = sending.await.map_err(classify)?;
+    let (status, headers) = (response.status(), response.headers().clone());
+    let body = read_capped(response, MAX_ANSWER).await?;
+    Ok(VendorAnswer::new(status, headers, body))
 }
 
 fn classify(error: reqwest::Error) -> TransportError {

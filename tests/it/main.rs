@@ -6,6 +6,7 @@ mod demo;
 mod docs;
 mod gdpr;
 mod harness;
+mod lookup_tables;
 mod p10_flat;
 mod p1_success_means_stored;
 mod p2_counts_add_up;

@@ -13,6 +13,7 @@ pub(super) fn assumed(family: Family) -> Vec<Limit> {
         Family::MixpanelExport => vec![Limit::per_second(3), Limit::per_hour(60)],
         Family::MixpanelApp => vec![],
         Family::MixpanelGdpr => vec![Limit::per_second(1)],
+        Family::MixpanelLookupTables => vec![Limit::per_day(100)],
         Family::BrevoEvents | Family::BrevoContacts | Family::BrevoEventsBatch => {
             vec![Limit::per_second(10), Limit::per_hour(36_000)]
         }

@@ -50,6 +50,10 @@ impl Limit {
         Self { unit: Unit::Calls, amount, span: Duration::from_secs(3605) }
     }
 
+    pub const fn per_day(amount: u64) -> Self {
+        Self { unit: Unit::Calls, amount, span: Duration::from_secs(24 * 3600 + 5) }
+    }
+
     pub const fn per_minute(unit: Unit, amount: u64) -> Self {
         Self { unit, amount, span: Duration::from_secs(61) }
     }
