@@ -18,13 +18,14 @@ use crate::admin;
 use crate::admin::auth::{AdminAuth, AdminTokenError, admin_token};
 use crate::brevo;
 use crate::clock::SharedClock;
-use crate::config::{self, BrevoMode, Config, NotEnforced, PropertyPolicy, StoreEngine};
+use crate::config::{self, BrevoMode, Config, NotEnforced, PropertyPolicy, StoreEngine, WhenFull};
 use crate::delivery::LegError;
 use crate::delivery::books::{Books, HeldOutside};
 use crate::delivery::brevo_leg::{self, BrevoLeg};
 use crate::delivery::checkpoint::Checkpoint;
 use crate::delivery::mixpanel_leg::{self, MixpanelLeg};
 use crate::delivery::outlook::{self, SharedPace};
+use crate::delivery::overflow;
 use crate::delivery::pauses;
 use crate::delivery::source::Source;
 use crate::delivery::status::LegStatus;
@@ -118,6 +119,7 @@ pub struct Relay {
     tail: Tail,
     pace: SharedPace,
     tables: Arc<Catalog>,
+    when_full: WhenFull,
     metrics: PrometheusHandle,
     clock: SharedClock,
 }
@@ -173,7 +175,21 @@ impl Relay {
             None => None,
         };
         let tail = Tail { max_age: config.retention.history, max_bytes: config.retention.history_bytes };
-        Ok(Self { store, edge, listener, private, mixpanel, brevo, legs, tail, pace, tables, metrics, clock })
+        Ok(Self {
+            store,
+            edge,
+            listener,
+            private,
+            mixpanel,
+            brevo,
+            legs,
+            tail,
+            pace,
+            tables,
+            when_full: config.when_full,
+            metrics,
+            clock,
+        })
     }
 
     /// Where the relay listens: for apps, and for the people who run it.
@@ -217,6 +233,7 @@ impl Relay {
         let cursors = self.legs.iter().map(LegStatus::durable_cursor).collect();
         let trimming = trimmer::run(self.store.journal.clone(), cursors, self.tail, self.clock.clone());
         let pace = AbortOnDropHandle::new(tokio::spawn(outlook::watch(self.store.journal.clone(), self.pace)));
+        let overflow = overflow(self.when_full, &self.store, &self.legs);
         let mut failed = self.store.failed();
 
         let outcome = tokio::select! {
@@ -225,6 +242,7 @@ impl Relay {
             Some(ended) = servers.join_next() => Err(ended_server(ended)),
             Some(ended) = legs.join_next() => ended?.and(Ok(())),
             ended = trimming => ended.map_err(RunError::Trimmer),
+            ended = overflow => ended.map_err(RunError::Trimmer),
             never = telemetry::keep_up(self.metrics) => match never {},
             died = tables::watch(self.tables) => Err(RunError::Task(died)),
             _ = failed.wait_for(|failed| *failed) => Err(RunError::StoreFailed),
@@ -248,6 +266,20 @@ fn ended_server(ended: Result<std::io::Result<()>, tokio::task::JoinError>) -> R
         Ok(Ok(())) => RunError::Listener(std::io::Error::other("it stopped by itself")),
         Ok(Err(error)) => RunError::Listener(error),
         Err(error) => RunError::Task(error),
+    }
+}
+
+/// Gives up backlog when the disk is full, where the configuration says whose; pends for ever otherwise.
+async fn overflow(when_full: WhenFull, store: &SqliteStore, legs: &[LegStatus]) -> Result<(), StoreError> {
+    let gives_way = match when_full {
+        WhenFull::Refuse => return std::future::pending().await,
+        WhenFull::SkipMixpanel => Destination::Mixpanel,
+        WhenFull::SkipBrevo => Destination::Brevo,
+    };
+    let (giving, others): (Vec<_>, Vec<_>) = legs.iter().cloned().partition(|leg| leg.destination() == gives_way);
+    match giving.into_iter().next() {
+        Some(leg) => overflow::watch(store.journal.clone(), leg, others).await,
+        None => std::future::pending().await,
     }
 }
 

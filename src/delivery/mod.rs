@@ -16,6 +16,7 @@ pub mod dead_letters;
 pub mod ledger;
 pub mod mixpanel_leg;
 pub mod outlook;
+pub mod overflow;
 pub mod pauses;
 pub mod source;
 pub mod status;

@@ -39,6 +39,8 @@ pub struct LegStatus {
     snapshot: Arc<Mutex<Snapshot>>,
     /// Below it everything is settled and written down: the journal may be trimmed up to here.
     durable_cursor: watch::Sender<Position>,
+    /// Entries below it are not to be delivered any more: the disk was full (CORE 15).
+    given_up: watch::Sender<EntryId>,
 }
 
 /// The numbers of promise P2 and P3 for one destination.
@@ -85,6 +87,7 @@ impl LegStatus {
             gate,
             snapshot: Arc::new(Mutex::new(snapshot)),
             durable_cursor: watch::Sender::new(cursor),
+            given_up: watch::Sender::new(EntryId::FIRST),
         }
     }
 
@@ -110,6 +113,15 @@ impl LegStatus {
 
     pub fn durable_cursor(&self) -> watch::Receiver<Position> {
         self.durable_cursor.subscribe()
+    }
+
+    /// Has the leg skip whatever it has not delivered of the entries below `below`, rule `overflow`.
+    pub fn give_up(&self, below: EntryId) {
+        self.given_up.send_if_modified(|given_up| std::mem::replace(given_up, below.max(*given_up)) < below);
+    }
+
+    pub fn given_up(&self) -> watch::Receiver<EntryId> {
+        self.given_up.subscribe()
     }
 
     /// Publishes everything to the metrics and returns it. Backlog is counted from the journal's entries and from what

@@ -145,9 +145,5 @@ pub(super) fn when_full(root: &mut Section<'_>) -> WhenFull {
     let choices =
         [("refuse", WhenFull::Refuse), ("skip_mixpanel", WhenFull::SkipMixpanel), ("skip_brevo", WhenFull::SkipBrevo)];
     let Some(item) = root.take("when_full") else { return WhenFull::default() };
-    let when_full = item.scalar(values::choice(&choices)).unwrap_or_default();
-    if when_full != WhenFull::Refuse {
-        item.notice(About::NotActedOn { meanwhile: "a full disk refuses new records" });
-    }
-    when_full
+    item.scalar(values::choice(&choices)).unwrap_or_default()
 }

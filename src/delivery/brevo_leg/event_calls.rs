@@ -19,6 +19,8 @@ pub enum Sent {
     Split(String),
     /// The endpoint is not there: hold the destination.
     Misrouted(String),
+    /// Called back before there was an answer.
+    Recalled,
 }
 
 /// What an event counts for in a batch besides its properties: name, identifiers, date, punctuation.

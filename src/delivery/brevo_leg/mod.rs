@@ -67,7 +67,7 @@ use crate::config::{BrevoMode, IdentityMode, Parking};
 use crate::mapping::CompiledMapping;
 use crate::people::roster::{self, PersonId, Resident, Roster};
 use crate::people::shelf::{self, Parked};
-use crate::record::{Destination, Position};
+use crate::record::{Destination, EntryId, Position};
 use crate::store::{Journal, State, StoreError, write_when_there_is_room};
 use crate::vendor::Verdict;
 use crate::vendor::budget::Budgets;
@@ -167,6 +167,10 @@ pub struct BrevoLeg {
     held: HashSet<PersonId>,
 
     under_way: JoinSet<Result<Done, LegError>>,
+    /// Calls back the event calls under way.
+    recall: CancellationToken,
+    /// Entries below it are skipped: the disk was full.
+    given_up: EntryId,
     payments_under_way: usize,
     events_under_way: usize,
     listings_under_way: usize,
@@ -245,6 +249,8 @@ impl BrevoLeg {
             debtors: VecDeque::new(),
             held: HashSet::new(),
             under_way: JoinSet::new(),
+            recall: CancellationToken::new(),
+            given_up: EntryId::FIRST,
             payments_under_way: 0,
             events_under_way: 0,
             listings_under_way: 0,
@@ -317,6 +323,7 @@ impl BrevoLeg {
         let mut accounts = tokio::time::interval(READ_ACCOUNT_EVERY);
         accounts.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         let mut purges = tokio::time::interval(dead_letters::PURGE_EVERY);
+        let mut given_up = self.parts.status.given_up();
         if self.sends() {
             self.await_earlier_import();
         }
@@ -352,6 +359,10 @@ impl BrevoLeg {
                 _ = purges.tick(), if self.purging.is_none() => self.purging = Some(self.look_for_old_letters()),
                 () = gate.probe_due(), if self.probing.is_none() && self.parts.vendor.is_some() => {
                     self.probing = self.probe();
+                }
+                Ok(()) = given_up.changed() => {
+                    let below = *given_up.borrow_and_update();
+                    self.give_up(below);
                 }
                 () = until(retry_at) => self.retry_busy(),
                 () = until(settled_at) => {}
@@ -389,10 +400,9 @@ impl BrevoLeg {
     }
 
     fn may_receive(&self) -> bool {
-        self.receiving.is_none()
-            && self.waiting < MAX_WAITING
-            && self.queues.len() < MAX_PEOPLE
-            && self.parts.books.has_room()
+        let room = self.waiting < MAX_WAITING && self.queues.len() < MAX_PEOPLE;
+        let given_up = self.parts.source.next_entry() < self.given_up;
+        self.receiving.is_none() && (room || given_up) && self.parts.books.has_room()
     }
 
     fn spawn(&mut self, work: Work) {

@@ -46,6 +46,9 @@ impl BrevoLeg {
                 }
                 let mut intake = intake::intake(&item.record, &self.parts.mapping, self.parts.settings.identity);
                 intake.link.take_if(|link| self.is_known_pair(link));
+                if item.position.entry < self.given_up {
+                    intake.wish = Wish::Skip(SkipRule::Overflow);
+                }
                 match intake.wish {
                     // Whatever becomes of the record, the link that it makes counts.
                     Wish::Skip(rule) if intake.link.is_none() => self.parts.books.skip(item.ticket, rule),

@@ -1,5 +1,7 @@
 //! Sending events: as few calls as the moment allows, one call at a time per person.
 
+use std::collections::VecDeque;
+
 use super::event_calls::{self, Sent};
 use super::queue::{Queued, Slot};
 use super::receiving::identifiers;
@@ -7,6 +9,7 @@ use super::{BrevoLeg, Done};
 use crate::brevo::limits::MAX_BATCH_EVENTS;
 use crate::delivery::LegError;
 use crate::people::roster::PersonId;
+use crate::record::EntryId;
 use crate::settlement::SkipRule;
 use crate::vendor::Family;
 use crate::vendor::budget::Budgets;
@@ -87,8 +90,10 @@ impl BrevoLeg {
         };
         let body: Vec<_> = events.iter().map(wire).collect();
         self.events_under_way += 1;
+        let recall = self.recall.clone();
         self.spawn(Box::pin(async move {
-            let (sent, doubtful) = event_calls::send(stack, calls, body).await?;
+            let sent = recall.run_until_cancelled(event_calls::send(stack, calls, body)).await;
+            let (sent, doubtful) = sent.unwrap_or(Ok((Sent::Recalled, 0)))?;
             let batches_left = batches_left(&budgets).await;
             Ok(Done::Events { events, sent, doubtful, batches_left })
         }));
@@ -127,6 +132,10 @@ impl BrevoLeg {
                 let halved = |(id, event): (PersonId, Queued)| (id, Queued { call_limit, ..event });
                 self.give_events_back(events.into_iter().map(halved).collect());
             }
+            Sent::Recalled => {
+                self.give_events_back(events);
+                self.skip_given_up(people.iter());
+            }
             Sent::Misrouted(words) => {
                 self.misrouted_events = self.misrouted_events.saturating_add(1);
                 self.hold(&words, self.misrouted_events);
@@ -138,6 +147,29 @@ impl BrevoLeg {
             self.advance(&id);
         }
         Ok(())
+    }
+
+    /// Has nothing of the entries below `below` be sent any more. Debts and shelves stay: they are not in the journal, so
+    /// letting go of them would make no room there.
+    pub(super) fn give_up(&mut self, below: EntryId) {
+        self.given_up = below;
+        let waiting: Vec<_> = self.queues.keys().cloned().collect();
+        self.skip_given_up(waiting.iter());
+        std::mem::take(&mut self.recall).cancel();
+    }
+
+    fn skip_given_up<'a>(&mut self, people: impl Iterator<Item = &'a PersonId>) {
+        for id in people {
+            let given_up = self.given_up;
+            let (skipped, kept) = std::mem::take(&mut self.queue(id).events)
+                .into_iter()
+                .partition(|event| matches!(event.slot, Slot::Ledger(_)) && event.position.entry < given_up);
+            self.queue(id).events = kept;
+            let skipped: VecDeque<Queued> = skipped;
+            for event in &skipped {
+                self.settle_event_skipped(id, event, SkipRule::Overflow);
+            }
+        }
     }
 
     fn give_events_back(&mut self, events: Vec<(PersonId, Queued)>) {

@@ -10,7 +10,7 @@ use std::collections::{HashSet, VecDeque};
 use crate::delivery::books::Item;
 use crate::mixpanel::calls::{Call, MAX_BYTES, MAX_RECORDS};
 use crate::mixpanel::keys::{self, Key};
-use crate::record::{Kind, Project};
+use crate::record::{EntryId, Kind, Project};
 
 /// Enough to keep a distant vendor busy at the project's own limit: 4 × 2,000 events per 200 ms round trip.
 pub const EVENT_LANES: usize = 4;
@@ -42,6 +42,13 @@ impl Batch {
         let second = self.items.split_off(self.items.len() / 2);
         let call = self.call;
         Ok((self, Batch { call, items: second }))
+    }
+
+    /// Takes out what stands below `below`.
+    pub fn remove_below(&mut self, below: EntryId) -> Vec<Item> {
+        let (old, kept) = std::mem::take(&mut self.items).into_iter().partition(|item| item.position.entry < below);
+        self.items = kept;
+        old
     }
 }
 
@@ -142,6 +149,32 @@ impl Lanes {
         self.lanes[lane.0].busy = false;
     }
 
+    /// The lane's batch was called back without having been sent: what is left of it goes first.
+    pub fn put_back(&mut self, lane: LaneId, batch: Batch) {
+        let lane = &mut self.lanes[lane.0];
+        if !batch.items.is_empty() {
+            lane.pieces.push_front(batch);
+        }
+        lane.busy = false;
+    }
+
+    /// Takes out what stands below `below`.
+    pub fn remove_below(&mut self, below: EntryId) -> Vec<Item> {
+        let mut removed = Vec::new();
+        for lane in &mut self.lanes {
+            for batch in &mut lane.pieces {
+                removed.extend(batch.remove_below(below));
+            }
+            lane.pieces.retain(|batch| !batch.items.is_empty());
+            let (old, kept) =
+                std::mem::take(&mut lane.queue).into_iter().partition(|queued| queued.item.position.entry < below);
+            lane.queue = kept;
+            let old: VecDeque<Queued> = old;
+            removed.extend(old.into_iter().map(|queued| queued.item));
+        }
+        removed
+    }
+
     /// The lane's batch was refused: its pieces go first.
     pub fn redo(&mut self, lane: LaneId, pieces: (Batch, Batch)) {
         let lane = &mut self.lanes[lane.0];
@@ -170,7 +203,7 @@ mod tests {
     use super::*;
     use crate::clock::UnixMillis;
     use crate::delivery::ledger::{Ledger, Limits};
-    use crate::record::{Destinations, EntryId, Epoch, Origin, Position, Record};
+    use crate::record::{Destinations, Epoch, Origin, Position, Record};
 
     fn items(bodies: &[(Kind, String)]) -> Vec<Item> {
         let start = Position { epoch: Epoch(1), entry: EntryId(1), index: 0 };

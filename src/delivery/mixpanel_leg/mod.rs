@@ -26,7 +26,7 @@ use crate::config::IdentityMode;
 use crate::mixpanel::answers::{self, Outcome};
 use crate::mixpanel::calls::{Call, Calls};
 use crate::privacy::{Rules, Unruly};
-use crate::record::{Destination, Position, Record};
+use crate::record::{Destination, EntryId, Position, Record};
 use crate::settlement::{DeadReason, SkipRule};
 use crate::store::{Entry, State, StoreError, write_when_there_is_room};
 use crate::vendor::stack::Stack;
@@ -64,13 +64,18 @@ pub struct Settings {
 struct Sent {
     lane: LaneId,
     batch: Batch,
-    result: Result<VendorAnswer, TransportError>,
+    /// `None`: called back.
+    result: Option<Result<VendorAnswer, TransportError>>,
 }
 
 pub struct MixpanelLeg {
     parts: Parts,
     lanes: Lanes,
     under_way: JoinSet<Sent>,
+    /// Calls back the calls under way.
+    recall: CancellationToken,
+    /// Entries below it are skipped: the disk was full.
+    given_up: EntryId,
     /// The checkpoint being written, and the cursor that it makes durable.
     writing: Option<BoxFuture<'static, Result<Position, StoreError>>>,
     probing: Option<BoxFuture<'static, bool>>,
@@ -81,7 +86,16 @@ pub struct MixpanelLeg {
 impl MixpanelLeg {
     pub fn new(parts: Parts) -> Self {
         let lanes = Lanes::new(parts.calls.can_import());
-        Self { parts, lanes, under_way: JoinSet::new(), writing: None, probing: None, purging: None }
+        Self {
+            parts,
+            lanes,
+            under_way: JoinSet::new(),
+            recall: CancellationToken::new(),
+            given_up: EntryId::FIRST,
+            writing: None,
+            probing: None,
+            purging: None,
+        }
     }
 
     /// Runs until `shutdown`, then waits up to `drain` for calls under way and writes a last checkpoint.
@@ -89,6 +103,7 @@ impl MixpanelLeg {
         let mut tick = tokio::time::interval(CHECKPOINT_EVERY);
         tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         let mut purges = tokio::time::interval(dead_letters::PURGE_EVERY);
+        let mut given_up = self.parts.status.given_up();
         self.check_dead_letters();
         loop {
             self.send_what_is_ready();
@@ -116,6 +131,10 @@ impl MixpanelLeg {
                 }
                 _ = purges.tick(), if self.purging.is_none() => self.purging = Some(self.look_for_old_letters()),
                 () = gate.probe_due(), if self.probing.is_none() => self.probing = Some(self.probe()),
+                Ok(()) = given_up.changed() => {
+                    let below = *given_up.borrow_and_update();
+                    self.give_up(below);
+                }
                 _ = tick.tick(), if self.writing.is_none() && self.parts.books.is_dirty() => self.checkpoint()?,
             }
         }
@@ -126,6 +145,10 @@ impl MixpanelLeg {
         for item in entries.into_iter().flat_map(|entry| self.parts.books.admit(entry)).collect::<Vec<_>>() {
             if !self.parts.settings.enabled {
                 self.parts.books.skip(item.ticket, SkipRule::Disabled);
+                continue;
+            }
+            if item.position.entry < self.given_up {
+                self.parts.books.skip(item.ticket, SkipRule::Overflow);
                 continue;
             }
             // Only asked whether anything may leave; what does is worked out with the call.
@@ -143,17 +166,27 @@ impl MixpanelLeg {
             let stack = self.parts.stack.clone();
             let calls = self.parts.calls.clone();
             let privacy = self.parts.privacy.clone();
+            let recall = self.recall.clone();
             self.under_way.spawn(async move {
                 let records = batch.items.iter().map(|item| item.record.clone()).collect();
                 let request = request(calls, batch.call, records, privacy).await;
-                let result = stack.oneshot(request).await;
+                let result = recall.run_until_cancelled(stack.oneshot(request)).await;
                 Sent { lane, batch, result }
             });
         }
     }
 
     fn take_back(&mut self, sent: Sent) -> Result<(), LegError> {
-        let Sent { lane, batch, result } = sent;
+        let Sent { lane, mut batch, result } = sent;
+        let Some(result) = result else {
+            // A try may have arrived all the same; for what is sent again that is as after any doubtful answer.
+            self.overflow(batch.remove_below(self.given_up));
+            if batch.call.additive() {
+                self.parts.books.tally_mut().maybe_twice += batch.items.len() as u64;
+            }
+            self.lanes.put_back(lane, batch);
+            return Ok(());
+        };
         // The stack waits out everything but a definite answer and a failure of our own store.
         let answer = result?;
         if answer.doubtful > 0 && batch.call.additive() {
@@ -175,6 +208,21 @@ impl MixpanelLeg {
         }
         self.lanes.done(lane);
         Ok(())
+    }
+
+    /// Skips what has not been delivered of the entries below `below`. Calls under way may wait for the destination without
+    /// end, so they are called back.
+    fn give_up(&mut self, below: EntryId) {
+        self.given_up = below;
+        let waiting = self.lanes.remove_below(below);
+        self.overflow(waiting);
+        std::mem::take(&mut self.recall).cancel();
+    }
+
+    fn overflow(&mut self, items: Vec<Item>) {
+        for item in items {
+            self.parts.books.skip(item.ticket, SkipRule::Overflow);
+        }
     }
 
     /// SDKs send `$identify` and `$create_alias` to simplified-ID projects too, where they mean nothing; whether the

@@ -7,6 +7,7 @@ use serde_json::json;
 use crate::delivery::testing::{PATIENCE, Setup, World, eventually, text};
 use crate::record::{Destination, Destinations, EntryId, Kind};
 use crate::settlement::SkipRule;
+use crate::store::Journal as _;
 use crate::vendor::PauseCause;
 use crate::vendor::gate::GateState;
 
@@ -241,6 +242,39 @@ async fn core15_full_dead_letters_pause_the_leg() {
     assert_eq!(relay.dead_letters(MIXPANEL).await.len(), 1);
     relay.drain().await;
     assert_eq!(world.show("/mixpanel/counts").await["records"]["stored"]["event"], 10);
+}
+
+/// With `when_full: skip_...` the oldest backlog of a destination that takes nothing is given up, calls that wait for it
+/// included; the other destination gets everything, and what is newer arrives when the trouble is over.
+#[tokio::test]
+async fn core15_a_full_disk_costs_one_side_its_oldest() {
+    for (gives_way, other, path) in [(MIXPANEL, BREVO, "/import"), (BREVO, MIXPANEL, "/v3/events")] {
+        let world = World::new(Setup::both()).await;
+        let relay = world.relay().await;
+        relay.append(vec![world.set("u", json!({"$email": "u@example.com"}))]).await;
+        relay.settled().await;
+        world.faults(json!({"vendor": gives_way.label(), "path_prefix": path, "kind": "status", "status": 503})).await;
+        for n in 0..10 {
+            relay.append(vec![world.purchase("u", n)]).await;
+        }
+        let counts = format!("/{gives_way}/counts");
+        eventually("trying", async || world.show(&counts).await["requests"]["faulted"].as_u64() > Some(0)).await;
+        let below = *relay.store.journal.tip().borrow();
+        for n in 10..15 {
+            relay.append(vec![world.purchase("u", n)]).await;
+        }
+        relay.leg(gives_way).status.give_up(below);
+        relay.until(gives_way, "given up", |report| report.backlog == 5).await;
+        assert_eq!(relay.tally(gives_way).skipped.get(&SkipRule::Overflow), Some(&10));
+        let passed = async || relay.leg(gives_way).status.durable_cursor().borrow().entry >= below;
+        eventually("the journal can be trimmed", passed).await;
+        relay.until(other, "all delivered", |report| report.backlog == 0).await;
+        world.heal().await;
+        relay.settled().await;
+        let (there, here) = (relay.tally(gives_way).delivered.event, relay.tally(other).delivered.event);
+        relay.drain().await;
+        assert_eq!((there, here), (5, 15), "{gives_way} gives way");
+    }
 }
 
 /// 401, 402 and 403 pause a destination; a probe that costs no record ends it by itself. An address that Brevo does not
