@@ -21,5 +21,6 @@ mod privacy_rules;
 mod published_examples;
 mod read_side;
 mod sdk_browser;
+mod sdk_journeys;
 mod sdks;
 mod starting;
