@@ -47,6 +47,8 @@ pub enum Origin {
     Pull,
     BrevoWebhook,
     MixpanelStream,
+    /// The relay itself: marks where in the journal an erasure was asked for (CORE 12). For no destination.
+    Erasure,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
@@ -128,8 +130,15 @@ pub struct Record {
     pub project: Project,
     /// When the edge had the whole request.
     pub received_at: UnixMillis,
-    /// One JSON object, UTF-8, without surrounding white space.
+    /// One JSON object, UTF-8, without surrounding white space. Empty: the record of a person who was erased.
     pub body: Bytes,
+}
+
+impl Record {
+    /// Whether only the record's place is left: it counts, and says nothing any more.
+    pub fn is_erased(&self) -> bool {
+        self.body.is_empty()
+    }
 }
 
 /// Number of an entry in the journal: counted from 1 by a stored counter, never reused within an epoch (CORE 1).

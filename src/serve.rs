@@ -27,6 +27,7 @@ use crate::delivery::mixpanel_leg::{self, MixpanelLeg};
 use crate::delivery::outlook::{self, SharedPace};
 use crate::delivery::overflow;
 use crate::delivery::pauses;
+use crate::delivery::shift;
 use crate::delivery::source::Source;
 use crate::delivery::status::LegStatus;
 use crate::delivery::trimmer;
@@ -38,10 +39,10 @@ use crate::mixpanel;
 use crate::mixpanel::app::AppCalls;
 use crate::mixpanel::lookup::LookupCalls;
 use crate::mixpanel::validate::Tokens;
-use crate::privacy::Rules;
+use crate::privacy::{Rules, Tombstones};
 use crate::read_side::{self, ReadSide, ReadSideError};
 use crate::record::Destination;
-use crate::store::sqlite::{self, CursorAhead, OpenError, OpenOptions, SqliteStore};
+use crate::store::sqlite::{self, CursorAhead, OpenError, OpenOptions, SqliteJournal, SqliteState, SqliteStore};
 use crate::store::{Journal, State, StoreError, Tail};
 use crate::tables::{self, Catalog, CatalogError, TableSources};
 use crate::telemetry;
@@ -95,6 +96,8 @@ pub enum StartError {
 pub enum RunError {
     #[error("the {name} ended: {source}")]
     Leg { name: &'static str, source: LegError },
+    #[error("a leg did not begin again: {0}")]
+    Again(#[from] StartError),
     #[error("trimming the journal failed: {0}")]
     Trimmer(StoreError),
     #[error(
@@ -110,6 +113,7 @@ pub enum RunError {
 /// A relay that is built and listens, but does not run yet.
 pub struct Relay {
     store: SqliteStore,
+    room: Room,
     edge: axum::Router,
     listener: TcpListener,
     private: Option<(TcpListener, axum::Router)>,
@@ -137,17 +141,20 @@ impl Relay {
         let budgets = Arc::new(Budgets::open(state.clone(), clock.clone()).await?);
         let transport = Transport::new()?;
         let tables = lookup_tables(&config).await?;
+        let tombstones = Arc::new(Tombstones::default());
         let room = Room {
-            config: &config,
-            store: &store,
-            clock: &clock,
-            budgets: &budgets,
-            transport: &transport,
-            tables: &tables,
+            config: config.clone(),
+            journal: store.journal.clone(),
+            state: store.state.clone(),
+            clock: clock.clone(),
+            budgets: budgets.clone(),
+            transport,
+            tables: tables.clone(),
+            tombstones,
         };
-        let (mixpanel, mixpanel_status) = room.mixpanel_leg().await?;
-        let (brevo, brevo_status) = room.brevo_leg().await?;
-        let legs = vec![mixpanel_status, brevo_status];
+        let legs = vec![room.status(Destination::Mixpanel).await?, room.status(Destination::Brevo).await?];
+        let mixpanel = room.mixpanel_leg(&legs[0]).await?;
+        let brevo = room.brevo_leg(&legs[1]).await?;
 
         let app = room.app_routes()?;
         let desk = Arc::new(ReadSide::new(&config, budgets.clone(), clock.clone())?);
@@ -164,7 +171,8 @@ impl Relay {
             tables: tables.clone(),
             auth: AdminAuth::new(&admin_token(&config)?, &config.auth.tokens),
         };
-        let edge = edge::router(EdgeParts::new(config.clone(), journal, clock.clone())?)
+        let tombstones = room.tombstones.clone();
+        let edge = edge::router(EdgeParts { tombstones, ..EdgeParts::new(config.clone(), journal, clock.clone())? })
             .merge(admin::public_router(admin.clone()))
             .merge(erasure::routes::router(app))
             .merge(read_side::router(desk, &config.server.cors_origins))
@@ -177,6 +185,7 @@ impl Relay {
         let tail = Tail { max_age: config.retention.history, max_bytes: config.retention.history_bytes };
         Ok(Self {
             store,
+            room,
             edge,
             listener,
             private,
@@ -226,10 +235,8 @@ impl Relay {
                 server.with_graceful_shutdown(stop.cancelled_owned()).await
             });
         }
-        let leg = self.mixpanel.run(legs_down.clone(), DRAIN);
-        legs.spawn(async move { leg.await.map_err(|source| RunError::Leg { name: "Mixpanel leg", source }) });
-        let leg = self.brevo.run(legs_down.clone(), DRAIN);
-        legs.spawn(async move { leg.await.map_err(|source| RunError::Leg { name: "Brevo leg", source }) });
+        legs.spawn(self.room.clone().mixpanel_shifts(self.mixpanel, self.legs[0].clone(), legs_down.clone()));
+        legs.spawn(self.room.clone().brevo_shifts(self.brevo, self.legs[1].clone(), legs_down.clone()));
         let cursors = self.legs.iter().map(LegStatus::durable_cursor).collect();
         let trimming = trimmer::run(self.store.journal.clone(), cursors, self.tail, self.clock.clone());
         let pace = AbortOnDropHandle::new(tokio::spawn(outlook::watch(self.store.journal.clone(), self.pace)));
@@ -322,43 +329,48 @@ async fn listen(key: &'static str, address: SocketAddr) -> Result<TcpListener, S
 const MIXPANEL: Reader =
     Reader { judge: mixpanel::answers::judge, meter: mixpanel::answers::meter, answer_timeout: stack::ANSWER_TIMEOUT };
 
-/// What every leg is built from.
-struct Room<'a> {
-    config: &'a Arc<Config>,
-    store: &'a SqliteStore,
-    clock: &'a SharedClock,
-    budgets: &'a Arc<Budgets>,
-    transport: &'a Transport,
-    tables: &'a Arc<Catalog>,
+/// What every leg is built from, at the start and again after it stood back.
+#[derive(Clone)]
+struct Room {
+    config: Arc<Config>,
+    journal: Arc<SqliteJournal>,
+    state: Arc<SqliteState>,
+    clock: SharedClock,
+    budgets: Arc<Budgets>,
+    transport: Transport,
+    tables: Arc<Catalog>,
+    tombstones: Arc<Tombstones>,
 }
 
-impl Room<'_> {
+impl Room {
     fn state(&self) -> Arc<dyn State> {
-        self.store.state.clone()
+        self.state.clone()
     }
 
     fn journal(&self) -> Arc<dyn Journal> {
-        self.store.journal.clone()
+        self.journal.clone()
     }
 
-    /// The leg's books, opened at its checkpoint, with the status that others see.
-    async fn books(
-        &self,
-        destination: Destination,
-        gate: Arc<SharedGate>,
-    ) -> Result<(Books, Source, LegStatus), StartError> {
-        let journal = self.journal();
+    /// What others see of a leg, for as long as the process lives.
+    async fn status(&self, destination: Destination) -> Result<LegStatus, StartError> {
+        let gate = Arc::new(SharedGate::default());
         if pauses::remembered(&self.state(), destination).await? {
             tracing::warn!(%destination, "still paused by hand: resume it when ready");
             gate.pause(PauseCause::ByHand);
         }
-        let checkpoint = Checkpoint::load(&self.state(), destination, journal.epoch()).await?;
-        self.store.journal.check_cursor(checkpoint.cursor)?;
+        let cursor = Checkpoint::load(&self.state(), destination, self.journal.epoch()).await?.cursor;
+        Ok(LegStatus::new(destination, self.journal(), self.clock.clone(), gate, cursor))
+    }
+
+    /// The leg's books, opened at its checkpoint.
+    async fn books(&self, status: &LegStatus) -> Result<(Books, Source), StartError> {
+        let destination = status.destination();
+        let checkpoint = Checkpoint::load(&self.state(), destination, self.journal.epoch()).await?;
+        self.journal.check_cursor(checkpoint.cursor)?;
         let cursor = checkpoint.cursor;
-        let books = Books::open(&self.state(), destination, checkpoint).await?;
-        let status = LegStatus::new(destination, journal.clone(), self.clock.clone(), gate, cursor);
+        let books = Books::open(&self.state(), destination, checkpoint).await?.obey(self.tombstones.clone());
         status.publish(books.snapshot(cursor.entry, HeldOutside::default()));
-        Ok((books, Source::start(journal, cursor.entry), status))
+        Ok((books, Source::start(self.journal(), cursor.entry)))
     }
 
     /// What a destination may have of every record.
@@ -366,11 +378,55 @@ impl Room<'_> {
         Rules::new(policy, self.config.privacy.hash_key.as_ref())
     }
 
+    async fn mixpanel_shifts(
+        self,
+        first: MixpanelLeg,
+        status: LegStatus,
+        shutdown: CancellationToken,
+    ) -> Result<(), RunError> {
+        let mut first = Some(first);
+        let (_shift, requests) = shift::shift();
+        let begin = |over: CancellationToken| {
+            let (first, room, status) = (first.take(), &self, &status);
+            async move {
+                let leg = match first {
+                    Some(leg) => leg,
+                    None => room.mixpanel_leg(status).await?,
+                };
+                let ended = leg.run(over, DRAIN);
+                Ok(async move { ended.await.map_err(|source| RunError::Leg { name: "Mixpanel leg", source }) })
+            }
+        };
+        shift::run(requests, shutdown, begin).await
+    }
+
+    async fn brevo_shifts(
+        self,
+        first: BrevoLeg,
+        status: LegStatus,
+        shutdown: CancellationToken,
+    ) -> Result<(), RunError> {
+        let mut first = Some(first);
+        let (_shift, requests) = shift::shift();
+        let begin = |over: CancellationToken| {
+            let (first, room, status) = (first.take(), &self, &status);
+            async move {
+                let leg = match first {
+                    Some(leg) => leg,
+                    None => room.brevo_leg(status).await?,
+                };
+                let ended = leg.run(over, DRAIN);
+                Ok(async move { ended.await.map_err(|source| RunError::Leg { name: "Brevo leg", source }) })
+            }
+        };
+        shift::run(requests, shutdown, begin).await
+    }
+
     fn app_routes(&self) -> Result<erasure::routes::Parts, StartError> {
         let mixpanel = &self.config.mixpanel;
         let tokens = Tokens::new(mixpanel.project_tokens.clone(), mixpanel.forward_tokens.clone());
         Ok(erasure::routes::Parts {
-            keys: Keys::new(self.config, tokens),
+            keys: Keys::new(&self.config, tokens),
             calls: AppCalls::new(mixpanel)?,
             stack: stack::probe_stack(self.transport.clone(), self.budgets.clone(), MIXPANEL),
             clock: self.clock.clone(),
@@ -381,7 +437,7 @@ impl Room<'_> {
         let mixpanel = &self.config.mixpanel;
         let tokens = Tokens::new(mixpanel.project_tokens.clone(), mixpanel.forward_tokens.clone());
         Ok(edge::lookup_tables::Parts {
-            keys: Keys::new(self.config, tokens),
+            keys: Keys::new(&self.config, tokens),
             calls: LookupCalls::new(mixpanel)?,
             project_id: mixpanel.project_id.clone(),
             cors_origins: self.config.server.cors_origins.clone(),
@@ -394,10 +450,10 @@ impl Room<'_> {
         })
     }
 
-    async fn mixpanel_leg(&self) -> Result<(MixpanelLeg, LegStatus), StartError> {
+    async fn mixpanel_leg(&self, status: &LegStatus) -> Result<MixpanelLeg, StartError> {
         let settings: &config::Mixpanel = &self.config.mixpanel;
-        let gate = Arc::new(SharedGate::default());
-        let (books, source, status) = self.books(Destination::Mixpanel, gate.clone()).await?;
+        let gate = status.shared_gate();
+        let (books, source) = self.books(status).await?;
         let reader = MIXPANEL;
         let parts = mixpanel_leg::Parts {
             state: self.state(),
@@ -416,12 +472,12 @@ impl Room<'_> {
                 keep_dead_letters: self.config.retention.dead_letters,
             },
         };
-        Ok((MixpanelLeg::new(parts), status))
+        Ok(MixpanelLeg::new(parts))
     }
 
-    async fn brevo_leg(&self) -> Result<(BrevoLeg, LegStatus), StartError> {
-        let gate = Arc::new(SharedGate::default());
-        let (books, source, status) = self.books(Destination::Brevo, gate.clone()).await?;
+    async fn brevo_leg(&self, status: &LegStatus) -> Result<BrevoLeg, StartError> {
+        let gate = status.shared_gate();
+        let (books, source) = self.books(status).await?;
         let reader = Reader {
             judge: brevo::outcome::judge,
             meter: brevo::outcome::meter,
@@ -462,6 +518,6 @@ impl Room<'_> {
                 keep_dead_letters: self.config.retention.dead_letters,
             },
         };
-        Ok((BrevoLeg::open(parts).await?, status))
+        Ok(BrevoLeg::open(parts).await?)
     }
 }

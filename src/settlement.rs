@@ -67,6 +67,8 @@ labelled! {
         Overflow = "overflow",
         /// The stored block was damaged; how many records it held is known, what they said is not.
         Damaged = "damaged",
+        /// The person was erased (CORE 12).
+        Erased = "erased",
         /// A profile deletion that `on_profile_delete: keep` leaves without consequence at Brevo.
         ProfileDelete = "profile_delete",
     }
@@ -101,6 +103,7 @@ impl SkipRule {
             SkipRule::Purged => "the dead letter was purged or grew too old",
             SkipRule::Overflow => "the disk was full, and when_full gives up this destination's oldest records",
             SkipRule::Damaged => "the stored block that held the record is damaged",
+            SkipRule::Erased => "the person was erased",
             SkipRule::ProfileDelete => "the profile was deleted at Mixpanel, and on_profile_delete keeps the contact",
         }
     }

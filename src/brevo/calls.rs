@@ -97,6 +97,14 @@ impl Calls {
         request
     }
 
+    /// `DELETE /contacts/{identifier}`.
+    pub fn delete_contact(&self, contact: ContactRef<'_>) -> VendorRequest {
+        let endpoint = Endpoint::contacts("/contacts/{identifier}");
+        let mut request = self.request(Method::DELETE, endpoint, &path_of(contact), Bytes::new());
+        request.url.query_pairs_mut().append_pair("identifierType", identifier_type(contact));
+        request
+    }
+
     /// `POST /contacts/import`, 8 MB each, updating contacts that exist and mailing nobody about it (contract §3.6).
     /// `lists` must not be empty: Brevo wants one. Imports must not run side by side: send the next request when
     /// [`Calls::process`] says that the one before has ended.

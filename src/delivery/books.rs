@@ -12,6 +12,7 @@ use super::ledger::{Ledger, Limits, Ticket};
 use super::status::Snapshot;
 use super::tally::Tally;
 use crate::clock::UnixMillis;
+use crate::privacy::Tombstones;
 use crate::record::{Destination, EntryId, Kind, Position, Record};
 use crate::settlement::{DeadReason, SkipRule};
 use crate::store::{Entry, State, StoreError, WriteBatch};
@@ -33,6 +34,7 @@ pub struct Books {
     dead_held: u64,
     dead_bytes: u64,
     dirty: bool,
+    tombstones: Arc<Tombstones>,
 }
 
 impl Books {
@@ -51,7 +53,14 @@ impl Books {
             dead_held,
             dead_bytes,
             dirty: false,
+            tombstones: Arc::default(),
         })
+    }
+
+    /// Records of people who are erased are settled on sight.
+    pub fn obey(mut self, tombstones: Arc<Tombstones>) -> Self {
+        self.tombstones = tombstones;
+        self
     }
 
     pub fn has_room(&self) -> bool {
@@ -62,8 +71,8 @@ impl Books {
         self.ledger.cursor()
     }
 
-    /// Takes an entry's records in. Those that are not for this destination, and those that a damaged block has lost,
-    /// are settled here; the rest is returned in order.
+    /// Takes an entry's records in. Those that are not for this destination, those of erased people, and those that a
+    /// damaged block has lost, are settled here; the rest is returned in order.
     pub fn admit(&mut self, entry: Entry) -> Vec<Item> {
         if entry.lost > 0 {
             // One ticket stands for the block: all of it is lost, so all of it settles at once.
@@ -72,6 +81,7 @@ impl Books {
             }
             return Vec::new();
         }
+        let erased = self.tombstones.now();
         let (epoch, id) = (entry.epoch, entry.id);
         let mut items = Vec::with_capacity(entry.records.len());
         for (index, record) in (0u32..).zip(entry.records) {
@@ -79,7 +89,9 @@ impl Books {
             let Some(ticket) = self.ledger.admit(position, record.received_at, record.body.len()) else {
                 continue;
             };
-            if record.destinations.contains(self.destination) {
+            if record.is_erased() || erased.covers(record.kind, &record.body) {
+                self.skip(ticket, SkipRule::Erased);
+            } else if record.destinations.contains(self.destination) {
                 items.push(Item { ticket, position, record });
             } else {
                 self.skip(ticket, SkipRule::NotForThisDestination);

@@ -18,6 +18,7 @@ pub mod mixpanel_leg;
 pub mod outlook;
 pub mod overflow;
 pub mod pauses;
+pub mod shift;
 pub mod source;
 pub mod status;
 pub mod tally;
@@ -27,8 +28,20 @@ mod testing;
 mod tests;
 pub mod trimmer;
 
+use std::time::Duration;
+
 use crate::store::StoreError;
 use crate::vendor::TransportError;
+use crate::vendor::gate::SharedGate;
+
+/// The longest wait for calls of a leg that is to stop, when its gate is closed.
+const CLOSED: Duration = Duration::from_millis(500);
+
+/// How long a leg that is to stop waits for its calls. What waits at a closed gate will not come back, and what is on its
+/// way to a destination in trouble hardly will.
+fn patience(gate: &SharedGate, drain: Duration) -> Duration {
+    if gate.lets_pass() { drain } else { drain.min(CLOSED) }
+}
 
 /// Why a leg ended. Whatever it is, the process ends with it: records wait in the journal, and a new process goes on.
 #[derive(Debug, thiserror::Error)]

@@ -95,6 +95,11 @@ impl LegStatus {
         self.destination
     }
 
+    /// For what a later shift of the leg builds anew.
+    pub fn shared_gate(&self) -> Arc<SharedGate> {
+        self.gate.clone()
+    }
+
     pub fn gate(&self) -> &SharedGate {
         &self.gate
     }

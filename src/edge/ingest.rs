@@ -25,6 +25,7 @@ use crate::clock::{SharedClock, UnixMillis};
 use crate::config::Config;
 use crate::mixpanel::Api;
 use crate::mixpanel::validate::{Rules, Tokens};
+use crate::privacy::{Erased, Tombstones};
 use crate::record::{Kind, Project, Record};
 use crate::store::{AppendError, Journal};
 use crate::telemetry;
@@ -44,6 +45,7 @@ pub struct Ingest {
     pub budget: Budget,
     pub limits: IntakeLimits,
     pub minter: Minter,
+    pub tombstones: Arc<Tombstones>,
 }
 
 /// The parts of a call that its answer depends on.
@@ -109,13 +111,17 @@ impl Ingest {
             Ok(data) => data,
             Err(error) => return self.refuse(&call, &form, &Refusal::Unreadable(error)),
         };
-        let verdict = self.judge(&call, data, request.options, implied, now).await;
+        // Held until the records are stored: an erasure waits for those that were judged before it.
+        let erased = self.tombstones.now();
+        let verdict = self.judge(&call, data, request.options, implied, now, erased.clone()).await;
         let verdict = match verdict {
             Ok(verdict) => verdict,
             Err(DecodeError::TooManyRecords) => return self.refuse(&call, &form, &Refusal::TooManyRecords),
             Err(error) => return self.refuse(&call, &form, &Refusal::Unreadable(error)),
         };
-        self.store(&call, &form, verdict, account, reservation).await
+        let response = self.store(&call, &form, verdict, account, reservation).await;
+        drop(erased);
+        response
     }
 
     /// What records without a token belong to, or why the caller may not import.
@@ -150,6 +156,7 @@ impl Ingest {
         options: Options,
         implied: Option<Implied>,
         now: UnixMillis,
+        erased: Arc<Erased>,
     ) -> Result<Verdict, DecodeError> {
         let rules = match call.api {
             Api::Import if options.strict => Rules::ImportStrict,
@@ -172,7 +179,14 @@ impl Ingest {
                 now,
                 minter: &shared.minter,
             };
-            accept::records(&data, &context)
+            let mut verdict = accept::records(&data, &context)?;
+            // An erased person's record is taken, since its sender must not try again, and only its place is kept.
+            for record in &mut verdict.records {
+                if erased.covers(record.kind, &record.body) {
+                    record.body = Bytes::new();
+                }
+            }
+            Ok(verdict)
         };
         if !big {
             return read();

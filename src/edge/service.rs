@@ -24,6 +24,7 @@ use crate::clock::SharedClock;
 use crate::config::Config;
 use crate::mixpanel::Api;
 use crate::mixpanel::validate::Tokens;
+use crate::privacy::Tombstones;
 use crate::store::{AppendError, Journal};
 use crate::telemetry;
 
@@ -36,6 +37,7 @@ pub struct EdgeParts {
     pub pass_through: PassThrough,
     pub limits: IntakeLimits,
     pub budget: Budget,
+    pub tombstones: Arc<Tombstones>,
 }
 
 /// Why the edge cannot be built.
@@ -55,6 +57,7 @@ impl EdgeParts {
             pass_through: PassThrough::new(&config, clock.clone())?,
             limits: IntakeLimits::default(),
             budget: Budget::new(budget::DEFAULT_BYTES),
+            tombstones: Arc::default(),
             config,
             journal,
             clock,
@@ -78,6 +81,7 @@ pub fn router(parts: EdgeParts) -> Router {
         budget: parts.budget,
         limits: parts.limits,
         minter: parts.minter,
+        tombstones: parts.tombstones,
     });
     let pass_through = Arc::new(parts.pass_through);
     let prefix = config.server.path_prefix.as_deref();

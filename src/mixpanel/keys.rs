@@ -1,9 +1,12 @@
 //! Which ids a record speaks of, as hashes: records that share one must reach Mixpanel in order.
 
+use std::borrow::Cow;
+
 use serde::Deserialize;
 use serde_json::value::RawValue;
 use xxhash_rust::xxh3::xxh3_64;
 
+use super::wire::Raw;
 use crate::record::{Kind, Record};
 
 /// Hash of one id. Two ids that collide are merely kept in order for no reason.
@@ -83,6 +86,49 @@ pub fn ordered_keys(record: &Record) -> Vec<Key> {
         }
         Kind::Event => vec![event_key(&record.body)],
     }
+}
+
+/// Whose record it is: every id that an identity event names, the one that a profile update is for, and of an event
+/// those it acts for. A device is one of them only where no user is named: others may use it too.
+pub fn people(kind: Kind, body: &[u8]) -> Vec<String> {
+    match kind {
+        Kind::Group => Vec::new(),
+        Kind::Profile => {
+            let ids = serde_json::from_slice::<ProfileIds<'_>>(body).unwrap_or_default();
+            ids.distinct_id.and_then(text).into_iter().collect()
+        }
+        Kind::Event | Kind::Identity => {
+            let Ok(EventIds { properties: ids }) = serde_json::from_slice::<EventIds<'_>>(body) else {
+                return Vec::new();
+            };
+            let named: Vec<Option<&RawValue>> = if kind == Kind::Identity {
+                let listed = ids.distinct_ids.unwrap_or_default().into_iter().map(Some);
+                let single = [
+                    ids.distinct_id,
+                    ids.device_id,
+                    ids.user_id,
+                    ids.anon_distinct_id,
+                    ids.anon_id,
+                    ids.identified_id,
+                    ids.alias,
+                ];
+                single.into_iter().chain(listed).collect()
+            } else if ids.user_id.is_some() {
+                let device = ids.device_id.map(bare);
+                let own = |id: &&RawValue| !id.get().starts_with("\"$device:") && Some(bare(id)) != device;
+                vec![ids.user_id, ids.distinct_id.filter(own)]
+            } else {
+                vec![ids.distinct_id.or(ids.device_id)]
+            };
+            named.into_iter().flatten().filter_map(text).collect()
+        }
+    }
+}
+
+/// The id as text, numbers too.
+fn text(id: &RawValue) -> Option<String> {
+    let raw = Raw::from(id);
+    raw.as_str().map(Cow::into_owned).or_else(|| raw.text().parse::<f64>().is_ok().then(|| raw.text().to_owned()))
 }
 
 /// Whether a profile update has `$add` or `$append`.

@@ -157,7 +157,8 @@ fn kind_from_byte(byte: u8) -> Option<Kind> {
     Kind::ALL.into_iter().find(|kind| kind_to_byte(*kind) == byte)
 }
 
-const ORIGINS: [Origin; 5] = [Origin::App, Origin::Replay, Origin::Pull, Origin::BrevoWebhook, Origin::MixpanelStream];
+const ORIGINS: [Origin; 6] =
+    [Origin::App, Origin::Replay, Origin::Pull, Origin::BrevoWebhook, Origin::MixpanelStream, Origin::Erasure];
 
 fn origin_to_byte(origin: Origin) -> u8 {
     match origin {
@@ -166,6 +167,7 @@ fn origin_to_byte(origin: Origin) -> u8 {
         Origin::Pull => 2,
         Origin::BrevoWebhook => 3,
         Origin::MixpanelStream => 4,
+        Origin::Erasure => 5,
     }
 }
 

@@ -1,4 +1,5 @@
-//! What must not leave: `privacy.{mixpanel,brevo}` as rules on a record's text ([`rules`]).
+//! What must not leave: `privacy.{mixpanel,brevo}` as rules on a record's text ([`rules`]), and who was erased
+//! ([`tombstones`]).
 //!
 //! The room knows the shape of Mixpanel's records and nothing of destinations, storage or the network.
 //!
@@ -9,5 +10,7 @@
 
 mod members;
 pub mod rules;
+pub mod tombstones;
 
 pub use rules::{Rules, Unruly};
+pub use tombstones::{Erased, Mark, Tombstones};

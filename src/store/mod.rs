@@ -16,6 +16,7 @@
 
 pub mod sqlite;
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -111,6 +112,17 @@ pub struct TrimReport {
     pub more: bool,
 }
 
+/// Says which records to empty.
+pub type Picker = Arc<dyn Fn(&Record) -> bool + Send + Sync>;
+
+/// What one step of erasing did.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct EraseReport {
+    /// Where the next step goes on; at the end of the range when it is done.
+    pub next: EntryId,
+    pub emptied: u64,
+}
+
 #[derive(Clone, Copy, Debug, Default)]
 pub struct JournalSize {
     pub entries: u64,
@@ -145,6 +157,14 @@ pub trait Journal: Send + Sync + 'static {
     /// Gives back one small step's worth of entries below `below` that `tail` does not keep.
     fn trim(&self, below: EntryId, tail: Tail, now: UnixMillis) -> BoxFuture<'_, Result<TrimReport, StoreError>>;
 
+    /// Empties the records that `belongs` picks in one step's worth of entries from `from` on and below `below`: their
+    /// places, positions and counts stay. Appends go on meanwhile; entries appended later are not looked at.
+    fn erase(&self, from: EntryId, below: EntryId, belongs: Picker) -> BoxFuture<'_, Result<EraseReport, StoreError>>;
+
+    /// Sees to it that what was erased or trimmed is in no file any more, the write-ahead log included. False when
+    /// readers kept it from happening: try again.
+    fn scrub(&self) -> BoxFuture<'_, Result<bool, StoreError>>;
+
     fn size(&self) -> BoxFuture<'_, Result<JournalSize, StoreError>>;
 
     /// `Err` says in one sentence why the store takes no appends now (watermark, poisoned). `/readyz` asks this.
@@ -175,12 +195,16 @@ pub enum Table {
     Dedup,
     /// What was learned about the vendors' accounts: attributes, limits, list ids, clearing mode. No personal data.
     Vendors,
+    /// `kind byte, keyed hash` → when an id was erased, or that an address is to stay blocklisted (JSON). Keyed hashes only.
+    Tombstones,
+    /// `erasure id` → the erasure's receipt (JSON). Personal data while it is under way: the ids that were asked for.
+    Erasures,
     /// Small singletons of the relay itself (generated admin token excluded: that is a file). No personal data.
     Meta,
 }
 
 impl Table {
-    pub const ALL: [Table; 11] = [
+    pub const ALL: [Table; 13] = [
         Table::Checkpoints,
         Table::People,
         Table::Debts,
@@ -191,6 +215,8 @@ impl Table {
         Table::Budgets,
         Table::Dedup,
         Table::Vendors,
+        Table::Tombstones,
+        Table::Erasures,
         Table::Meta,
     ];
 
@@ -207,6 +233,8 @@ impl Table {
             Table::Budgets => "budgets",
             Table::Dedup => "dedup",
             Table::Vendors => "vendors",
+            Table::Tombstones => "tombstones",
+            Table::Erasures => "erasures",
             Table::Meta => "meta",
         }
     }
@@ -301,6 +329,9 @@ pub trait State: Send + Sync + 'static {
 
     /// Applies the batch atomically and durably.
     fn write(&self, batch: WriteBatch) -> BoxFuture<'_, Result<(), StoreError>>;
+
+    /// As [`Journal::scrub`], for what was deleted or overwritten here.
+    fn scrub(&self) -> BoxFuture<'_, Result<bool, StoreError>>;
 }
 
 /// Between two tries to write while the disk is full.

@@ -51,11 +51,11 @@ use self::queue::{PersonQueue, Queued};
 use self::receiving::{Loaded, MAX_PEOPLE, MAX_WAITING};
 use self::shelving::{Overdue, Scan};
 use self::window::Window;
-use super::LegError;
 use super::books::{Books, HeldOutside};
 use super::dead_letters::{self, Overdue as OverdueLetter};
 use super::source::Source;
 use super::status::LegStatus;
+use super::{LegError, patience};
 use crate::brevo::account::AccountModel;
 use crate::brevo::calls::Calls;
 use crate::brevo::coerce::Clearing;
@@ -542,7 +542,7 @@ impl BrevoLeg {
 
     /// Nothing new goes out; what is under way may come back, and all of it is written down.
     async fn drain(mut self, drain: Duration) -> Result<(), LegError> {
-        let deadline = Instant::now() + drain;
+        let deadline = Instant::now() + patience(self.parts.status.gate(), drain);
         while self.payments_under_way + self.events_under_way + self.listings_under_way > 0 {
             match tokio::time::timeout_at(deadline, self.under_way.join_next()).await {
                 Ok(Some(done)) => self.take_back(done??)?,

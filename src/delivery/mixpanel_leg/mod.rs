@@ -16,11 +16,11 @@ use tokio_util::sync::CancellationToken;
 use tower::ServiceExt;
 
 use self::lanes::{Batch, LaneId, Lanes};
-use super::LegError;
 use super::books::{Books, HeldOutside, Item};
 use super::dead_letters::{self, Overdue as OverdueLetter};
 use super::source::Source;
 use super::status::LegStatus;
+use super::{LegError, patience};
 use crate::clock::SharedClock;
 use crate::config::IdentityMode;
 use crate::mixpanel::answers::{self, Outcome};
@@ -302,7 +302,7 @@ impl MixpanelLeg {
 
     /// Nothing new goes out; what is under way may come back, and all of it is written down.
     async fn drain(mut self, drain: Duration) -> Result<(), LegError> {
-        let deadline = tokio::time::Instant::now() + drain;
+        let deadline = tokio::time::Instant::now() + patience(self.parts.status.gate(), drain);
         while let Ok(Some(sent)) = tokio::time::timeout_at(deadline, self.under_way.join_next()).await {
             self.take_back(sent?)?;
         }

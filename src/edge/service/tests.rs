@@ -17,7 +17,7 @@ use super::*;
 use crate::clock::{ManualClock, UnixMillis};
 use crate::config;
 use crate::record::{EntryId, Epoch, Position, Record};
-use crate::store::{Accepted, Entry, JournalSize, StoreError, Tail, TrimReport};
+use crate::store::{Accepted, Entry, EraseReport, JournalSize, Picker, StoreError, Tail, TrimReport};
 
 mod answers;
 mod document;
@@ -57,6 +57,12 @@ impl Journal for MemoryJournal {
     }
     fn trim(&self, _: EntryId, _: Tail, _: UnixMillis) -> BoxFuture<'_, Result<TrimReport, StoreError>> {
         Box::pin(async { Ok(TrimReport::default()) })
+    }
+    fn erase(&self, _: EntryId, below: EntryId, _: Picker) -> BoxFuture<'_, Result<EraseReport, StoreError>> {
+        Box::pin(async move { Ok(EraseReport { next: below, emptied: 0 }) })
+    }
+    fn scrub(&self) -> BoxFuture<'_, Result<bool, StoreError>> {
+        Box::pin(async { Ok(true) })
     }
     fn size(&self) -> BoxFuture<'_, Result<JournalSize, StoreError>> {
         Box::pin(async { Ok(JournalSize::default()) })

@@ -142,6 +142,22 @@ pub(super) fn decode(block: Vec<u8>) -> Result<Vec<Record>, BlockError> {
     decode_payload(&payload, count)
 }
 
+/// `records` as a payload, with the bodies of those that `belongs` picks left out: their places stay. `None` when it
+/// picks none.
+pub(super) fn without(records: &[Record], belongs: &dyn Fn(&Record) -> bool) -> Option<(Vec<u8>, u64)> {
+    let mut payload = Vec::new();
+    let mut emptied = 0;
+    for record in records {
+        if !record.is_erased() && belongs(record) {
+            emptied += 1;
+            push_record(&mut payload, &Record { body: Bytes::new(), ..record.clone() });
+        } else {
+            push_record(&mut payload, record);
+        }
+    }
+    (emptied > 0).then_some((payload, emptied))
+}
+
 /// The records of a payload, as slices of it.
 pub(super) fn decode_payload(payload: &Bytes, count: u32) -> Result<Vec<Record>, BlockError> {
     let fits = payload.len() / RECORD_HEADER;
@@ -209,6 +225,7 @@ fn origin_code(origin: Origin) -> u8 {
         Origin::Pull => 2,
         Origin::BrevoWebhook => 3,
         Origin::MixpanelStream => 4,
+        Origin::Erasure => 5,
     }
 }
 
@@ -219,6 +236,7 @@ fn origin_from(value: u8) -> Result<Origin, BlockError> {
         2 => Ok(Origin::Pull),
         3 => Ok(Origin::BrevoWebhook),
         4 => Ok(Origin::MixpanelStream),
+        5 => Ok(Origin::Erasure),
         _ => Err(BlockError::Unknown { field: "origin", value }),
     }
 }

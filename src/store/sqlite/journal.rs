@@ -21,7 +21,9 @@ use super::watermark::Watermark;
 use super::writer::Writer;
 use crate::clock::UnixMillis;
 use crate::record::{EntryId, Epoch, Position, Record};
-use crate::store::{Accepted, AppendError, Entry, Journal, JournalSize, StoreError, Tail, TrimReport};
+use crate::store::{
+    Accepted, AppendError, Entry, EraseReport, Journal, JournalSize, Picker, StoreError, Tail, TrimReport,
+};
 
 /// Bytes that may wait for the writer.
 const QUEUE_BYTES: usize = 32 << 20;
@@ -37,6 +39,8 @@ const READ_ENTRIES: i64 = 4096;
 /// Stored bytes and entries that one step of trimming deletes at most.
 const TRIM_BYTES: u64 = 4 << 20;
 const TRIM_ENTRIES: u64 = 1024;
+/// Decoded bytes that one step of erasing reads at most, or one entry.
+const ERASE_BYTES: usize = 2 << 20;
 /// Damaged entries that are remembered as reported.
 const REPORTED: usize = 10_000;
 
@@ -140,6 +144,44 @@ impl SqliteJournal {
             .await
     }
 
+    async fn erase_step(&self, from: EntryId, below: EntryId, belongs: Picker) -> Result<EraseReport, StoreError> {
+        // Trimming and erasing look at the same entries.
+        let _one_at_a_time = self.trimming.lock().await;
+        let below = below.min(*self.progress.tip.borrow());
+        if from >= below {
+            return Ok(EraseReport { next: below, emptied: 0 });
+        }
+        let damage = Arc::clone(&self.damage);
+        let (blocks, report) = self
+            .readers
+            .run(move |conn| {
+                let stored = fetch(conn, from, ERASE_BYTES)?;
+                let (mut blocks, mut sealer) = (Vec::new(), Sealer::default());
+                let mut report = EraseReport { next: below, emptied: 0 };
+                for stored in stored {
+                    // A damaged block cannot be read by anyone, and goes with its entry.
+                    let entry = stored.decode(&damage);
+                    report.next = entry.id.next();
+                    if entry.id >= below {
+                        break;
+                    }
+                    if let Some((payload, emptied)) = block::without(&entry.records, belongs.as_ref()) {
+                        let count = u32::try_from(entry.records.len()).unwrap_or(u32::MAX);
+                        blocks.push((entry.id, sealer.seal(&payload, count)));
+                        report.emptied += emptied;
+                    }
+                }
+                report.next = report.next.min(below);
+                Ok((blocks, report))
+            })
+            .await?;
+        if !blocks.is_empty() {
+            let (reply, answer) = oneshot::channel();
+            self.command(Command::Rewrite { blocks, reply }, answer).await?;
+        }
+        Ok(report)
+    }
+
     async fn trim_step(&self, below: EntryId, tail: Tail, now: UnixMillis) -> Result<TrimReport, StoreError> {
         let _one_at_a_time = self.trimming.lock().await;
         let below = below.min(*self.progress.tip.borrow());
@@ -187,6 +229,18 @@ impl Journal for SqliteJournal {
 
     fn trim(&self, below: EntryId, tail: Tail, now: UnixMillis) -> BoxFuture<'_, Result<TrimReport, StoreError>> {
         self.trim_step(below, tail, now).boxed()
+    }
+
+    fn erase(&self, from: EntryId, below: EntryId, belongs: Picker) -> BoxFuture<'_, Result<EraseReport, StoreError>> {
+        self.erase_step(from, below, belongs).boxed()
+    }
+
+    fn scrub(&self) -> BoxFuture<'_, Result<bool, StoreError>> {
+        async move {
+            let (reply, answer) = oneshot::channel();
+            self.command(Command::Scrub { reply }, answer).await
+        }
+        .boxed()
     }
 
     fn size(&self) -> BoxFuture<'_, Result<JournalSize, StoreError>> {

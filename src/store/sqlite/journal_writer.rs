@@ -10,7 +10,7 @@ use super::block::Sealer;
 use super::poison::Poison;
 use super::recent::{Held, Recent};
 use super::schema::is_damage;
-use super::upkeep::{is_full, is_transient};
+use super::upkeep::{is_full, is_transient, scrub};
 use super::watermark::Watermark;
 use super::writer::Work;
 use crate::clock::UnixMillis;
@@ -27,6 +27,15 @@ pub(super) enum Command {
     Trim {
         below: EntryId,
         reply: oneshot::Sender<Result<(), StoreError>>,
+    },
+    /// Puts other blocks in the place of entries that are still there.
+    Rewrite {
+        blocks: Vec<(EntryId, Vec<u8>)>,
+        reply: oneshot::Sender<Result<(), StoreError>>,
+    },
+    /// Empties the write-ahead log; false when a reader stood in the way.
+    Scrub {
+        reply: oneshot::Sender<Result<bool, StoreError>>,
     },
     RaiseEpoch {
         reply: oneshot::Sender<Result<Epoch, StoreError>>,
@@ -134,7 +143,8 @@ impl Work for JournalWork {
     fn weight(command: &Command) -> usize {
         match command {
             Command::Append(append) => append.payload.len(),
-            Command::Trim { .. } | Command::RaiseEpoch { .. } => 0,
+            Command::Rewrite { blocks, .. } => blocks.iter().map(|(_, block)| block.len()).sum(),
+            Command::Trim { .. } | Command::Scrub { .. } | Command::RaiseEpoch { .. } => 0,
         }
     }
 
@@ -158,6 +168,14 @@ impl Work for JournalWork {
                     self.recent.forget_below(below);
                     answer(reply, trim(conn, below), &self.poison)?;
                 }
+                Command::Rewrite { blocks, reply } => {
+                    // Who reads them from memory would read what was erased.
+                    if let Some((last, _)) = blocks.last() {
+                        self.recent.forget_below(last.next());
+                    }
+                    answer(reply, rewrite(conn, &blocks), &self.poison)?;
+                }
+                Command::Scrub { reply } => answer(reply, scrub(conn), &self.poison)?,
                 Command::RaiseEpoch { reply } => answer(reply, self.raise_epoch(conn), &self.poison)?,
             }
         }
@@ -342,6 +360,18 @@ fn trim(conn: &mut Connection, below: EntryId) -> rusqlite::Result<()> {
         }
         other => other,
     }
+}
+
+/// The ledger keeps the sizes it had: running totals of other entries rest on them.
+fn rewrite(conn: &mut Connection, blocks: &[(EntryId, Vec<u8>)]) -> rusqlite::Result<()> {
+    let tx = conn.transaction_with_behavior(TransactionBehavior::Immediate)?;
+    {
+        let mut update = tx.prepare_cached("UPDATE blocks SET block = ?2 WHERE id = ?1")?;
+        for (id, block) in blocks {
+            update.execute(params![id.0.cast_signed(), block])?;
+        }
+    }
+    tx.commit()
 }
 
 fn delete_below(conn: &mut Connection, below: EntryId, tables: &[&str]) -> rusqlite::Result<()> {

@@ -57,7 +57,8 @@ pub(super) const STATE: FileKind = FileKind {
     application_id: 0x4d58_5253, // "MXRS"
     page_size: 4_096,
     writer_cache_kib: 16_384,
-    migrations: &["
+    migrations: &[
+        "
         CREATE TABLE store (one INTEGER PRIMARY KEY CHECK (one = 1), id TEXT NOT NULL) STRICT;
         CREATE TABLE checkpoints (key BLOB PRIMARY KEY, value BLOB NOT NULL) STRICT, WITHOUT ROWID;
         CREATE TABLE people (key BLOB PRIMARY KEY, value BLOB NOT NULL) STRICT, WITHOUT ROWID;
@@ -70,7 +71,12 @@ pub(super) const STATE: FileKind = FileKind {
         CREATE TABLE dedup (key BLOB PRIMARY KEY, value BLOB NOT NULL) STRICT, WITHOUT ROWID;
         CREATE TABLE vendors (key BLOB PRIMARY KEY, value BLOB NOT NULL) STRICT, WITHOUT ROWID;
         CREATE TABLE meta (key BLOB PRIMARY KEY, value BLOB NOT NULL) STRICT, WITHOUT ROWID;
-    "],
+    ",
+        "
+        CREATE TABLE tombstones (key BLOB PRIMARY KEY, value BLOB NOT NULL) STRICT, WITHOUT ROWID;
+        CREATE TABLE erasures (key BLOB PRIMARY KEY, value BLOB NOT NULL) STRICT, WITHOUT ROWID;
+    ",
+    ],
 };
 
 /// Page cache of one reading connection: enough for the inner pages of a tree, since blocks are read once.

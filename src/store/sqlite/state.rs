@@ -38,9 +38,9 @@ pub(super) fn new_queue() -> Arc<Semaphore> {
 }
 
 impl SqliteState {
-    async fn write_batch(&self, batch: WriteBatch) -> Result<(), StoreError> {
-        if batch.is_empty() {
-            return Ok(());
+    async fn write_batch(&self, batch: WriteBatch, scrub: bool) -> Result<bool, StoreError> {
+        if batch.is_empty() && !scrub {
+            return Ok(true);
         }
         let bytes = batch_bytes(&batch);
         let share = u32::try_from(bytes.clamp(BATCH_BYTES, QUEUE_BYTES)).unwrap_or(u32::MAX);
@@ -51,7 +51,7 @@ impl SqliteState {
             Err(_elapsed) => return Err(StoreError::Failed("its writer has not moved for a minute".to_owned())),
         };
         let (reply, answer) = oneshot::channel();
-        if !self.writer.send(Write { batch, bytes, reply, permit }) {
+        if !self.writer.send(Write { batch, bytes, scrub, reply, permit }) {
             return Err(self.poison.store_error());
         }
         answer.await.unwrap_or_else(|_| Err(self.poison.store_error()))
@@ -87,7 +87,11 @@ impl State for SqliteState {
     }
 
     fn write(&self, batch: WriteBatch) -> BoxFuture<'_, Result<(), StoreError>> {
-        self.write_batch(batch).boxed()
+        async move { self.write_batch(batch, false).await.map(|_scrubbed| ()) }.boxed()
+    }
+
+    fn scrub(&self) -> BoxFuture<'_, Result<bool, StoreError>> {
+        self.write_batch(WriteBatch::new(), true).boxed()
     }
 }
 

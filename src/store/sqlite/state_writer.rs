@@ -9,14 +9,17 @@ use rusqlite::{Connection, Transaction, TransactionBehavior, params};
 use tokio::sync::{OwnedSemaphorePermit, oneshot};
 
 use super::poison::Poison;
-use super::upkeep::{is_full, is_transient};
+use super::upkeep::{is_full, is_transient, scrub};
 use super::writer::Work;
 use crate::store::{Op, StoreError, Table, WriteBatch};
 
 pub(super) struct Write {
     pub batch: WriteBatch,
     pub bytes: usize,
-    pub reply: oneshot::Sender<Result<(), StoreError>>,
+    /// Empty the write-ahead log afterwards.
+    pub scrub: bool,
+    /// False when the log could not be emptied.
+    pub reply: oneshot::Sender<Result<bool, StoreError>>,
     /// Its share of the queue, given back when it has been answered.
     pub permit: OwnedSemaphorePermit,
 }
@@ -47,12 +50,14 @@ impl Work for StateWork {
     fn commit(&mut self, conn: &mut Connection, group: Vec<Write>) -> rusqlite::Result<()> {
         let mut batches = Vec::with_capacity(group.len());
         let mut waiting = Vec::with_capacity(group.len());
+        let wants_scrub = group.iter().any(|write| write.scrub);
         for Write { batch, reply, permit, .. } in group {
             batches.push(batch);
             waiting.push((reply, permit));
         }
-        let answer = match write(conn, batches) {
-            Ok(()) => Ok(()),
+        let written = write(conn, batches).and_then(|()| if wants_scrub { scrub(conn) } else { Ok(true) });
+        let answer = match written {
+            Ok(scrubbed) => Ok(scrubbed),
             Err(error) if is_full(&error) && conn.is_autocommit() => Err(StoreError::DiskFull),
             Err(error) if is_transient(&error) && conn.is_autocommit() => Err(StoreError::Failed(error.to_string())),
             Err(error) => {

@@ -118,6 +118,20 @@ struct LogSize {
     pending: u64,
 }
 
+/// Copies the whole log into the file, where `secure_delete` has overwritten what was deleted, and cuts the log to
+/// nothing. False when a reader or another process stood in the way.
+pub(super) fn scrub(conn: &Connection) -> rusqlite::Result<bool> {
+    conn.busy_timeout(RESTART_WAIT)?;
+    let mut statement = conn.prepare_cached("PRAGMA wal_checkpoint(TRUNCATE)")?;
+    let done = match statement.query_row([], |row| row.get::<_, i64>(0)) {
+        Ok(busy) => Ok(busy == 0),
+        Err(error) if is_transient(&error) => Ok(false),
+        Err(error) => Err(error),
+    };
+    conn.busy_timeout(BUSY_TIMEOUT)?;
+    done
+}
+
 /// A checkpoint that could not go on for want of locks or room has done no harm: the log still holds everything.
 fn checkpoint(conn: &Connection, mode: &str) -> rusqlite::Result<()> {
     let mut statement = conn.prepare_cached(&format!("PRAGMA wal_checkpoint({mode})"))?;
