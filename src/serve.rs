@@ -34,6 +34,7 @@ use crate::delivery::trimmer;
 use crate::edge::auth::Keys;
 use crate::edge::{self, ConnectionLimits, EdgeError, EdgeParts};
 use crate::erasure;
+use crate::geoip::{GeoIp, GeoIpError};
 use crate::mapping::{CompiledMapping, Enricher, MappingError};
 use crate::mixpanel;
 use crate::mixpanel::app::AppCalls;
@@ -83,6 +84,8 @@ pub enum StartError {
     AdminToken(#[from] AdminTokenError),
     #[error(transparent)]
     Tables(#[from] CatalogError),
+    #[error(transparent)]
+    GeoIp(#[from] GeoIpError),
     #[error(transparent)]
     Edge(#[from] EdgeError),
     #[error(transparent)]
@@ -494,9 +497,14 @@ impl Room {
         };
         let mapping = CompiledMapping::compile(&self.config.mapping, self.config.mixpanel.sync);
         let mapping = mapping.map_err(|mut errors| StartError::Mapping(errors.swap_remove(0)))?;
-        let sources = Arc::new(TableSources::new(self.tables.clone()));
+        let geoip = match self.config.enrichment.geoip.clone() {
+            Some(path) => Some(Arc::new(tokio::task::spawn_blocking(move || GeoIp::open(&path)).await??)),
+            None => None,
+        };
+        let places = geoip.is_some();
+        let sources = Arc::new(TableSources::new(self.tables.clone(), geoip));
         let mapping = mapping
-            .with_enrichment(Enricher::new(&self.config.enrichment.columns, sources))
+            .with_enrichment(Enricher::new(&self.config.enrichment.columns, places, sources))
             .with_privacy(self.rules(&self.config.privacy.brevo));
         let parts = brevo_leg::Parts {
             journal: self.journal(),

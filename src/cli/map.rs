@@ -11,6 +11,7 @@ use serde_json::value::RawValue;
 use super::Failure;
 use crate::clock::{Clock as _, SystemClock, UnixMillis};
 use crate::config::{Config, StoreEngine};
+use crate::geoip::{GeoIp, GeoIpError};
 use crate::mapping::{CompiledMapping, Enricher, MappingError, preview};
 use crate::privacy::Rules;
 use crate::tables::{self, Catalog, TableSources};
@@ -19,6 +20,8 @@ use crate::tables::{self, Catalog, TableSources};
 pub(super) enum InputError {
     #[error("standard input: {0}; give one JSON record after the other, or arrays of them")]
     Json(#[from] serde_json::Error),
+    #[error(transparent)]
+    GeoIp(#[from] GeoIpError),
     #[error("no temporary directory for lookup tables: {0}")]
     Scratch(#[source] std::io::Error),
     #[error("{}", lines(.0))]
@@ -48,8 +51,10 @@ pub(super) fn lookup_tables(config: &Config) -> Result<Catalog, InputError> {
 /// The mapping as `serve` would use it.
 pub(super) fn compiled(config: &Config) -> Result<CompiledMapping, InputError> {
     let mapping = CompiledMapping::compile(&config.mapping, config.mixpanel.sync).map_err(InputError::Mapping)?;
-    let sources = Arc::new(TableSources::new(Arc::new(lookup_tables(config)?)));
-    let mapping = mapping.with_enrichment(Enricher::new(&config.enrichment.columns, sources));
+    let geoip = config.enrichment.geoip.as_deref().map(GeoIp::open).transpose()?.map(Arc::new);
+    let places = geoip.is_some();
+    let sources = Arc::new(TableSources::new(Arc::new(lookup_tables(config)?), geoip));
+    let mapping = mapping.with_enrichment(Enricher::new(&config.enrichment.columns, places, sources));
     Ok(mapping.with_privacy(Rules::new(&config.privacy.brevo, config.privacy.hash_key.as_ref())))
 }
 

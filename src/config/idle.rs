@@ -2,10 +2,9 @@
 //! The row goes when the room that acts on the key arrives. Keys of which only some values are idle say so where they
 //! are read.
 
-const IDLE: [(&str, &str); 14] = [
+const IDLE: [(&str, &str); 13] = [
     ("cohorts", "no list is filled from a cohort"),
     ("datasets", "no data set is run"),
-    ("geoip", "$city, $region and $country_code stay empty at Brevo"),
     ("group_mapping", "groups reach Mixpanel only"),
     ("max_removal_share", "no list is mirrored, so nobody is removed"),
     ("on_gdpr_deletion", "a deletion at Mixpanel is not carried to Brevo"),

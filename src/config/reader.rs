@@ -153,6 +153,11 @@ impl<'a> Section<'a> {
         self.line.is_some()
     }
 
+    /// Whether `key` has a value.
+    pub fn holds(&self, key: &str) -> bool {
+        self.entries.iter().any(|(known, node)| known.text == key && !matches!(node.value, Value::Null))
+    }
+
     /// Whether `key` has several values.
     pub fn holds_list(&self, key: &str) -> bool {
         self.entries.iter().any(|(known, node)| known.text == key && matches!(node.value, Value::List(_)))

@@ -7,7 +7,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use serde_json::Value;
 
-use super::enrich::Enricher;
+use super::enrich::{Enricher, PLACE};
 use super::rule::EventRule;
 use crate::brevo::account::AttributeToCreate;
 use crate::brevo::identifiers::ListId;
@@ -122,9 +122,10 @@ impl CompiledMapping {
         self
     }
 
-    /// With `enrich`. The privacy rules see what it adds: a column is dropped or hashed by the name that it fills.
+    /// With `enrich` and `geoip`. The privacy rules see what it adds: a column is dropped or hashed by the name that it fills.
     pub fn with_enrichment(mut self, enricher: Option<Enricher>) -> Self {
-        self.enricher = enricher;
+        let places = PLACE.iter().any(|property| self.properties.contains_key(*property));
+        self.enricher = enricher.map(|enricher| enricher.with_places_of_people(places));
         self
     }
 

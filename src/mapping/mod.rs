@@ -26,7 +26,7 @@ pub mod testing;
 
 pub use compiled::{AttributeRules, CompiledMapping, MappingError, Target};
 pub use dedup::dedup_key;
-pub use enrich::{Enricher, Sources};
+pub use enrich::{Enricher, Place, Sources};
 pub use event::{EventDecision, EventView, MappedEvent, map_event};
 pub use fields::Unreadable;
 pub use operation::{Assignment, Change, Operation};

@@ -1,22 +1,25 @@
-//! The tables as the mapping asks them.
+//! The tables, and the places of addresses, as the mapping asks for them.
 
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use serde_json::value::RawValue;
 
 use super::Catalog;
-use crate::mapping::Sources;
+use crate::geoip::GeoIp;
+use crate::mapping::{Place, Sources};
 use crate::telemetry::{self, Lookup};
 
 /// Answers from the files; what cannot be answered is counted.
 #[derive(Clone, Debug)]
 pub struct TableSources {
     catalog: Arc<Catalog>,
+    geoip: Option<Arc<GeoIp>>,
 }
 
 impl TableSources {
-    pub fn new(catalog: Arc<Catalog>) -> Self {
-        Self { catalog }
+    pub fn new(catalog: Arc<Catalog>, geoip: Option<Arc<GeoIp>>) -> Self {
+        Self { catalog, geoip }
     }
 }
 
@@ -40,5 +43,9 @@ impl Sources for TableSources {
         };
         telemetry::looked_up(Lookup::Found);
         Some(columns.iter().map(|column| row.json(file.column(column)?)).collect())
+    }
+
+    fn place(&self, address: IpAddr) -> Option<Place> {
+        self.geoip.as_ref()?.place(address)
     }
 }

@@ -1,9 +1,10 @@
-//! Lookup tables over real processes: sent through the relay or read from a file, joined to what Brevo gets, never to what
-//! Mixpanel gets.
+//! What Brevo gets besides the record, over real processes: lookup tables, sent through the relay or read from a file, and
+//! places. Never what Mixpanel gets.
 
 use serde_json::{Value, json};
 
-use crate::harness::http::{GZIP, gzip};
+use crate::harness::http::{GZIP, JSON, gzip};
+use crate::harness::mmdb::{Net, database};
 use crate::harness::records::{event, set};
 use crate::harness::relay::SERVICE_ACCOUNT;
 use crate::harness::{PATIENCE, Relay, Sandbox, eventually, same};
@@ -161,4 +162,41 @@ async fn a_file_is_read_again_when_it_changes() {
         events(&sandbox, 2).await[1],
         json!({ "product": "mug-1", "product_category": "Changed", "list_price": 1 })
     );
+}
+
+#[tokio::test]
+async fn a_place_comes_from_the_callers_address_unless_the_caller_is_nobody() {
+    let sandbox = Sandbox::start().await;
+    let directory = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
+    let file = directory.path().join("city.mmdb");
+    let lyon = Net { net: "203.0.113.0/24", city: Some("Lyon"), region: None, country: Some("FR") };
+    std::fs::write(&file, database(&[lyon])).unwrap();
+    let tweaks = json!({
+        "geoip": file,
+        "server": { "trusted_proxies": ["127.0.0.1"] },
+        "property_mapping": { "plan": null, "$city": "PLAN_TYPE", "$country_code": "LASTNAME" },
+        "event_mapping": { "Purchase": { "name": "order_completed", "pick": ["$city"] } },
+    });
+    let relay = Relay::start(&sandbox, tweaks).await;
+    let from = [JSON, ("x-forwarded-for", "203.0.113.9")];
+    let profile = |id: &str| json!([set(id, json!({ "$email": format!("{id}@example.com") }))]).to_string();
+    let mut purchase = event("Purchase", "ada", "b1");
+    purchase["properties"]["other"] = 1.into();
+    for (path, body) in [
+        ("/engage", profile("ada")),
+        ("/engage?ip=0", profile("server")),
+        ("/track?ip=1", json!([purchase]).to_string()),
+    ] {
+        relay.post(path, &from, body).await.ok();
+    }
+    let attribute = async |id: &str, name: &str| {
+        eventually(PATIENCE, async || sandbox.brevo_contact(id).await.ok_or_else(|| format!("no {id}"))).await["attributes"]
+            [name]
+            .clone()
+    };
+    assert_eq!(attribute("ada", "PLAN_TYPE").await, "Lyon");
+    assert_eq!(attribute("ada", "LASTNAME").await, "FR");
+    assert_eq!(attribute("server", "PLAN_TYPE").await, Value::Null);
+    let name = events(&sandbox, 1).await[0].as_object().unwrap().clone();
+    assert!(name.len() == 1 && name.values().all(|value| value == "Lyon"), "{name:?}");
 }

@@ -59,7 +59,7 @@ pub(super) fn examples(examples: &[(&str, Vec<Mismatch>)]) -> String {
 
 /// Empty without any.
 pub(super) fn tables(findings: &[Finding]) -> String {
-    if findings.is_empty() { String::new() } else { found("lookup tables:\n", findings) }
+    if findings.is_empty() { String::new() } else { found("for enrichment:\n", findings) }
 }
 
 pub(super) fn findings(findings: &[Finding]) -> String {

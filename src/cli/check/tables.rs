@@ -1,19 +1,32 @@
-//! Lookup tables: whether each can be read, and whether `enrich` asks for columns that are there.
+//! Lookup tables: whether each can be read, and whether `enrich` asks for columns that are there; the city database.
+
+use std::path::Path;
 
 use super::super::Failure;
 use super::super::map::lookup_tables;
 use super::live::Finding;
+use crate::clock::UnixMillis;
 use crate::config::{Config, LookupColumns};
+use crate::geoip::GeoIp;
 use crate::tables::{Catalog, TableStatus};
 
 pub(super) fn check(config: &Config) -> Result<Vec<Finding>, Failure> {
+    let mut found: Vec<Finding> = config.enrichment.geoip.as_deref().map(places).into_iter().collect();
     if config.enrichment.lookup_tables.is_empty() {
-        return Ok(Vec::new());
+        return Ok(found);
     }
     let catalog = lookup_tables(config)?;
     let tables = catalog.status().into_iter().flat_map(|status| table(config, status));
     let rules = config.enrichment.columns.iter().filter_map(|rule| missing_columns(&catalog, rule));
-    Ok(tables.chain(rules).collect())
+    found.extend(tables.chain(rules));
+    Ok(found)
+}
+
+fn places(path: &Path) -> Finding {
+    match GeoIp::open(path) {
+        Ok(geoip) => Finding::works("geoip", format!("{} of {}", geoip.kind(), UnixMillis(geoip.built_at() * 1000))),
+        Err(error) => Finding::fails("geoip", error.to_string()),
+    }
 }
 
 fn table(config: &Config, status: TableStatus) -> Vec<Finding> {

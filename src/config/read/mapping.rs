@@ -43,11 +43,12 @@ type Properties = (BTreeMap<String, String>, BTreeMap<String, AttributeRule>);
 /// Property → attribute, and what is said of attributes besides.
 fn properties(root: &mut Section<'_>) -> Properties {
     let (mut properties, mut attributes): Properties = Default::default();
+    let places = root.holds("geoip");
     for (property, item) in root.pairs("property_mapping") {
         let (place, line) = (item.path().to_owned(), item.line());
         let Some((attribute, rule)) = rules::attribute(item) else { continue };
         let report = root.report();
-        if COMPUTED_BY_MIXPANEL.contains(&property.as_str()) {
+        if COMPUTED_BY_MIXPANEL.contains(&property.as_str()) && !places {
             report.notice(place.as_str(), Some(line), About::NothingFills);
         }
         if let Some((other, _)) = properties.iter().find(|(_, known)| **known == attribute) {

@@ -128,7 +128,7 @@ fn what_this_version_leaves_idle_is_told() {
         .filter(|notice| matches!(notice.about, About::NotActedOn { .. }))
         .map(|notice| notice.key.as_str())
         .collect();
-    for key in ["group_mapping", "cohorts", "datasets", "privacy.consent", "geoip", "webhooks", "server.tls"] {
+    for key in ["group_mapping", "cohorts", "datasets", "privacy.consent", "webhooks", "server.tls"] {
         assert!(idle.contains(&key), "{key} is idle in silence: {idle:?}");
     }
     assert!(!idle.contains(&"stale_after"));
@@ -159,6 +159,8 @@ fn the_consent_notice_ends_with_either_choice() {
 fn mapped_properties_that_nothing_fills_are_told() {
     let loaded = loaded("property_mapping: { $city: CITY, $email: E-Mail, email: e-mail, phone: sms }");
     assert!(abouts(&loaded).contains(&("property_mapping.$city", &About::NothingFills)));
+    let filled = self::loaded("property_mapping: { $city: CITY }\ngeoip: city.mmdb");
+    assert!(!abouts(&filled).contains(&("property_mapping.$city", &About::NothingFills)));
     assert_eq!(loaded.config.mapping.properties["phone"], "SMS");
 }
 

@@ -5,6 +5,7 @@
 
 pub mod http;
 pub mod metrics;
+pub mod mmdb;
 pub mod process;
 pub mod raw;
 pub mod records;
