@@ -269,7 +269,7 @@ impl Desk {
     }
 
     async fn check_budget(&self) -> Result<(), Refusal> {
-        let standing = self.parts.budgets.standing(Family::MixpanelLookupTables, Priority::Callers).await;
+        let standing = self.parts.budgets.standing(Family::MixpanelLookupTables, Priority::Callers, 1).await;
         match standing {
             Some(standing) if !standing.wait.is_zero() => Err(Refusal::UsedUp(standing.wait.as_secs() + 1)),
             _ => Ok(()),

@@ -46,6 +46,11 @@ pub struct Freshness {
     pub keep: Duration,
 }
 
+impl Freshness {
+    /// Just given, and not kept.
+    pub const NEW: Freshness = Freshness { age: Duration::ZERO, keep: Duration::ZERO };
+}
+
 pub fn whole(answer: &Whole, freshness: Freshness) -> Response<Body> {
     let mut response = Response::new(Body::from(answer.body.clone()));
     *response.status_mut() = answer.status;

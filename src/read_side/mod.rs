@@ -17,6 +17,7 @@
 mod access;
 mod answers;
 mod cache;
+mod export;
 mod flights;
 mod params;
 mod paths;

@@ -18,7 +18,7 @@ use super::cache::{Cache, Key, Whole};
 use super::flights::{Flight, Flights, Landing, Turn};
 use super::params::Params;
 use super::paths::{self, Endpoint};
-use super::upstream::{self, Outgoing};
+use super::upstream::{self, Host, Outgoing};
 use super::wishes::Wishes;
 use super::{ReadSide, intake_limits};
 use crate::edge::intake;
@@ -92,6 +92,7 @@ impl ReadSide {
         params.hash(&mut hash);
         let outgoing = Outgoing {
             method: head.method,
+            host: Host::Query,
             query: params.query(self.project_id.as_deref()),
             path: asked.path,
             content_type,
@@ -159,13 +160,13 @@ impl ReadSide {
 
     /// Adds where the budget stands to an answer.
     async fn told(&self, question: &Question, response: Response<Body>) -> Response<Body> {
-        let standing = self.budgets.standing(question.endpoint.family, Priority::Callers).await;
+        let standing = self.budgets.standing(question.endpoint.family, Priority::Callers, 1).await;
         answers::with_standing(response, question.endpoint.family, standing, &question.wishes)
     }
 
     async fn no_place(&self, question: &Question) -> Response<Body> {
         let family = question.endpoint.family;
-        let standing = self.budgets.standing(family, Priority::Callers).await;
+        let standing = self.budgets.standing(family, Priority::Callers, 1).await;
         let request = request_line(&question.outgoing);
         let response = answers::no_place(family, &request, self.project_id.as_deref().unwrap_or_default(), standing);
         answers::with_standing(response, family, standing, &question.wishes)
@@ -249,7 +250,7 @@ fn land(flight: Option<Flight>, answer: Arc<Whole>) -> Led {
     Led::Answer(answer)
 }
 
-fn store_failed(error: &StoreError) -> Refusal {
+pub(super) fn store_failed(error: &StoreError) -> Refusal {
     tracing::error!(%error, "a query's budget could not be written down");
     Refusal::Store
 }
@@ -262,7 +263,7 @@ fn keepable(answer: &Whole, question: &Question) -> bool {
 }
 
 /// The path and query as the vendor gets them, which is how it names a request in its errors.
-fn request_line(outgoing: &Outgoing) -> String {
+pub(super) fn request_line(outgoing: &Outgoing) -> String {
     if outgoing.query.is_empty() { outgoing.path.clone() } else { format!("{}?{}", outgoing.path, outgoing.query) }
 }
 
@@ -289,7 +290,7 @@ fn streamed(head: &Whole, begun: Bytes, response: reqwest::Response, slot: Slot)
         }
     });
     let first = stream::once(async { Ok(begun) });
-    let mut answer = answers::whole(head, Freshness { age: Duration::ZERO, keep: Duration::ZERO });
+    let mut answer = answers::whole(head, Freshness::NEW);
     *answer.body_mut() = Body::from_stream(futures_util::StreamExt::chain(first, rest));
     answer
 }

@@ -27,10 +27,18 @@ pub enum Failure {
     TooLong,
 }
 
+/// The host that a path is on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Host {
+    Query,
+    Export,
+}
+
 /// One call, whole but for the credentials.
 #[derive(Clone, Debug)]
 pub struct Outgoing {
     pub method: Method,
+    pub host: Host,
     pub path: String,
     pub query: String,
     pub content_type: Option<HeaderValue>,
@@ -61,7 +69,11 @@ impl Upstream {
 
     /// Sends, and returns when the vendor's head is there. Bodies come inflated.
     pub async fn send(&self, call: &Outgoing, credentials: &Credentials) -> Result<reqwest::Response, Failure> {
-        let mut url = join(&self.endpoints.query, &call.path);
+        let base = match call.host {
+            Host::Query => &self.endpoints.query,
+            Host::Export => &self.endpoints.export,
+        };
+        let mut url = join(base, &call.path);
         url.set_query(Some(&call.query).filter(|query| !query.is_empty()).map(String::as_str));
         let mut headers = HeaderMap::from_iter([
             (AUTHORIZATION, credentials.authorization.clone()),

@@ -98,6 +98,12 @@ pub struct MixpanelSwitches {
     pub query_error_in_ok: bool,
     /// The export breaks off after so many lines with `terminated early` inside its 200.
     pub export_breaks_after: Option<usize>,
+    /// How many exports do so; all when absent.
+    pub export_breaks_times: Option<u64>,
+    /// The most days in one export, more being refused; absent: any.
+    pub export_max_days: Option<i64>,
+    /// Each line comes so many times, for large answers.
+    pub export_repeats: usize,
     pub gdpr_answer: GdprAnswer,
     /// Time from a GDPR request to SUCCESS.
     pub gdpr_duration_ms: u64,
@@ -130,6 +136,9 @@ impl Default for MixpanelSwitches {
             query_duration_ms: 0,
             query_error_in_ok: false,
             export_breaks_after: None,
+            export_breaks_times: None,
+            export_max_days: Some(100),
+            export_repeats: 1,
             gdpr_answer: GdprAnswer::default(),
             gdpr_duration_ms: 5_000,
         }

@@ -4,6 +4,7 @@ mod bad_input;
 mod cli;
 mod demo;
 mod docs;
+mod export;
 mod gdpr;
 mod harness;
 mod lookup_tables;

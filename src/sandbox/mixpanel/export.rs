@@ -71,13 +71,26 @@ pub fn answer(mixpanel: &Mixpanel, call: &Call, params: &Params, context: &Conte
     if days.to > date_of(i64::try_from(context.now.0).unwrap_or(i64::MAX)) {
         return bad("to_date cannot be later than today".into());
     }
+    let switches = context.switches;
+    if switches.export_max_days.is_some_and(|most| days.names().len() as i64 > most) {
+        return bad("the date range is too long".into());
+    }
     let names: Option<Vec<String>> = params.get("event").and_then(|text| serde_json::from_str(text).ok());
     let limit = params.get("limit").and_then(|limit| limit.parse().ok()).unwrap_or(usize::MAX);
     if params.get("limit").is_some() && limit > MAX_LIMIT {
         return bad(format!("limit must be at most {MAX_LIMIT}"));
     }
-    let lines = lines(mixpanel, days, names.as_deref(), limit, params.get("time_in_ms") == Some("true"));
-    deliver(call, lines, context.switches.export_breaks_after)
+    let mut lines = lines(mixpanel, days, names.as_deref(), limit, params.get("time_in_ms") == Some("true"));
+    if switches.export_repeats > 1 {
+        lines = lines.into_iter().flat_map(|line| std::iter::repeat_n(line, switches.export_repeats)).collect();
+    }
+    let breaks_after = switches.export_breaks_after.filter(|kept| *kept < lines.len());
+    let mut state = mixpanel.state();
+    let breaks =
+        breaks_after.is_some() && switches.export_breaks_times.is_none_or(|times| state.exports_broken < times);
+    state.exports_broken += u64::from(breaks);
+    drop(state);
+    deliver(call, lines, breaks_after.filter(|_| breaks))
 }
 
 fn lines(mixpanel: &Mixpanel, days: Days, names: Option<&[String]>, limit: usize, in_ms: bool) -> Vec<String> {
@@ -98,7 +111,7 @@ fn lines(mixpanel: &Mixpanel, days: Days, names: Option<&[String]>, limit: usize
 }
 
 fn deliver(call: &Call, mut lines: Vec<String>, breaks_after: Option<usize>) -> Reply {
-    if let Some(kept) = breaks_after.filter(|kept| *kept < lines.len()) {
+    if let Some(kept) = breaks_after {
         lines.truncate(kept);
         lines.push("terminated early".into());
     }

@@ -57,6 +57,8 @@ struct State {
     requests: Requests,
     import_minute: RollingMinute,
     quotas: Quotas,
+    /// Exports that were broken off because a switch says so.
+    exports_broken: u64,
     /// Results of `/engage` queries, while their pages are read.
     sessions: BTreeMap<String, Vec<Value>>,
     /// `{"entry": <as listed>, "members": [distinct_id]}`.

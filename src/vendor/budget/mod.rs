@@ -57,7 +57,7 @@ pub struct Standing {
     /// The longest limit, and what the asker may still take of it.
     pub limit: Limit,
     pub remaining: u64,
-    /// Until the asker could have one more call; zero when it could now.
+    /// Until the asker could have what it wants; zero when it could now.
     pub wait: Duration,
     /// Calls running now, and how many may.
     pub running: Option<(usize, usize)>,
@@ -299,13 +299,16 @@ impl Budgets {
         if claimed {
             // Under the lock, so that two slices cannot be written in the wrong order.
             self.write(family, &windows, now).await?;
+            // The call leaves after the write, which may have waited for the disk: a short window counts from here.
+            let written = Instant::now();
+            windows.iter_mut().for_each(|window| window.leaves_at(written));
         }
         publish(family, &mut windows, now);
         Ok(Ok(slot))
     }
 
-    /// How `family` stands for `priority`; `None` for one without limits.
-    pub async fn standing(&self, family: Family, priority: Priority) -> Option<Standing> {
+    /// How `family` stands for `priority`, which wants `calls` of it; `None` for one without limits.
+    pub async fn standing(&self, family: Family, priority: Priority, calls: u64) -> Option<Standing> {
         let family = self.payer(family).await;
         let account = self.account(family);
         let mut windows = account.windows.lock().await;
@@ -313,7 +316,7 @@ impl Budgets {
         let shares = *account.shares();
         let ahead: u32 = account.waiting[..=priority as usize].iter().map(|count| count.load(Ordering::Acquire)).sum();
         // Who asks is counted among those who wait.
-        let cost = Cost { calls: u64::from(ahead.max(1)), ..Cost::CALL };
+        let cost = Cost { calls: u64::from(ahead.saturating_sub(1)) + calls, ..Cost::CALL };
         let free_at = windows.iter_mut().filter_map(|window| window.check(cost, priority, &shares, now).err()).max();
         let rested_at = *account.resting();
         let mut wait = free_at.max(rested_at).map_or(Duration::ZERO, |at| at.saturating_duration_since(now));

@@ -23,7 +23,7 @@ async fn left(budgets: &Budgets, family: Family) -> u64 {
 async fn now_or_never(budgets: &Budgets, priority: Priority) -> Result<Slot, Standing> {
     match budgets.claim_by(Family::MixpanelQuery, priority, Cost::CALL, Instant::now()).await {
         Ok(slot) => Ok(slot),
-        Err(ClaimError::Later) => Err(budgets.standing(Family::MixpanelQuery, priority).await.unwrap()),
+        Err(ClaimError::Later) => Err(budgets.standing(Family::MixpanelQuery, priority, 1).await.unwrap()),
         Err(ClaimError::Store(error)) => panic!("{error}"),
     }
 }

@@ -206,6 +206,13 @@ impl Window {
         true
     }
 
+    /// What [`Window::take`] has just taken goes out at `at`, not when it was taken.
+    pub fn leaves_at(&mut self, at: Instant) {
+        if let Some(newest) = self.slices.back_mut() {
+            newest.at = at;
+        }
+    }
+
     /// Somebody else uses the same account: counts as used what the vendor says is used and we do not know of.
     pub fn reconcile(&mut self, vendor_remaining: u64, now: Instant) -> bool {
         let ours = self.remaining(now);
