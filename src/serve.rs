@@ -486,12 +486,17 @@ impl Room {
             meter: brevo::outcome::meter,
             answer_timeout: stack::ANSWER_TIMEOUT,
         };
+        let companies = Arc::new(SharedGate::default());
         let vendor = match &self.config.brevo {
             Some(brevo) => Some(brevo_leg::VendorParts {
                 calls: brevo::calls::Calls::new(brevo)?,
                 stack: stack::build(self.transport.clone(), gate, self.budgets.clone(), reader),
                 probe: stack::probe_stack(self.transport.clone(), self.budgets.clone(), reader),
                 budgets: self.budgets.clone(),
+                companies: brevo_leg::CompanyVendor {
+                    stack: stack::build(self.transport.clone(), companies.clone(), self.budgets.clone(), reader),
+                    gate: companies,
+                },
             }),
             None => None,
         };

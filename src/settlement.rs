@@ -34,7 +34,9 @@ labelled! {
         UnmappedEvent = "unmapped_event",
         /// A condition of the event's rule does not hold.
         ConditionNotMet = "condition_not_met",
-        /// The profile update touches no mapped property.
+        /// The group's key is not in `group_mapping`.
+        UnmappedGroup = "unmapped_group",
+        /// The profile or group update touches no mapped property.
         NoMappedProperty = "no_mapped_property",
         /// The profile update touches a mapped property, but none of its values can be placed at Brevo.
         NotPlaced = "not_placed",
@@ -85,6 +87,7 @@ impl SkipRule {
             SkipRule::GroupsOff => "connectors.mixpanel.sync.groups is off",
             SkipRule::UnmappedEvent => "the event is not in event_mapping, and unmapped_events is skip",
             SkipRule::ConditionNotMet => "a condition under `when` in the event's rule does not hold",
+            SkipRule::UnmappedGroup => "the group's key is not in group_mapping",
             SkipRule::NoMappedProperty => "the update touches no property of property_mapping",
             SkipRule::NotPlaced => "none of the update's mapped values can be placed",
             SkipRule::Ignored => "the record carries $ignore",

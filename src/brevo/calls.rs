@@ -45,9 +45,9 @@ pub struct Calls {
 
 /// What an endpoint is: its path template (the metric label) and the limit that it draws on (contract §1.3).
 #[derive(Clone, Copy)]
-struct Endpoint {
-    label: &'static str,
-    family: Family,
+pub(super) struct Endpoint {
+    pub(super) label: &'static str,
+    pub(super) family: Family,
 }
 
 impl Endpoint {
@@ -230,7 +230,7 @@ impl Calls {
     }
 
     /// `path` begins with a slash and is escaped already.
-    fn request(&self, method: Method, endpoint: Endpoint, path: &str, body: Bytes) -> VendorRequest {
+    pub(super) fn request(&self, method: Method, endpoint: Endpoint, path: &str, body: Bytes) -> VendorRequest {
         let mut url = self.base.clone();
         url.set_path(&format!("{}{path}", self.base.path().trim_end_matches('/')));
         let mut headers = HeaderMap::with_capacity(3);
@@ -245,7 +245,7 @@ impl Calls {
     }
 }
 
-fn json<T: Serialize>(value: &T) -> Bytes {
+pub(super) fn json<T: Serialize>(value: &T) -> Bytes {
     let mut body = Vec::new();
     write_json(&mut body, value);
     body.into()

@@ -18,6 +18,7 @@
 pub mod account;
 pub mod calls;
 pub mod coerce;
+pub mod companies;
 pub mod format;
 pub mod identifiers;
 pub mod limits;

@@ -2,10 +2,9 @@
 //! The row goes when the room that acts on the key arrives. Keys of which only some values are idle say so where they
 //! are read.
 
-const IDLE: [(&str, &str); 13] = [
+const IDLE: [(&str, &str); 12] = [
     ("cohorts", "no list is filled from a cohort"),
     ("datasets", "no data set is run"),
-    ("group_mapping", "groups reach Mixpanel only"),
     ("max_removal_share", "no list is mirrored, so nobody is removed"),
     ("on_gdpr_deletion", "a deletion at Mixpanel is not carried to Brevo"),
     ("on_profile_delete", "a deleted profile leaves the contact as it is"),

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use super::checkpoint::Checkpoint;
 use super::dead_letters::{self, DeadLetter, Overdue};
 use super::ledger::{Ledger, Limits, Ticket};
-use super::status::Snapshot;
+use super::status::{GroupsOwed, Snapshot};
 use super::tally::Tally;
 use crate::clock::UnixMillis;
 use crate::privacy::Tombstones;
@@ -209,6 +209,7 @@ impl Books {
             dead_letters: self.dead_held,
             dead_letter_bytes: self.dead_bytes,
             oldest,
+            groups: held.groups,
         }
     }
 }
@@ -219,6 +220,7 @@ pub struct HeldOutside {
     pub parked: u64,
     pub owed: u64,
     pub oldest: Option<UnixMillis>,
+    pub groups: Option<GroupsOwed>,
 }
 
 #[cfg(test)]

@@ -27,6 +27,43 @@ pub struct Snapshot {
     pub dead_letters: u64,
     pub dead_letter_bytes: u64,
     pub oldest: Option<UnixMillis>,
+    /// At Brevo, with groups on.
+    pub groups: Option<GroupsOwed>,
+}
+
+/// Groups whose companies are owed something.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct GroupsOwed {
+    pub groups: u64,
+    /// Group records behind it.
+    pub records: u64,
+    pub oldest: Option<UnixMillis>,
+    /// Calls that all of it takes, about.
+    pub calls: u64,
+    /// What the account allows.
+    pub calls_per_hour: u64,
+}
+
+/// The same as shown.
+#[derive(Clone, Copy, Debug, Serialize)]
+pub struct GroupsReport {
+    pub owed: u64,
+    pub records: u64,
+    pub oldest_seconds: f64,
+    pub calls_per_hour: u64,
+    pub estimated_hours: f64,
+}
+
+impl GroupsOwed {
+    fn report(self, now: UnixMillis) -> GroupsReport {
+        GroupsReport {
+            owed: self.groups,
+            records: self.records,
+            oldest_seconds: self.oldest.map_or(0.0, |oldest| now.since(oldest).as_secs_f64()),
+            calls_per_hour: self.calls_per_hour,
+            estimated_hours: self.calls as f64 / self.calls_per_hour.max(1) as f64,
+        }
+    }
 }
 
 /// One destination's leg, seen from outside. Cloning shares it.
@@ -59,6 +96,9 @@ pub struct Report {
     /// List changes that delivered events asked for and the vendor refused.
     pub lists_refused: u64,
     pub oldest_undelivered_seconds: f64,
+    /// Only at Brevo with groups on.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub groups: Option<GroupsReport>,
     pub state: State,
     pub advice: Option<&'static str>,
 }
@@ -167,6 +207,7 @@ impl LegStatus {
             unconfirmed: snapshot.tally.unconfirmed,
             lists_refused: snapshot.tally.lists_refused,
             oldest_undelivered_seconds: age.as_secs_f64(),
+            groups: snapshot.groups.map(|groups| groups.report(self.clock.now())),
             state,
             advice,
         })

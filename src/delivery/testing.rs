@@ -282,6 +282,7 @@ impl World {
             answer_timeout: self.setup.answer_timeout,
         };
         let transport = Transport::new().unwrap();
+        let companies = Arc::new(SharedGate::default());
         let account = config::Brevo {
             api_key: Secret::new("xkeysib-sandbox"),
             base_url: self.brevo.clone(),
@@ -298,8 +299,12 @@ impl World {
             vendor: Some(brevo_leg::VendorParts {
                 calls: brevo::calls::Calls::new(&account).unwrap(),
                 stack: stack::build(transport.clone(), gate, relay.budgets.clone(), reader),
-                probe: stack::probe_stack(transport, relay.budgets.clone(), reader),
+                probe: stack::probe_stack(transport.clone(), relay.budgets.clone(), reader),
                 budgets: relay.budgets.clone(),
+                companies: brevo_leg::CompanyVendor {
+                    stack: stack::build(transport, companies.clone(), relay.budgets.clone(), reader),
+                    gate: companies,
+                },
             }),
             mapping: Arc::new(CompiledMapping::compile(&self.setup.mapping, self.setup.sync).unwrap()),
             clock: self.clock.clone(),

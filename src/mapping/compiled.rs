@@ -12,7 +12,7 @@ use super::rule::EventRule;
 use crate::brevo::account::AttributeToCreate;
 use crate::brevo::identifiers::ListId;
 use crate::brevo::names::{AttributeName, AttributeNameError, EventName};
-use crate::config::{AttributeRule, Mapping, Sync, UnmappedEvents};
+use crate::config::{AttributeRule, GroupMapping, Mapping, Sync, UnmappedEvents};
 use crate::mixpanel::reserved::is_identity_event;
 use crate::privacy::{Rules, Unruly};
 use crate::record::Kind;
@@ -66,6 +66,7 @@ pub struct CompiledMapping {
     properties: HashMap<String, Target>,
     pub attribute_rules: AttributeRules,
     lists: BTreeMap<String, ListId>,
+    groups: BTreeMap<String, GroupMapping>,
     unmapped_events: UnmappedEvents,
     enricher: Option<Enricher>,
     privacy: Option<Rules>,
@@ -108,6 +109,7 @@ impl CompiledMapping {
             properties,
             attribute_rules,
             lists,
+            groups: mapping.groups.clone(),
             unmapped_events,
             enricher: None,
             privacy: None,
@@ -163,6 +165,11 @@ impl CompiledMapping {
             Target::Attribute(name) => Some(name),
             Target::Email | Target::Phone => None,
         })
+    }
+
+    /// How groups of `key` become companies; `None` when they do not.
+    pub fn group(&self, key: &str) -> Option<&GroupMapping> {
+        self.groups.get(key)
     }
 
     /// The list that the configuration calls `name`.

@@ -1,6 +1,6 @@
 //! Mixpanel record → what Brevo needs of it: pure functions.
 //!
-//! Owns the reading of a record's body as far as Brevo is concerned ([`event`], [`profile`]), the configured mapping in
+//! Owns the reading of a record's body as far as Brevo is concerned ([`event`], [`profile`], [`group`]), the configured mapping in
 //! a form that answers quickly ([`CompiledMapping`]), and the decisions: what is sent, under which name, with which
 //! properties, and what is skipped by which rule. `docs/mapping.md` is the same for users.
 //!
@@ -17,6 +17,7 @@ pub mod dedup;
 pub mod enrich;
 pub mod event;
 pub mod fields;
+pub mod group;
 pub mod operation;
 pub mod preview;
 pub mod profile;
@@ -29,6 +30,7 @@ pub use dedup::dedup_key;
 pub use enrich::{Enricher, Place, Sources};
 pub use event::{EventDecision, EventView, MappedEvent, map_event};
 pub use fields::Unreadable;
+pub use group::{GroupDecision, GroupOp, map_group};
 pub use operation::{Assignment, Change, Operation};
 pub use preview::preview;
 pub use profile::{GroupView, Operator, ProfileChange, ProfileDecision, ProfileView, map_profile};

@@ -8,8 +8,9 @@ use serde_json::{Map, Value, json};
 use super::compiled::{AttributeRules, CompiledMapping};
 use super::event::{EventDecision, EventView, MappedEvent, map_event};
 use super::fields::{Fields, Unreadable, scalar_text};
+use super::group::{GroupDecision, GroupOp, map_group};
 use super::operation::{Change, Operation};
-use super::profile::{ProfileChange, ProfileDecision, ProfileView, map_profile};
+use super::profile::{GroupView, ProfileChange, ProfileDecision, ProfileView, map_profile};
 use crate::brevo::account::AccountModel;
 use crate::brevo::coerce::{AttributeValue, Clearing, Unplaced, coerce};
 use crate::brevo::identifiers::{ListId, Membership};
@@ -25,8 +26,8 @@ use crate::settlement::SkipRule;
 /// `{"kind", "distinct_id", "decision", "rule"?, "explanation"?, "calls": [{"method", "path", "body"}], "not_placed":
 /// [{"name", "reason", "explanation"}], "dropped": [{"property", "reason"}], "creates": [{"attribute", "type"}]}`.
 ///
-/// `decision` is `send`, `skip`, `fold` (the value depends on what is known of the person) or `unreadable`. Without
-/// `account`, attributes are taken to have the type that fits the value. Identity is not resolved: the contact is
+/// `decision` is `send`, `skip`, `fold` (the value depends on what is known of the person, or of the group's company, whose
+/// changes are then under `company`) or `unreadable`. Without `account`, attributes are taken to have the type that fits the value. Identity is not resolved: the contact is
 /// addressed by the record's own distinct_id.
 pub fn preview(record: &str, mapping: &CompiledMapping, account: Option<&AccountModel>, now: UnixMillis) -> Value {
     described(record, mapping, account, now).unwrap_or_else(|error| unreadable(&error))
@@ -47,7 +48,7 @@ fn described(
     match kind {
         Kind::Event | Kind::Identity => event(&visible, kind, mapping, now),
         Kind::Profile => profile(&visible, mapping, account),
-        Kind::Group => Ok(skipped("group", None, SkipRule::GroupsOff)),
+        Kind::Group => group(&visible, mapping),
     }
 }
 
@@ -103,6 +104,28 @@ fn sent_event(kind: Kind, distinct_id: Option<&str>, mapped: MappedEvent) -> Val
         "calls": calls,
         "dropped": dropped,
     })
+}
+
+/// Attributes that the update changes, by operator: what Brevo is written depends on what is known of the company.
+fn group(record: &[u8], mapping: &CompiledMapping) -> Result<Value, Unreadable> {
+    let ops = match map_group(&GroupView::parse(record)?, mapping) {
+        GroupDecision::Skip(rule) => return Ok(skipped("group", None, rule)),
+        GroupDecision::Change(ops) => ops,
+    };
+    let change = |op: &GroupOp| match op {
+        GroupOp::Set(attribute, value) => json!({"operator": "$set", "attribute": attribute, "value": value}),
+        GroupOp::SetOnce(attribute, value) => json!({"operator": "$set_once", "attribute": attribute, "value": value}),
+        GroupOp::Union(attribute, value) => json!({"operator": "$union", "attribute": attribute, "value": value}),
+        GroupOp::Remove(attribute, value) => json!({"operator": "$remove", "attribute": attribute, "value": value}),
+        GroupOp::Unset(attribute) => json!({"operator": "$unset", "attribute": attribute}),
+        GroupOp::Delete => json!({"operator": "$delete"}),
+    };
+    Ok(json!({
+        "kind": "group",
+        "decision": "fold",
+        "explanation": "the update is folded into its company, which is written when the limit of 100 calls an hour allows it",
+        "company": ops.iter().map(change).collect::<Vec<_>>(),
+    }))
 }
 
 fn call(path: &str, body: Value) -> Value {
@@ -229,11 +252,32 @@ mod tests {
     use super::super::compiled::tests::published;
     use super::*;
     use crate::config::UnmappedEvents;
+    use crate::config::{GroupMapping, Mapping, Sync};
 
     const NOW: UnixMillis = UnixMillis(1_700_000_100_000);
 
     fn shown(record: &Value) -> Value {
         preview(&record.to_string(), &published(UnmappedEvents::Skip), None, NOW)
+    }
+
+    #[test]
+    fn a_group_update_shows_what_it_changes_of_its_company() {
+        let target = GroupMapping {
+            name: "$name".to_owned(),
+            properties: [("industry".to_owned(), "industry".to_owned())].into(),
+        };
+        let mapping = Mapping { groups: [("company".to_owned(), target)].into(), ..Mapping::default() };
+        let sync = Sync { groups: true, ..Sync::default() };
+        let mapping = CompiledMapping::compile(&mapping, sync).unwrap();
+        let update =
+            json!({"$group_key": "company", "$group_id": "1", "$set": {"$name": "ACME"}, "$unset": ["industry"]});
+        let shown = preview(&update.to_string(), &mapping, None, UnixMillis(0));
+        assert_eq!(shown["decision"], "fold");
+        let expected = json!([
+            {"operator": "$set", "attribute": "name", "value": "ACME"},
+            {"operator": "$unset", "attribute": "industry"},
+        ]);
+        assert_eq!(shown["company"], expected);
     }
 
     #[test]

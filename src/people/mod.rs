@@ -3,7 +3,8 @@
 //! A person is folded from the journal in order of position, whether Brevo knows them yet or not. What Brevo has not
 //! been told is a *debt*; records that must wait stand on the person's *shelf* (CORE 4, 5, 7). Several ids may be one
 //! person: [`identity`] says what a record links, [`links`] what follows from it (CORE 6). The [`roster`] holds the
-//! people that the leg is working on and hands out, as one batch, what has changed of them.
+//! people that the leg is working on and hands out, as one batch, what has changed of them. A [`company`] is the same for a
+//! Mixpanel group.
 //!
 //! Must not know: HTTP, how Brevo is called, the journal. Times are passed in.
 //!
@@ -11,6 +12,7 @@
 //! * a position is folded into a person once ([`person::Person::applied`]), and a debt is only settled by Brevo's answer;
 //! * person, debt and shelf rows that follow from a checkpoint are written in the checkpoint's own transaction.
 
+pub mod company;
 pub mod debt;
 pub mod identity;
 pub mod links;

@@ -46,6 +46,9 @@ pub struct Fault {
     /// Paths that begin so (`/import`, `/v3/contacts`); all when absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub path_prefix: Option<String>,
+    /// Any when absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub method: Option<String>,
     /// For the next N matching requests; until deleted when absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub times: Option<u64>,
@@ -139,6 +142,7 @@ impl Faults {
         for (fault, hits) in &mut self.rules {
             let matches = fault.vendor.is_none_or(|only| only == vendor)
                 && fault.path_prefix.as_ref().is_none_or(|prefix| call.path.starts_with(prefix))
+                && fault.method.as_ref().is_none_or(|method| call.method.as_str() == method)
                 && fault.times.is_none_or(|times| *hits < times);
             if !matches {
                 continue;

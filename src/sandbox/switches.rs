@@ -197,6 +197,10 @@ choice!(ClearBy { Both, EmptyString, Null, Neither });
 choice!(BadPropertyKey { Reject, Drop });
 choice!(RetiredBatch { NotFound, Gone });
 choice!(DateTimeInDate { Drop, Accept });
+choice!(
+    /// What `page` of `GET /companies` counts.
+    CompaniesPage { Pages, Companies }
+);
 
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
@@ -232,6 +236,9 @@ pub struct BrevoSwitches {
     pub import_queued_ms: u64,
     pub import_processing_ms: u64,
     pub retired_batch: RetiredBatch,
+    pub companies_page: CompaniesPage,
+    /// Largest `limit` of `GET /companies`.
+    pub companies_max_limit: usize,
 }
 
 impl Default for BrevoSwitches {
@@ -260,6 +267,8 @@ impl Default for BrevoSwitches {
             import_queued_ms: 500,
             import_processing_ms: 1_000,
             retired_batch: RetiredBatch::default(),
+            companies_page: CompaniesPage::default(),
+            companies_max_limit: 1_000,
         }
     }
 }

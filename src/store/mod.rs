@@ -199,12 +199,15 @@ pub enum Table {
     Tombstones,
     /// `erasure id` → the erasure's receipt (JSON). Personal data while it is under way: the ids that were asked for.
     Erasures,
+    /// A Mixpanel group → its folded company and what Brevo is owed for it; a company id → whose it is (the rows are in
+    /// `people::company::rows`). Personal data: group ids and mapped group properties, which name firms and may name people.
+    Companies,
     /// Small singletons of the relay itself (generated admin token excluded: that is a file). No personal data.
     Meta,
 }
 
 impl Table {
-    pub const ALL: [Table; 13] = [
+    pub const ALL: [Table; 14] = [
         Table::Checkpoints,
         Table::People,
         Table::Debts,
@@ -217,6 +220,7 @@ impl Table {
         Table::Vendors,
         Table::Tombstones,
         Table::Erasures,
+        Table::Companies,
         Table::Meta,
     ];
 
@@ -235,6 +239,7 @@ impl Table {
             Table::Vendors => "vendors",
             Table::Tombstones => "tombstones",
             Table::Erasures => "erasures",
+            Table::Companies => "companies",
             Table::Meta => "meta",
         }
     }

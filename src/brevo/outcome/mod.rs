@@ -131,7 +131,7 @@ pub struct Refusal {
 impl Refusal {
     pub const MAX_MESSAGE: usize = 500;
 
-    fn read(answer: &VendorAnswer) -> Self {
+    pub(in crate::brevo) fn read(answer: &VendorAnswer) -> Self {
         let status = answer.status.as_u16();
         match serde_json::from_slice::<ErrorBody>(&answer.body) {
             Ok(ErrorBody { code, message, .. }) if !(code.is_empty() && message.is_empty()) => {
@@ -185,7 +185,7 @@ pub fn read<T: DeserializeOwned>(answer: &VendorAnswer) -> Result<T, ReadError> 
 
 /// Whether a write's answer speaks of the endpoint, not of the record in it: the base URL does not lead to Brevo's API,
 /// or the endpoint was retired (contract §3.5). Records must not be given up for that.
-fn is_misrouted(answer: &VendorAnswer) -> bool {
+pub(in crate::brevo) fn is_misrouted(answer: &VendorAnswer) -> bool {
     matches!(answer.status.as_u16(), 404 | 405 | 406 | 410 | 415)
 }
 

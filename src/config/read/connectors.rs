@@ -89,7 +89,7 @@ fn sync(inner: Section<'_>, outer: Section<'_>) -> Sync {
             ("events", &mut sync.events, None),
             ("profiles", &mut sync.profiles, None),
             ("cohorts", &mut sync.cohorts, Some("no list is filled from a cohort")),
-            ("groups", &mut sync.groups, Some("groups reach Mixpanel only")),
+            ("groups", &mut sync.groups, None),
         ] {
             let Some(item) = block.take(key) else { continue };
             let Some(on) = item.scalar(values::boolean) else { continue };

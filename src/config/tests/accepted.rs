@@ -85,7 +85,7 @@ fn lists_and_sync_may_stand_beside_event_mapping() {
     assert_eq!(loaded.config.mapping.lists["all_users"], 15);
     assert!(loaded.config.mixpanel.sync.groups && !loaded.config.mixpanel.sync.events);
     assert!(loaded.config.mixpanel.sync.profiles);
-    assert!(abouts(&loaded).iter().any(|(key, _)| *key == "sync.groups"));
+    assert!(!abouts(&loaded).iter().any(|(key, _)| *key == "sync.groups"));
 }
 
 #[test]
@@ -128,7 +128,7 @@ fn what_this_version_leaves_idle_is_told() {
         .filter(|notice| matches!(notice.about, About::NotActedOn { .. }))
         .map(|notice| notice.key.as_str())
         .collect();
-    for key in ["group_mapping", "cohorts", "datasets", "privacy.consent", "webhooks", "server.tls"] {
+    for key in ["cohorts", "datasets", "privacy.consent", "webhooks", "server.tls"] {
         assert!(idle.contains(&key), "{key} is idle in silence: {idle:?}");
     }
     assert!(!idle.contains(&"stale_after"));

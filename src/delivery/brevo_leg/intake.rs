@@ -1,10 +1,12 @@
 //! What a record asks for at Brevo, before anything is known of its person. Pure.
 
+use super::companies::{GroupWish, group_wish};
 use crate::config::IdentityMode;
 use crate::mapping::{
-    CompiledMapping, EventDecision, EventView, MappedEvent, ProfileChange, ProfileDecision, ProfileView, dedup_key,
-    map_event, map_profile,
+    CompiledMapping, EventDecision, EventView, GroupOp, MappedEvent, ProfileChange, ProfileDecision, ProfileView,
+    dedup_key, map_event, map_profile,
 };
+use crate::people::company::GroupId;
 use crate::people::identity::{self, Link};
 use crate::people::roster::PersonId;
 use crate::record::{Kind, Record};
@@ -34,9 +36,9 @@ pub enum Wish {
         /// For this very id, whomever it has been merged into (`$ignore_alias`).
         literal: bool,
     },
-    /// To the shelf of whoever it is about: the relay keeps it until it can act on it.
-    Keep {
-        person: PersonId,
+    Group {
+        group: GroupId,
+        ops: Vec<GroupOp>,
     },
     /// The stored body cannot be read: a fault of ours.
     Unreadable(String),
@@ -46,11 +48,18 @@ impl Intake {
     /// Everyone whom the record names, before any forward.
     pub fn people(&self) -> impl Iterator<Item = &PersonId> {
         let person = match &self.wish {
-            Wish::Event { person, .. } | Wish::Profile { person, .. } | Wish::Keep { person } => Some(person),
-            Wish::Skip(_) | Wish::Unreadable(_) => None,
+            Wish::Event { person, .. } | Wish::Profile { person, .. } => Some(person),
+            Wish::Group { .. } | Wish::Skip(_) | Wish::Unreadable(_) => None,
         };
         let linked = self.link.iter().flat_map(|link| [&link.from, &link.into]);
         person.into_iter().chain(linked)
+    }
+
+    pub fn group(&self) -> Option<&GroupId> {
+        match &self.wish {
+            Wish::Group { group, .. } => Some(group),
+            _ => None,
+        }
     }
 }
 
@@ -65,8 +74,7 @@ pub fn intake(record: &Record, mapping: &CompiledMapping, mode: IdentityMode) ->
     only(match record.kind {
         Kind::Event | Kind::Identity => return event(record, mapping, mode),
         Kind::Profile => profile(record, mapping),
-        Kind::Group if mapping.sync.groups => group(record),
-        Kind::Group => Wish::Skip(SkipRule::GroupsOff),
+        Kind::Group => group(record, mapping),
     })
 }
 
@@ -100,14 +108,11 @@ fn profile(record: &Record, mapping: &CompiledMapping) -> Wish {
     }
 }
 
-/// Groups have shelves too, under a name that no person can have: ids hold no control characters in front.
-fn group(record: &Record) -> Wish {
-    match crate::mapping::GroupView::parse(&record.body) {
-        Ok(view) => match (view.group_key, view.group_id) {
-            (Some(key), Some(id)) => Wish::Keep { person: PersonId::from(format!("\u{1}group {key} {id}")) },
-            _ => Wish::Skip(SkipRule::NoPerson),
-        },
-        Err(error) => Wish::Unreadable(error.to_string()),
+fn group(record: &Record, mapping: &CompiledMapping) -> Wish {
+    match group_wish(record, mapping) {
+        GroupWish::Change { group, ops } => Wish::Group { group, ops },
+        GroupWish::Skip(rule) => Wish::Skip(rule),
+        GroupWish::Unreadable(reason) => Wish::Unreadable(reason),
     }
 }
 

@@ -17,6 +17,7 @@
 
 mod account;
 mod bases;
+mod companies;
 mod compose;
 mod contacts;
 mod event_calls;
@@ -43,6 +44,8 @@ use tokio_util::sync::CancellationToken;
 use tower::ServiceExt as _;
 
 use self::bases::Bases;
+use self::companies::Companies;
+pub use self::companies::CompanyVendor;
 use self::contacts::Payment;
 use self::event_calls::Sent;
 use self::imports::Imported;
@@ -105,6 +108,7 @@ pub struct VendorParts {
     pub stack: Stack,
     pub probe: Stack,
     pub budgets: Arc<Budgets>,
+    pub companies: CompanyVendor,
 }
 
 /// What the configuration says about this destination.
@@ -134,6 +138,7 @@ enum Done {
     Shelf(PersonId, Vec<Parked>, Scan),
     Moved(PersonId, Vec<Parked>, Scan),
     Overdue(Overdue),
+    Companies(companies::Back),
 }
 
 type Work = BoxFuture<'static, Result<Done, LegError>>;
@@ -144,6 +149,7 @@ pub struct BrevoLeg {
     queues: HashMap<PersonId, PersonQueue>,
     window: Window,
     bases: Bases,
+    companies: Companies,
 
     /// Who is owed something that a call could pay, in the order of asking.
     to_pay: VecDeque<PersonId>,
@@ -227,8 +233,9 @@ pub struct BrevoLeg {
 
 impl BrevoLeg {
     /// Reads what earlier processes left: what was learned of the account, who is owed something, what is parked.
-    pub async fn open(parts: Parts) -> Result<Self, LegError> {
+    pub async fn open(mut parts: Parts) -> Result<Self, LegError> {
         let (account, clearing) = account::remembered(&parts.state).await?;
+        let companies = Companies::open(&mut parts).await?;
         let (parked, parked_bytes) = shelf::totals(&parts.state).await?;
         let window = Window::new(parts.settings.dedup_window);
         let bases = Bases::open(&parts).await?;
@@ -238,6 +245,7 @@ impl BrevoLeg {
             queues: HashMap::new(),
             window,
             bases,
+            companies,
             to_pay: VecDeque::new(),
             ready: VecDeque::new(),
             to_list: VecDeque::new(),
@@ -335,6 +343,7 @@ impl BrevoLeg {
             self.publish();
             let retry_at = self.later.peek().map(|Reverse((at, _))| *at);
             let settled_at = (self.account_ready_at > now).then_some(self.account_ready_at);
+            let companies_at = self.companies.wake_at(now);
             let gate = self.parts.status.gate();
             tokio::select! {
                 () = shutdown.cancelled() => break,
@@ -366,6 +375,7 @@ impl BrevoLeg {
                 }
                 () = until(retry_at) => self.retry_busy(),
                 () = until(settled_at) => {}
+                () = until(companies_at) => {}
                 _ = checkpoints.tick(), if self.may_write() => self.checkpoint()?,
                 _ = expiries.tick() => {
                     self.look_for_overdue();
@@ -391,6 +401,7 @@ impl BrevoLeg {
         self.start_payments();
         self.start_events();
         self.start_listings();
+        self.start_companies();
     }
 
     /// How many calls of a kind may be under way, of `open` while the destination takes them. At a closed gate one stands
@@ -425,6 +436,7 @@ impl BrevoLeg {
             Done::Shelf(id, rows, scan) => self.take_from_shelf(&id, rows, scan)?,
             Done::Moved(id, rows, scan) => self.take_moved(&id, rows, scan),
             Done::Overdue(overdue) => self.expire(overdue),
+            Done::Companies(back) => self.take_back_companies(back)?,
         }
         Ok(())
     }
@@ -485,11 +497,12 @@ impl BrevoLeg {
     }
 
     fn may_write(&self) -> bool {
-        self.writing.is_none() && (self.parts.books.is_dirty() || self.roster.is_dirty())
+        self.writing.is_none() && (self.parts.books.is_dirty() || self.roster.is_dirty() || self.companies.is_dirty())
     }
 
     fn checkpoint(&mut self) -> Result<(), LegError> {
         self.roster.put_changes(self.parts.books.pending_mut())?;
+        self.companies.put_changes(self.parts.books.pending_mut())?;
         let (batch, cursor) = self.parts.books.close_page()?;
         let state = self.parts.state.clone();
         let page = self.page;
@@ -522,20 +535,20 @@ impl BrevoLeg {
         if !on_the_way {
             let queues = &self.queues;
             self.roster.let_go(|id| queues.contains_key(id));
+            self.companies.let_go();
         }
     }
 
     fn publish(&self) {
+        let companies = self.companies.standing();
+        let groups_on = self.parts.mapping.sync.groups && self.parts.vendor.is_some();
+        let oldest =
+            self.owed_since.first().into_iter().chain(self.listed_since.first()).map(|(oldest, _)| *oldest).min();
         let held = HeldOutside {
             parked: self.parked + self.bases.records,
-            owed: self.owed,
-            oldest: self
-                .owed_since
-                .first()
-                .into_iter()
-                .chain(self.listed_since.first())
-                .map(|(oldest, _)| *oldest)
-                .min(),
+            owed: self.owed + companies.records,
+            oldest: [oldest, companies.oldest].into_iter().flatten().min(),
+            groups: groups_on.then_some(companies),
         };
         self.parts.status.publish(self.parts.books.snapshot(self.parts.source.next_entry(), held));
     }

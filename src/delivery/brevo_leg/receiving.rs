@@ -11,7 +11,8 @@ use crate::clock::UnixMillis;
 use crate::config::BrevoMode;
 use crate::delivery::LegError;
 use crate::delivery::books::Item;
-use crate::mapping::{MappedEvent, ProfileChange};
+use crate::mapping::{GroupOp, MappedEvent, ProfileChange};
+use crate::people::company::{Company, GroupId, rows};
 use crate::people::debt::Debt;
 use crate::people::identity::{Link, Verb};
 use crate::people::person::{Contact, Folded, Person};
@@ -31,6 +32,7 @@ pub(super) struct Loaded {
     /// In order of position, with what the dedup window knew.
     records: Vec<(Item, Intake, Option<Position>)>,
     people: Vec<(PersonId, Resident)>,
+    companies: Vec<(GroupId, Company)>,
 }
 
 impl BrevoLeg {
@@ -62,11 +64,14 @@ impl BrevoLeg {
         }
         self.let_go();
         let missing = self.roster.missing(records.iter().flat_map(|(_, intake)| intake.people()));
+        let missing_groups = self.companies.missing(records.iter().filter_map(|(_, intake)| intake.group()));
         let lookups: Vec<_> = records.iter().filter_map(|(item, intake)| self.lookups(item, &intake.wish)).collect();
         let state = self.parts.state.clone();
         self.receiving = Some(self.durable_page);
         self.spawn(Box::pin(async move {
             let people = if missing.is_empty() { Vec::new() } else { roster::load(&state, missing).await? };
+            let companies =
+                if missing_groups.is_empty() { Vec::new() } else { rows::load(&state, missing_groups).await? };
             let mut found = if lookups.is_empty() {
                 Vec::new().into_iter()
             } else {
@@ -78,7 +83,7 @@ impl BrevoLeg {
                 (item, intake, known)
             };
             let records = records.into_iter().map(with_found).collect();
-            Ok(Done::Loaded(Loaded { records, people }))
+            Ok(Done::Loaded(Loaded { records, people, companies }))
         }));
         Ok(())
     }
@@ -93,6 +98,7 @@ impl BrevoLeg {
     pub(super) fn apply(&mut self, loaded: Loaded) -> Result<(), LegError> {
         self.receiving = None;
         self.take_in(loaded.people);
+        self.companies.take_in(loaded.companies);
         for (item, Intake { link, wish }, known) in loaded.records {
             if let Some(link) = link {
                 self.link(&link, item.position);
@@ -109,7 +115,7 @@ impl BrevoLeg {
                     let person = self.roster.resolve(&person);
                     self.take_profile(person, item, change);
                 }
-                Wish::Keep { person } => self.shelve(&person, item),
+                Wish::Group { group, ops } => self.take_group(&group, &item, ops),
                 Wish::Skip(rule) => self.parts.books.skip(item.ticket, rule),
                 Wish::Unreadable(reason) => {
                     let now = self.parts.clock.now();
@@ -166,6 +172,15 @@ impl BrevoLeg {
         }
         self.await_base(id, position, received_at);
         self.after_waiting(id);
+    }
+
+    fn take_group(&mut self, group: &GroupId, item: &Item, ops: Vec<GroupOp>) {
+        match self.parts.settings.mode {
+            BrevoMode::Observe => self.parts.books.skip(item.ticket, SkipRule::Observed),
+            // A pilot is about people, and a company is nobody.
+            BrevoMode::Pilot => self.parts.books.skip(item.ticket, SkipRule::NotInPilot),
+            BrevoMode::Live => self.companies.take(group, item, ops, &mut self.parts.books),
+        }
     }
 
     fn take_event(

@@ -176,7 +176,7 @@ impl BrevoLeg {
                     self.parts.books.bury(position, &record, DeadReason::Unreadable, &reason, now)?;
                 }
                 // Stays where it is: nothing can be done with it yet.
-                Wish::Profile { .. } | Wish::Keep { .. } => {}
+                Wish::Profile { .. } | Wish::Group { .. } => {}
             }
         }
         self.advance(id);

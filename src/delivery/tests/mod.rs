@@ -4,6 +4,7 @@
 
 mod brevo_answers;
 mod core;
+mod groups;
 mod identity;
 mod lists;
 mod mixpanel_answers;

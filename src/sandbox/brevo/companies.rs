@@ -6,6 +6,7 @@ use axum::http::StatusCode;
 use serde_json::{Map, Value, json};
 
 use super::super::http::Reply;
+use super::super::switches::{ClearBy, CompaniesPage};
 use super::{Answer, Context, State, error, invalid, missing, no_content, not_found};
 use crate::clock::UnixMillis;
 
@@ -69,6 +70,11 @@ impl Companies {
         for company in self.by_id.values_mut() {
             company.contacts.remove(&contact);
         }
+    }
+
+    /// A company that was there before anyone called.
+    pub fn seed(&mut self, attributes: Map<String, Value>, now: UnixMillis) -> String {
+        self.insert(attributes, now)
     }
 
     /// Attributes that the account does not know are left out, as those of contacts are.
@@ -156,7 +162,7 @@ pub fn update(state: &mut State, context: &Context<'_>, path: &[&str]) -> Answer
     check_contacts(state, contacts.as_ref().unwrap_or(&BTreeSet::new()))?;
     let attributes = known_attributes(state, &context.body);
     let held = company(state, path[1])?;
-    held.attributes.extend(attributes);
+    write(&mut held.attributes, attributes, context.switches.clear_by);
     if let Some(name) = context.body["name"].as_str() {
         held.attributes.insert("name".into(), name.into());
     }
@@ -168,6 +174,22 @@ pub fn update(state: &mut State, context: &Context<'_>, path: &[&str]) -> Answer
     }
     held.modified_at = context.now;
     Ok(Reply::ok(&describe(path[1], held)))
+}
+
+/// Sets what has a value, and empties what has none, the way that the account does it.
+fn write(held: &mut Map<String, Value>, attributes: Map<String, Value>, clear_by: ClearBy) {
+    for (name, value) in attributes {
+        let clears = match &value {
+            Value::Null => Some(matches!(clear_by, ClearBy::Both | ClearBy::Null)),
+            Value::String(text) if text.is_empty() => Some(matches!(clear_by, ClearBy::Both | ClearBy::EmptyString)),
+            _ => None,
+        };
+        match clears {
+            None => drop(held.insert(name, value)),
+            Some(true) => drop(held.remove(&name)),
+            Some(false) => {}
+        }
+    }
 }
 
 pub fn delete(state: &mut State, _: &Context<'_>, path: &[&str]) -> Answer {
@@ -191,14 +213,22 @@ pub fn link_unlink(state: &mut State, context: &Context<'_>, path: &[&str]) -> A
     Ok(no_content())
 }
 
-/// `filters[attributes.name]=…`; `page` counts from 1.
+/// `filters[attributes.name]=…`; `page` counts pages from 1, or companies from 0.
 pub fn list(state: &mut State, context: &Context<'_>, _: &[&str]) -> Answer {
     let call = context.call;
     let number = |name: &str, default: usize| match call.query(name) {
         None => Ok(default),
         Some(text) => text.parse::<usize>().map_err(|_| invalid(&format!("{name} should be a number"))),
     };
-    let (page, limit) = (number("page", 1)?.max(1), number("limit", 50)?);
+    let (page, limit) = (number("page", 0)?, number("limit", 50)?);
+    let most = context.switches.companies_max_limit;
+    if limit == 0 || limit > most {
+        return Err(error(StatusCode::BAD_REQUEST, "out_of_range", &format!("Limit exceeds max value: {most}")));
+    }
+    let offset = match context.switches.companies_page {
+        CompaniesPage::Pages => page.saturating_sub(1) * limit,
+        CompaniesPage::Companies => page,
+    };
     let filters: Vec<(&str, &str)> = call
         .query
         .iter()
@@ -217,11 +247,11 @@ pub fn list(state: &mut State, context: &Context<'_>, _: &[&str]) -> Answer {
         Some("modifiedAt") => found.sort_by_key(|(_, company)| company.modified_at),
         _ => found.sort_by_key(|(_, company)| company.created_at),
     }
-    if call.query("sort") == Some("desc") {
+    if call.query("sort") != Some("asc") {
         found.reverse();
     }
     let items: Vec<Value> =
-        found.into_iter().skip((page - 1) * limit).take(limit).map(|(id, company)| describe(id, company)).collect();
+        found.into_iter().skip(offset).take(limit).map(|(id, company)| describe(id, company)).collect();
     Ok(Reply::ok(&json!({ "items": items })))
 }
 
@@ -230,12 +260,19 @@ pub fn list_attributes(state: &mut State, _: &Context<'_>, path: &[&str]) -> Ans
         return Ok(Reply::ok(&json!([])));
     }
     let all = state.companies.attributes.iter().map(|(name, attribute)| {
+        let options: Vec<Value> =
+            attribute.options.iter().map(|option| json!({ "key": key_of(option), "value": option })).collect();
         json!({
             "internalName": name, "label": attribute.label, "attributeTypeName": attribute.kind,
-            "attributeOptions": attribute.options, "isRequired": name == "name", "isValueReadonly": false,
+            "attributeOptions": options, "isRequired": name == "name", "isValueReadonly": false,
         })
     });
     Ok(Reply::ok(&all.collect()))
+}
+
+/// The name that the account makes of a label.
+fn key_of(label: &str) -> String {
+    label.to_lowercase().chars().map(|char| if char.is_ascii_alphanumeric() { char } else { '_' }).collect()
 }
 
 pub fn create_attribute(state: &mut State, context: &Context<'_>, _: &[&str]) -> Answer {
@@ -247,8 +284,7 @@ pub fn create_attribute(state: &mut State, context: &Context<'_>, _: &[&str]) ->
     if !matches!(body["objectType"].as_str(), Some("companies" | "deals")) {
         return Err(invalid("Invalid objectType"));
     }
-    let name: String =
-        label.to_lowercase().chars().map(|char| if char.is_ascii_alphanumeric() { char } else { '_' }).collect();
+    let name = key_of(label);
     if state.companies.attributes.contains_key(&name) {
         return Err(error(StatusCode::BAD_REQUEST, "duplicate_parameter", "Attribute already exists"));
     }
@@ -261,7 +297,17 @@ pub fn create_attribute(state: &mut State, context: &Context<'_>, _: &[&str]) ->
     Ok(Reply::ok(&json!({ "id": id })))
 }
 
-/// A CSV in a multipart part named `file`, its first row the attribute names; rows with `company_id` update.
+/// What an import is to do when its time has come.
+#[derive(Debug)]
+pub struct Import {
+    rows: Vec<BTreeMap<String, String>>,
+    updates: bool,
+    links: bool,
+    unlinks: bool,
+    unsets: bool,
+}
+
+/// A CSV in a multipart part named `file`, its first row the attribute names.
 pub fn import(state: &mut State, context: &Context<'_>, _: &[&str]) -> Answer {
     let bad =
         |reason: &str| Reply::json(StatusCode::BAD_REQUEST, &json!({ "message": format!("Bad request : {reason}") }));
@@ -272,32 +318,71 @@ pub fn import(state: &mut State, context: &Context<'_>, _: &[&str]) -> Answer {
     let csv = part(&body, boundary, "file").ok_or_else(|| bad("file is missing"))?;
     let mapping: Value =
         part(&body, boundary, "mapping").and_then(|text| serde_json::from_str(text).ok()).unwrap_or_default();
-    let updates = mapping["update_existing_records"] == json!(true);
-    let mut lines = csv.lines().filter(|line| !line.trim().is_empty());
-    let header: Vec<&str> = lines.next().unwrap_or_default().split(',').map(str::trim).collect();
-    for line in lines {
-        let row: BTreeMap<&str, &str> = header.iter().copied().zip(line.split(',').map(str::trim)).collect();
-        let attributes: Map<String, Value> = row
-            .iter()
-            .filter(|(name, value)| state.companies.attributes.contains_key(**name) && !value.is_empty())
-            .map(|(name, value)| ((*name).to_owned(), (*value).into()))
-            .collect();
-        let known = row.get("company_id").filter(|id| updates && state.companies.by_id.contains_key(**id));
-        let id = match known {
-            Some(id) => (*id).to_owned(),
-            None => state.companies.insert(Map::new(), context.now),
-        };
-        let contact = row.get("associated_contact").and_then(|id| id.parse::<i64>().ok());
-        if let Some(company) = state.companies.by_id.get_mut(&id) {
-            company.attributes.extend(attributes);
-            company.modified_at = context.now;
-            if mapping["link_entities"] == json!(true) {
-                company.contacts.extend(contact);
+    let option = |name: &str| mapping[name] == json!(true);
+    let mut lines = csv.lines().filter(|line| !line.trim().is_empty()).map(cells);
+    let header = lines.next().unwrap_or_default();
+    let work = Import {
+        rows: lines.map(|cells| header.iter().cloned().zip(cells).collect()).collect(),
+        updates: option("update_existing_records"),
+        links: option("link_entities"),
+        unlinks: option("unlink_entities"),
+        unsets: option("unset_empty_attributes"),
+    };
+    let process = state.imports.schedule_companies(work, context);
+    Ok(Reply::ok(&json!({ "processId": process })))
+}
+
+/// The cells of a line; those in quotes may hold commas, and doubled quotes for one.
+fn cells(line: &str) -> Vec<String> {
+    let (mut cells, mut cell, mut quoted) = (Vec::new(), String::new(), false);
+    let mut chars = line.chars().peekable();
+    while let Some(char) = chars.next() {
+        match char {
+            '"' if quoted && chars.peek() == Some(&'"') => {
+                chars.next();
+                cell.push('"');
             }
+            '"' => quoted = !quoted,
+            ',' if !quoted => cells.push(std::mem::take(&mut cell)),
+            char => cell.push(char),
         }
     }
-    let process = state.imports.record_done("COMPANIES_IMPORT", context.now);
-    Ok(Reply::ok(&json!({ "processId": process })))
+    cells.push(cell);
+    cells
+}
+
+/// Updates rows with a `company_id` where that was asked for, and makes a company of every other row that has a name.
+pub fn apply_import(state: &mut State, work: &Import, now: UnixMillis) {
+    for row in &work.rows {
+        let known = row.get("company_id").filter(|id| work.updates && state.companies.by_id.contains_key(*id)).cloned();
+        if known.is_none() && row.get("name").is_none_or(|name| name.trim().is_empty()) {
+            state.counters.add("imports", "companies_without_name", 1);
+            continue;
+        }
+        let id = known.unwrap_or_else(|| state.companies.insert(Map::new(), now));
+        let attributes = &state.companies.attributes;
+        let Some(company) = state.companies.by_id.get_mut(&id) else { continue };
+        for (name, cell) in row {
+            let Some(attribute) = attributes.get(name) else { continue };
+            let value = match attribute.kind.as_str() {
+                "number" => cell.trim().parse::<f64>().ok().map(Value::from),
+                _ => Some(cell.as_str().into()),
+            };
+            match value {
+                _ if cell.is_empty() && work.unsets => drop(company.attributes.remove(name)),
+                Some(value) if !cell.is_empty() => drop(company.attributes.insert(name.clone(), value)),
+                _ => {}
+            }
+        }
+        company.modified_at = now;
+        let contact = row.get("associated_contact").and_then(|id| id.trim().parse::<i64>().ok());
+        if work.links {
+            company.contacts.extend(contact.filter(|id| state.directory.get(*id).is_some()));
+        } else if work.unlinks {
+            company.contacts.retain(|linked| Some(*linked) != contact);
+        }
+    }
+    state.counters.add("imports", "companies", work.rows.len() as u64);
 }
 
 /// The content of one named part of a multipart body.

@@ -10,7 +10,7 @@ use super::super::http::Reply;
 use super::super::switches::ImportBooleans;
 use super::contacts::{Via, Write, apply};
 use super::directory::Key;
-use super::{Answer, Context, State, error, invalid, missing};
+use super::{Answer, Context, State, companies, error, invalid, missing};
 use crate::clock::UnixMillis;
 
 const MAX_IMPORT: usize = 10 * 1024 * 1024;
@@ -25,9 +25,16 @@ struct Process {
     starts_at: UnixMillis,
     ends_at: UnixMillis,
     /// What is still to be done when it ends.
-    work: Option<Import>,
+    work: Option<Work>,
     invalid_emails: u64,
     duplicates: [u64; 5],
+}
+
+/// What an import brings.
+#[derive(Debug)]
+enum Work {
+    Contacts(Import),
+    Companies(companies::Import),
 }
 
 #[derive(Debug)]
@@ -57,7 +64,7 @@ impl Imports {
         created_at: UnixMillis,
         starts_at: UnixMillis,
         ends_at: UnixMillis,
-        work: Option<Import>,
+        work: Option<Work>,
     ) -> usize {
         self.processes.push(Process {
             name,
@@ -72,12 +79,16 @@ impl Imports {
     }
 
     /// Waits for its turn: an import starts when the one before it has ended.
-    fn schedule(&mut self, work: Import, context: &Context<'_>) -> usize {
+    fn schedule(&mut self, name: &'static str, work: Work, context: &Context<'_>) -> usize {
         let queued = context.now + Duration::from_millis(context.switches.import_queued_ms);
         let free = self.processes.iter().map(|process| process.ends_at).max().unwrap_or_default();
         let starts_at = queued.max(free);
         let ends_at = starts_at + Duration::from_millis(context.switches.import_processing_ms);
-        self.push("IMPORTUSER", context.now, starts_at, ends_at, Some(work))
+        self.push(name, context.now, starts_at, ends_at, Some(work))
+    }
+
+    pub fn schedule_companies(&mut self, work: companies::Import, context: &Context<'_>) -> usize {
+        self.schedule("COMPANIES_IMPORT", Work::Companies(work), context)
     }
 }
 
@@ -110,7 +121,14 @@ pub fn settle(state: &mut State, context: &Context<'_>) {
         if process.ends_at > context.now {
             continue;
         }
-        let Some(work) = process.work.take() else { continue };
+        let work = match process.work.take() {
+            Some(Work::Contacts(work)) => work,
+            Some(Work::Companies(work)) => {
+                companies::apply_import(state, &work, context.now);
+                continue;
+            }
+            None => continue,
+        };
         for row in &work.rows {
             let (invalid, duplicates) = import_row(state, row, &work, context);
             let process = &mut state.imports.processes[at];
@@ -193,7 +211,7 @@ pub fn create(state: &mut State, context: &Context<'_>, _: &[&str]) -> Answer {
         email_blacklist: body["emailBlacklist"].as_bool().unwrap_or(false),
         sms_blacklist: body["smsBlacklist"].as_bool().unwrap_or(false),
     };
-    let id = state.imports.schedule(work, context);
+    let id = state.imports.schedule("IMPORTUSER", Work::Contacts(work), context);
     Ok(Reply::json(StatusCode::ACCEPTED, &json!({ "processId": id })))
 }
 

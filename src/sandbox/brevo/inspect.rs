@@ -20,6 +20,8 @@ pub struct Seed {
     attributes: Vec<AttributeSpec>,
     lists: Vec<SeedList>,
     contacts: Vec<SeedContact>,
+    /// Attributes of companies, `name` among them.
+    companies: Vec<Map<String, Value>>,
 }
 
 #[derive(Debug, Deserialize)]
@@ -73,6 +75,9 @@ impl Brevo {
         }
         for list in seed.lists {
             state.lists.put(list.id, &list.name, now);
+        }
+        for company in seed.companies {
+            state.companies.seed(company, now);
         }
         let mut ids = 0;
         for (at, contact) in seed.contacts.into_iter().enumerate() {

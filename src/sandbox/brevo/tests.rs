@@ -279,11 +279,23 @@ async fn companies_link_contacts_by_id() {
 async fn companies_import_is_multipart() {
     let sandbox = running().await;
     let form = reqwest::multipart::Form::new()
-        .part("file", reqwest::multipart::Part::text("name,industry\nAcme,toys\nBeta,tools\n").file_name("c.csv"))
+        .part(
+            "file",
+            reqwest::multipart::Part::text("name,industry\n\"Acme, \"\"Sons\"\"\",toys\nBeta,tools\n")
+                .file_name("c.csv"),
+        )
         .text("mapping", r#"{"update_existing_records":false}"#);
     let request = sandbox.http.post(format!("{}/companies/import", sandbox.brevo)).header("api-key", "xkeysib-sandbox");
-    assert_eq!(sandbox.send(request.multipart(form)).await.0, 200);
-    assert_eq!(sandbox.show("/brevo/companies").await["total"], 2);
+    let (status, _, started) = sandbox.send(request.multipart(form)).await;
+    assert_eq!(status, 200);
+    let started: Value = serde_json::from_str(&started).expect("JSON");
+    let process = format!("/processes/{}", started["processId"]);
+    assert_eq!(sandbox.brevo("GET", &process, None).await.2["status"], "queued");
+    sandbox.advance(Duration::from_millis(1_500));
+    assert_eq!(sandbox.brevo("GET", &process, None).await.2["status"], "completed");
+    let companies = sandbox.show("/brevo/companies").await;
+    assert_eq!(companies["total"], 2);
+    assert_eq!(companies["companies"][0]["attributes"], json!({ "name": "Acme, \"Sons\"", "industry": "toys" }));
 }
 
 #[tokio::test]

@@ -287,7 +287,7 @@ async fn an_older_schema_is_brought_up_to_date() {
 }
 
 /// Tables that the first version did not have.
-const SINCE_VERSION_2: [Table; 2] = [Table::Tombstones, Table::Erasures];
+const SINCE_VERSION_2: [Table; 4] = [Table::Tombstones, Table::Erasures, Table::Bases, Table::Companies];
 
 fn put(table: Table, key: &str, value: &'static str) -> WriteBatch {
     let mut batch = WriteBatch::new();
