@@ -18,7 +18,7 @@ use crate::admin;
 use crate::admin::auth::{AdminAuth, AdminTokenError, admin_token};
 use crate::brevo;
 use crate::clock::SharedClock;
-use crate::config::{self, BrevoMode, Config, NotEnforced, PropertyPolicy, StoreEngine, WhenFull};
+use crate::config::{self, BrevoMode, Config, PropertyPolicy, StoreEngine, WhenFull};
 use crate::delivery::LegError;
 use crate::delivery::books::{Books, HeldOutside};
 use crate::delivery::brevo_leg::{self, BrevoLeg};
@@ -59,8 +59,6 @@ const DRAIN: Duration = Duration::from_secs(10);
 /// Why the relay did not start. Nothing listens then.
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
-    #[error(transparent)]
-    NotEnforced(#[from] NotEnforced),
     #[error(transparent)]
     Open(#[from] OpenError),
     #[error(transparent)]
@@ -134,9 +132,6 @@ pub struct Relay {
 impl Relay {
     /// Opens the store and the listeners and puts everything together. `metrics` is the process's recorder.
     pub async fn build(config: Config, clock: SharedClock, metrics: PrometheusHandle) -> Result<Self, StartError> {
-        if let Some(rule) = config.not_enforced() {
-            return Err(rule.into());
-        }
         let config = Arc::new(config);
         let store = open(&config, clock.clone()).await?;
         let journal: Arc<dyn Journal> = store.journal.clone();
@@ -510,7 +505,8 @@ impl Room {
         let sources = Arc::new(TableSources::new(self.tables.clone(), geoip));
         let mapping = mapping
             .with_enrichment(Enricher::new(&self.config.enrichment.columns, places, sources))
-            .with_privacy(self.rules(&self.config.privacy.brevo));
+            .with_privacy(self.rules(&self.config.privacy.brevo))
+            .with_consent(&self.config.privacy.consent);
         let parts = brevo_leg::Parts {
             journal: self.journal(),
             state: self.state(),
@@ -524,6 +520,7 @@ impl Room {
                 mode: self.config.brevo.as_ref().map_or(BrevoMode::Observe, |brevo| brevo.mode),
                 pilot_emails: self.config.brevo.iter().flat_map(|brevo| brevo.pilot_emails.clone()).collect(),
                 create_attributes: self.config.brevo.as_ref().is_some_and(|brevo| brevo.create_attributes),
+                on_consent_withdrawn: self.config.privacy.on_consent_withdrawn,
                 identity: self.config.mixpanel.identity,
                 dedup_window: self.config.dedup_window,
                 parking: self.config.parking,

@@ -57,6 +57,9 @@ labelled! {
         Stale = "stale",
         /// The same event is in the dedup window, from another position (CORE 8).
         Duplicate = "duplicate",
+        /// `privacy.consent` is set, and the person has not agreed (or not any more) when the record was made or would be
+        /// sent.
+        NoConsent = "no_consent",
         /// `mode: observe`: mapped, not sent.
         Observed = "observed",
         /// `mode: pilot`, and the person's email is not in `pilot_emails`.
@@ -100,6 +103,7 @@ impl SkipRule {
             SkipRule::Private => "the privacy rules leave nothing of the update for this destination",
             SkipRule::Stale => "the event is older than stale_after",
             SkipRule::Duplicate => "the event is a resend of one that is already known",
+            SkipRule::NoConsent => "the person has not agreed, as privacy.consent asks",
             SkipRule::Observed => "connectors.brevo.mode is observe",
             SkipRule::NotInPilot => "connectors.brevo.mode is pilot, and the person is none of pilot_emails",
             SkipRule::Expired => "the record waited on its person's shelf until parking ran out",

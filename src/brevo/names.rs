@@ -82,6 +82,9 @@ fn sanitise<'a>(raw: &'a str, fallback: &str) -> Cow<'a, str> {
     Cow::Owned(out)
 }
 
+/// In front of names that are kept back; no attribute's name has it.
+const KEPT_BACK: char = '?';
+
 /// The name of a contact attribute, upper case: 1 to 50 of `[A-Z0-9_-]`.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(try_from = "String")]
@@ -123,6 +126,16 @@ impl AttributeName {
         Self("EMAIL".to_owned())
     }
 
+    /// A place among a person's values for the profile property `property`, which Brevo is never sent.
+    pub fn kept_back(property: &str) -> Self {
+        Self(format!("{KEPT_BACK}{property}"))
+    }
+
+    /// Whether the value is the relay's own affair: no attribute of an account is called so.
+    pub fn is_kept_back(&self) -> bool {
+        self.0.starts_with(KEPT_BACK)
+    }
+
     pub fn as_str(&self) -> &str {
         &self.0
     }
@@ -141,7 +154,7 @@ impl AttributeName {
 impl TryFrom<String> for AttributeName {
     type Error = AttributeNameError;
     fn try_from(raw: String) -> Result<Self, Self::Error> {
-        Self::parse(&raw)
+        if raw.starts_with(KEPT_BACK) { Ok(Self(raw)) } else { Self::parse(&raw) }
     }
 }
 
@@ -182,6 +195,15 @@ mod tests {
         assert_eq!(AttributeName::parse(" "), Err(AttributeNameError::Empty));
         assert_eq!(AttributeName::parse("PLAN TYPE"), Err(AttributeNameError::Character(' ')));
         assert_eq!(AttributeName::parse(&"A".repeat(51)), Err(AttributeNameError::TooLong));
+    }
+
+    #[test]
+    fn a_name_that_is_kept_back_is_no_attributes_and_survives_being_stored() {
+        let name = AttributeName::kept_back("marketing ok");
+        assert!(name.is_kept_back() && AttributeName::parse(name.as_str()).is_err());
+        let stored = serde_json::to_string(&name).unwrap();
+        assert_eq!(serde_json::from_str::<AttributeName>(&stored).unwrap(), name);
+        assert!(!AttributeName::sms().is_kept_back());
     }
 
     proptest! {

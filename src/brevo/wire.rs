@@ -73,6 +73,12 @@ pub struct ContactUpdate {
     pub list_ids: Vec<ListId>,
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub unlink_list_ids: Vec<ListId>,
+    /// True: no more mail. Absent leaves it as it is; false would resubscribe, and is never sent.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub email_blacklisted: Option<bool>,
+    /// The same for text messages.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub sms_blacklisted: Option<bool>,
 }
 
 /// `GET /contacts/{identifier}` (contract §3.4).

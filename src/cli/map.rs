@@ -55,7 +55,8 @@ pub(super) fn compiled(config: &Config) -> Result<CompiledMapping, InputError> {
     let places = geoip.is_some();
     let sources = Arc::new(TableSources::new(Arc::new(lookup_tables(config)?), geoip));
     let mapping = mapping.with_enrichment(Enricher::new(&config.enrichment.columns, places, sources));
-    Ok(mapping.with_privacy(Rules::new(&config.privacy.brevo, config.privacy.hash_key.as_ref())))
+    let mapping = mapping.with_privacy(Rules::new(&config.privacy.brevo, config.privacy.hash_key.as_ref()));
+    Ok(mapping.with_consent(&config.privacy.consent))
 }
 
 /// Describes every record of `input`, one JSON value a line or, `pretty`, spread for people.

@@ -220,28 +220,6 @@ pub struct Privacy {
     pub on_consent_withdrawn: OnConsentWithdrawn,
 }
 
-/// A privacy rule that this version cannot keep, and would break by sending.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("{key}: this version does not enforce it, and will not send data that the rule is to protect: {remedy}")]
-pub struct NotEnforced {
-    pub key: &'static str,
-    pub remedy: &'static str,
-}
-
-impl Config {
-    /// The first privacy rule that a running relay would break. Ignoring such a rule would be worse than not starting.
-    pub fn not_enforced(&self) -> Option<NotEnforced> {
-        let sends = self.brevo.as_ref().is_some_and(|brevo| brevo.mode != BrevoMode::Observe);
-        let remedy = "take the rule out, or set connectors.brevo.mode to observe, which sends nothing";
-        match &self.privacy {
-            Privacy { consent: Consent::Required { .. }, .. } if sends => {
-                Some(NotEnforced { key: "privacy.consent", remedy })
-            }
-            _ => None,
-        }
-    }
-}
-
 /// What one destination gets of a record's properties.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct PropertyPolicy {

@@ -30,7 +30,8 @@ use super::tally::Tally;
 use crate::brevo;
 use crate::clock::{Clock, SharedClock, SystemClock, UnixMillis};
 use crate::config::{
-    self, BrevoMode, IdentityMode, Mapping, MixpanelEndpoints, Parking, Residency, Secret, ServiceAccount, Sync,
+    self, BrevoMode, Consent, IdentityMode, Mapping, MixpanelEndpoints, OnConsentWithdrawn, Parking, Residency, Secret,
+    ServiceAccount, Sync,
 };
 use crate::mapping::CompiledMapping;
 use crate::mixpanel;
@@ -74,6 +75,8 @@ pub struct Setup {
     pub create_attributes: bool,
     pub mapping: Mapping,
     pub sync: Sync,
+    pub consent: Consent,
+    pub on_consent_withdrawn: OnConsentWithdrawn,
     pub parking: Parking,
     pub dedup_window: Duration,
     pub max_dead_letter_bytes: u64,
@@ -116,6 +119,8 @@ impl Setup {
             create_attributes: true,
             mapping,
             sync: Sync::default(),
+            consent: Consent::NotNeeded,
+            on_consent_withdrawn: OnConsentWithdrawn::default(),
             parking: Parking::default(),
             dedup_window: Duration::from_hours(24),
             max_dead_letter_bytes: 1 << 30,
@@ -290,6 +295,7 @@ impl World {
             pilot_emails: self.setup.pilot_emails.clone(),
             create_attributes: self.setup.create_attributes,
         };
+        let mapping = CompiledMapping::compile(&self.setup.mapping, self.setup.sync).unwrap();
         let parts = brevo_leg::Parts {
             journal: relay.store.journal.clone(),
             state: relay.store.state.clone(),
@@ -306,12 +312,13 @@ impl World {
                     gate: companies,
                 },
             }),
-            mapping: Arc::new(CompiledMapping::compile(&self.setup.mapping, self.setup.sync).unwrap()),
+            mapping: Arc::new(mapping.with_consent(&self.setup.consent)),
             clock: self.clock.clone(),
             settings: brevo_leg::Settings {
                 mode: self.setup.mode,
                 pilot_emails: self.setup.pilot_emails.clone(),
                 create_attributes: self.setup.create_attributes,
+                on_consent_withdrawn: self.setup.on_consent_withdrawn,
                 identity: self.setup.identity,
                 dedup_window: self.setup.dedup_window,
                 parking: self.setup.parking,

@@ -8,11 +8,11 @@ use bytes::Bytes;
 use serde_json::Value;
 
 use super::enrich::{Enricher, PLACE};
-use super::rule::EventRule;
+use super::rule::{EventRule, is};
 use crate::brevo::account::AttributeToCreate;
 use crate::brevo::identifiers::ListId;
 use crate::brevo::names::{AttributeName, AttributeNameError, EventName};
-use crate::config::{AttributeRule, GroupMapping, Mapping, Sync, UnmappedEvents};
+use crate::config::{AttributeRule, Consent, GroupMapping, Mapping, Sync, UnmappedEvents};
 use crate::mixpanel::reserved::is_identity_event;
 use crate::privacy::{Rules, Unruly};
 use crate::record::Kind;
@@ -60,6 +60,27 @@ impl AttributeRules {
     }
 }
 
+/// Who says yes to being at Brevo.
+#[derive(Clone, Debug, PartialEq)]
+pub struct ConsentRule {
+    pub property: String,
+    /// Where the answer is kept among a person's values.
+    pub name: AttributeName,
+    value: Value,
+}
+
+impl ConsentRule {
+    fn compile(consent: &Consent) -> Option<Self> {
+        let Consent::Required { property, value } = consent else { return None };
+        Some(Self { property: property.clone(), name: AttributeName::kept_back(property), value: value.clone() })
+    }
+
+    /// Whether `answer` is a yes; an absent one is a no, known or not. Of a list any member may be it.
+    pub fn given(&self, answer: Option<&Value>) -> bool {
+        answer.is_some_and(|answer| is(answer, &self.value))
+    }
+}
+
 #[derive(Clone, Debug)]
 pub struct CompiledMapping {
     events: HashMap<String, EventRule>,
@@ -70,6 +91,8 @@ pub struct CompiledMapping {
     unmapped_events: UnmappedEvents,
     enricher: Option<Enricher>,
     privacy: Option<Rules>,
+    /// `None`: everybody may be sent.
+    pub consent: Option<ConsentRule>,
     pub sync: Sync,
     stale_after: Duration,
 }
@@ -113,6 +136,7 @@ impl CompiledMapping {
             unmapped_events,
             enricher: None,
             privacy: None,
+            consent: None,
             sync,
             stale_after,
         })
@@ -129,6 +153,22 @@ impl CompiledMapping {
         let places = PLACE.iter().any(|property| self.properties.contains_key(*property));
         self.enricher = enricher.map(|enricher| enricher.with_places_of_people(places));
         self
+    }
+
+    /// With `privacy.consent`.
+    pub fn with_consent(mut self, consent: &Consent) -> Self {
+        self.consent = ConsentRule::compile(consent);
+        self
+    }
+
+    /// The place of the answer to the consent rule, when `property` holds it.
+    pub fn consent_in(&self, property: &str) -> Option<&AttributeName> {
+        self.consent.as_ref().filter(|rule| rule.property == property).map(|rule| &rule.name)
+    }
+
+    /// Every value that is kept of a person: what the mapping may write, and the answer to the consent rule.
+    pub fn kept(&self) -> impl Iterator<Item = &AttributeName> {
+        self.attributes().chain(self.consent.as_ref().map(|rule| &rule.name))
     }
 
     /// The record's body as the mapping may see it; `None` when the privacy rules leave nothing of it.

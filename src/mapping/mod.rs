@@ -25,7 +25,7 @@ pub mod properties;
 pub mod rule;
 pub mod testing;
 
-pub use compiled::{AttributeRules, CompiledMapping, MappingError, Target};
+pub use compiled::{AttributeRules, CompiledMapping, ConsentRule, MappingError, Target};
 pub use dedup::dedup_key;
 pub use enrich::{Enricher, Place, Sources};
 pub use event::{EventDecision, EventView, MappedEvent, map_event};

@@ -10,6 +10,7 @@ use super::fields::{self, Fields, Text, Unreadable};
 use super::operation::{Assignment, Change, Operation};
 use crate::brevo::coerce::Unplaced;
 use crate::brevo::identifiers::{Email, Phone};
+use crate::brevo::names::AttributeName;
 use crate::clock::UnixMillis;
 use crate::settlement::SkipRule;
 
@@ -130,7 +131,9 @@ impl ProfileChange {
 }
 
 pub fn map_profile(view: &ProfileView<'_>, mapping: &CompiledMapping) -> ProfileDecision {
-    if !mapping.sync.profiles {
+    let off = !mapping.sync.profiles;
+    // Whether the person agrees counts for their events too.
+    if off && mapping.consent.is_none() {
         return ProfileDecision::Skip(SkipRule::ProfilesOff);
     }
     let mut collector = Collector { mapping, change: ProfileChange::default(), touched: false };
@@ -140,7 +143,7 @@ pub fn map_profile(view: &ProfileView<'_>, mapping: &CompiledMapping) -> Profile
     if collector.touched {
         ProfileDecision::Change(collector.change)
     } else {
-        ProfileDecision::Skip(SkipRule::NoMappedProperty)
+        ProfileDecision::Skip(if off { SkipRule::ProfilesOff } else { SkipRule::NoMappedProperty })
     }
 }
 
@@ -153,7 +156,7 @@ struct Collector<'m> {
 /// How an operator reads its operand for one property; `None` where it does nothing with it.
 type Reading = fn(Value) -> Option<Change>;
 
-impl Collector<'_> {
+impl<'m> Collector<'m> {
     fn take(&mut self, operator: &Operator<'_>) {
         match operator {
             Operator::Set(properties) => self.each(properties, set),
@@ -165,36 +168,51 @@ impl Collector<'_> {
             Operator::Unset(properties) => properties.iter().for_each(|property| self.unset(property)),
             Operator::Delete => {
                 self.touched = true;
-                self.change.operations.push(Operation::Delete(self.mapping.attributes().cloned().collect()));
+                self.change.operations.push(Operation::Delete(self.mapping.kept().cloned().collect()));
             }
         }
     }
 
     fn each(&mut self, properties: &Fields<'_>, reading: Reading) {
         for (property, raw) in properties.iter() {
-            let Some(target) = self.mapping.target(property) else { continue };
+            let (target, consent) = self.places(property);
+            if target.is_none() && consent.is_none() {
+                continue;
+            }
             self.touched = true;
             let Ok(value) = serde_json::from_str::<Value>(raw.get()) else {
                 self.unplaced(property, Unplaced::Unreadable);
                 continue;
             };
             let Some(change) = reading(value) else { continue };
+            if let Some(name) = consent {
+                self.push(Operation::Attribute(name.clone(), change.clone()));
+            }
             match target {
-                Target::Attribute(name) => self.push(Operation::Attribute(name.clone(), change)),
-                Target::Email => self.email(property, change),
-                Target::Phone => self.phone(property, change),
+                Some(Target::Attribute(name)) => self.push(Operation::Attribute(name.clone(), change)),
+                Some(Target::Email) => self.email(property, change),
+                Some(Target::Phone) => self.phone(property, change),
+                None => {}
             }
         }
     }
 
     /// An identifier is never emptied: it is how Brevo knows the contact.
     fn unset(&mut self, property: &str) {
-        if let Some(target) = self.mapping.target(property) {
-            self.touched = true;
-            if let Target::Attribute(name) = target {
-                self.push(Operation::Attribute(name.clone(), Change::Unset));
-            }
+        let (target, consent) = self.places(property);
+        self.touched |= target.is_some() || consent.is_some();
+        if let Some(name) = consent {
+            self.push(Operation::Attribute(name.clone(), Change::Unset));
         }
+        if let Some(Target::Attribute(name)) = target {
+            self.push(Operation::Attribute(name.clone(), Change::Unset));
+        }
+    }
+
+    /// Where `property` goes at Brevo, and where it is kept as the answer to the consent rule.
+    fn places(&self, property: &str) -> (Option<&'m Target>, Option<&'m AttributeName>) {
+        let target = self.mapping.target(property).filter(|_| self.mapping.sync.profiles);
+        (target, self.mapping.consent_in(property))
     }
 
     fn email(&mut self, property: &str, change: Change) {

@@ -81,7 +81,7 @@ fn holds(condition: &Condition, value: &Value) -> bool {
 }
 
 /// Numbers are compared as numbers (9.0 is 9); a list is whatever is in it.
-fn is(value: &Value, wanted: &Value) -> bool {
+pub(super) fn is(value: &Value, wanted: &Value) -> bool {
     match (value, wanted) {
         (Value::Array(items), _) => items.iter().any(|item| is(item, wanted)),
         (Value::Number(a), Value::Number(b)) => a.as_f64() == b.as_f64(),

@@ -36,9 +36,26 @@ pub struct Person {
     pub links: Links,
     #[serde(default, skip_serializing_if = "Lists::is_empty")]
     pub lists: Lists,
+    #[serde(default, skip_serializing_if = "Consent::is_default")]
+    pub consent: Consent,
     /// What waits for values that are not known.
     #[serde(default, skip_serializing_if = "Unknown::is_empty")]
     pub unknown: Unknown,
+}
+
+/// What came of the consent rule, where there is one. The answer itself is among the attributes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Consent {
+    /// Nothing of the person may go to Brevo, and what waits on the shelf is to be let go.
+    pub withheld: bool,
+    /// Brevo is owed a withdrawal, ahead of everything else.
+    pub withdrawal: bool,
+}
+
+impl Consent {
+    fn is_default(&self) -> bool {
+        *self == Consent::default()
+    }
 }
 
 /// What stands on the person's shelf.

@@ -40,7 +40,7 @@ impl Resident {
 
     /// Whether the person's shelf waits for nothing any more but its turn.
     pub fn releasable(&self) -> bool {
-        self.person.addressable() && !self.person.shelf.is_empty()
+        (self.person.addressable() || self.person.consent.withheld) && !self.person.shelf.is_empty()
     }
 
     /// Adds to what is owed.

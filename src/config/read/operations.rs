@@ -1,5 +1,6 @@
 //! What is kept, for how long, and what is kept back: `privacy`, `retention`, `parking`, the deletion rules.
 
+use crate::config::error::{Bad, Wrong};
 use crate::config::model::{
     Consent, Deletion, IpPolicy, OnConsentWithdrawn, OnGdprDeletion, OnProfileDelete, Parking, Privacy, PropertyPolicy,
     Retention, WhenFull,
@@ -27,11 +28,23 @@ pub(super) fn privacy(mut block: Section<'_>, report: &Report<'_>) -> Privacy {
     if hashes && privacy.hash_key.is_none() {
         block.missing("hash_key", "a secret of your own, since `hash` needs it, such as \"${MIXRELAY_HASH_KEY}\"");
     }
+    hidden_answer(&block, &privacy);
     if privacy.consent == Consent::Unchosen {
         report.notice("privacy.consent", None, About::ConsentNotChosen);
     }
     block.finish();
     privacy
+}
+
+/// The relay has to see the answer; Brevo is not sent it unless it is mapped.
+fn hidden_answer(block: &Section<'_>, privacy: &Privacy) {
+    let Consent::Required { property, .. } = &privacy.consent else { return };
+    let PropertyPolicy { drop, hash, only } = &privacy.brevo;
+    if drop.contains(property) || hash.contains(property) || !(only.is_empty() || only.contains(property)) {
+        let write = "privacy.brevo so that it leaves this property as it is; Brevo gets it only where it is mapped";
+        let bad = Bad::new("is kept from the part that has to read it", write);
+        block.report().problem(block.path("consent.property"), None, Wrong::Value { shown: None, bad });
+    }
 }
 
 /// `broken` says what the destination loses with a property.
@@ -91,7 +104,6 @@ fn consent(block: &mut Section<'_>) -> Consent {
     if !item.is_block() {
         return item.scalar(values::choice(&[("none", ())])).map_or(Consent::Unchosen, |()| Consent::NotNeeded);
     }
-    item.notice(About::NotActedOn { meanwhile: "people who did not agree are sent to Brevo too" });
     let Some(mut rule) = item.section() else { return Consent::Unchosen };
     let property = rule.scalar("property", values::text);
     let value = rule.scalar("value", values::json).unwrap_or(serde_json::Value::Bool(true));

@@ -128,7 +128,7 @@ fn what_this_version_leaves_idle_is_told() {
         .filter(|notice| matches!(notice.about, About::NotActedOn { .. }))
         .map(|notice| notice.key.as_str())
         .collect();
-    for key in ["cohorts", "datasets", "privacy.consent", "webhooks", "server.tls"] {
+    for key in ["cohorts", "datasets", "webhooks", "server.tls"] {
         assert!(idle.contains(&key), "{key} is idle in silence: {idle:?}");
     }
     assert!(!idle.contains(&"stale_after"));
@@ -270,22 +270,4 @@ fn check_says_what_a_privacy_rule_breaks() {
         loaded(text).notices.into_iter().filter(|n| matches!(n.about, About::RuleBreaks { .. })).collect();
     let keys: Vec<&str> = broken.iter().map(|notice| notice.key.as_str()).collect();
     assert_eq!(keys, ["privacy.mixpanel.drop[1]", "privacy.mixpanel.hash[0]", "privacy.brevo.hash[0]"]);
-}
-
-#[test]
-fn a_privacy_rule_that_would_be_broken_is_told() {
-    let key = |privacy: &str, mode: &str| {
-        let text = format!(
-            "connectors:\n  mixpanel: {{ project_token: t }}\n  brevo: {{ api_key: k, mode: {mode} }}\nprivacy: {privacy}\n"
-        );
-        loaded(&text).config.not_enforced().map(|rule| rule.key)
-    };
-    for (privacy, mode, expected) in [
-        ("{ consent: none }", "live", None),
-        ("{ consent: { property: ok, value: true } }", "live", Some("privacy.consent")),
-        ("{ consent: { property: ok, value: true } }", "observe", None),
-        ("{ consent: none, brevo: { drop: [card] }, mixpanel: { only: [plan] } }", "live", None),
-    ] {
-        assert_eq!(key(privacy, mode), expected, "{privacy} in {mode}");
-    }
 }

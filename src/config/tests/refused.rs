@@ -144,6 +144,14 @@ fn rules_name_what_is_wrong_and_what_to_write() {
 }
 
 #[test]
+fn the_answer_to_the_consent_rule_cannot_be_hidden() {
+    for hidden in ["drop: [ok]", "hash: [ok]", "only: [plan]"] {
+        let said = error(&format!("privacy: {{ hash_key: k, brevo: {{ {hidden} }}, consent: {{ property: ok }} }}"));
+        assert!(said.contains("privacy.consent.property: is kept from the part that has to read it"), "{said}");
+    }
+}
+
+#[test]
 fn shapes_are_checked() {
     for (text, said) in [
         ("connectors: []", "connectors: is a list; write a block of keys"),

@@ -55,7 +55,7 @@ pub fn compose(
     lists: &[ListId],
 ) -> Composed {
     let known = person.contact != Contact::Unknown;
-    let owed = |name: &AttributeName| !known || debt.attributes.contains(name);
+    let owed = |name: &AttributeName| (!known || debt.attributes.contains(name)) && !name.is_kept_back();
     let mut attributes = Attributes::new();
     let (mut clear, mut not_placed, mut missing) = (Vec::new(), Vec::new(), Vec::new());
     for (name, value) in person.attributes.iter().filter(|(name, _)| owed(name)) {
@@ -171,7 +171,7 @@ impl Write {
             attributes.insert(AttributeName::email(), AttributeValue::Text(email.as_str().to_owned()));
         }
         let ext_id = self.ext_id.clone().filter(|_| self.renames());
-        ContactUpdate { ext_id, attributes, list_ids: self.lists.clone(), unlink_list_ids: Vec::new() }
+        ContactUpdate { ext_id, attributes, list_ids: self.lists.clone(), ..ContactUpdate::default() }
     }
 
     pub fn import(&self) -> ImportContact {

@@ -6,6 +6,7 @@ use tower::ServiceExt as _;
 
 use super::LegError;
 use super::compose::{Write, address};
+use super::withdrawing::Withdrawn;
 use crate::brevo::calls::Calls;
 use crate::brevo::coerce::Clearing;
 use crate::brevo::identifiers::{ContactRef, Email};
@@ -28,6 +29,8 @@ pub enum Payment {
         /// Which way of emptying an attribute was seen to work.
         learned: Option<Clearing>,
     },
+    /// Consent is withdrawn at Brevo, where there was a contact.
+    Withdrawn(Withdrawn),
     /// The contact is busy: the same again a little later, for this person alone.
     TooEarly,
     /// Brevo does not know the contact any more: it has to be written as a new one, with everything that is known.

@@ -84,7 +84,11 @@ impl BrevoLeg {
     }
 
     /// Changes what is owed of the person's lists, and keeps the oldest of all in step.
-    fn change_lists<T>(&mut self, id: &PersonId, change: impl FnOnce(&mut crate::people::lists::Lists) -> T) -> T {
+    pub(super) fn change_lists<T>(
+        &mut self,
+        id: &PersonId,
+        change: impl FnOnce(&mut crate::people::lists::Lists) -> T,
+    ) -> T {
         let lists = &mut self.roster.edit(id).person.lists;
         let before = lists.owes().then_some(lists.oldest);
         let changed = change(lists);

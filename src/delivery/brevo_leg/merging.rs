@@ -128,6 +128,7 @@ impl BrevoLeg {
             tracing::warn!("a person was linked who has two contacts at Brevo: they are left as they are");
         }
         self.move_lists(from, &into, had_contact);
+        self.move_withdrawal(from, &into);
         if self.roster.get(from).is_some_and(|resident| resident.person.shelf.is_empty()) {
             return self.end_join(from, &into);
         }

@@ -19,6 +19,7 @@ mod account;
 mod bases;
 mod companies;
 mod compose;
+mod consent;
 mod contacts;
 mod event_calls;
 mod imports;
@@ -31,6 +32,7 @@ mod receiving;
 mod sending;
 mod shelving;
 mod window;
+mod withdrawing;
 
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet, BinaryHeap, HashMap, HashSet, VecDeque};
@@ -66,7 +68,7 @@ use crate::brevo::identifiers::ListId;
 use crate::brevo::names::AttributeName;
 use crate::brevo::outcome;
 use crate::clock::{SharedClock, UnixMillis};
-use crate::config::{BrevoMode, IdentityMode, Parking};
+use crate::config::{BrevoMode, IdentityMode, OnConsentWithdrawn, Parking};
 use crate::mapping::CompiledMapping;
 use crate::people::roster::{self, PersonId, Resident, Roster};
 use crate::people::shelf::{self, Parked};
@@ -118,6 +120,7 @@ pub struct Settings {
     /// `*@domain` or whole addresses, lower case.
     pub pilot_emails: Vec<String>,
     pub create_attributes: bool,
+    pub on_consent_withdrawn: OnConsentWithdrawn,
     pub identity: IdentityMode,
     pub dedup_window: Duration,
     pub parking: Parking,

@@ -17,6 +17,7 @@ use super::queue::Slot;
 use super::{BrevoLeg, Done};
 use crate::brevo::account::AttributeToCreate;
 use crate::brevo::identifiers::ListId;
+use crate::brevo::names::AttributeName;
 use crate::brevo::outcome::Refusal;
 use crate::delivery::LegError;
 use crate::people::debt::{self, Debt};
@@ -59,6 +60,10 @@ impl BrevoLeg {
         }
         while self.payments_under_way < most {
             let Some(id) = self.to_pay.pop_front() else { return };
+            if self.withheld(&id) {
+                self.start_withdrawal(&id);
+                continue;
+            }
             match self.compose_for(&id) {
                 Some(Composed::Write(write, not_placed)) => {
                     self.report(&not_placed);
@@ -82,7 +87,7 @@ impl BrevoLeg {
     fn compose_for(&self, id: &PersonId) -> Option<Composed> {
         let resident = self.roster.get(id)?;
         let merging = self.roster.is_forward(id) || self.is_joining(id);
-        if !resident.person.addressable() || (merging && !self.pays_for_itself(id)) {
+        if !resident.person.addressable() || self.withheld(id) || (merging && !self.pays_for_itself(id)) {
             return None;
         }
         let debt = resident.debt.clone().unwrap_or_else(Debt::nothing);
@@ -106,13 +111,13 @@ impl BrevoLeg {
     }
 
     /// Moves what is owed under the call that is about to go out.
-    fn begin_payment(&mut self, id: &PersonId) {
+    pub(super) fn begin_payment(&mut self, id: &PersonId) {
         let resident = self.roster.edit(id);
         resident.paying = debt::join(resident.paying.take(), resident.debt.take());
         self.queue(id).begin_payment();
     }
 
-    fn pay(&mut self, id: PersonId, write: Write) {
+    pub(super) fn pay(&mut self, id: PersonId, write: Write) {
         let Some(vendor) = &self.parts.vendor else { return };
         let writer = Writer { calls: vendor.calls.clone(), stack: vendor.stack.clone(), clearing: self.clearing };
         self.payments_under_way += 1;
@@ -137,7 +142,7 @@ impl BrevoLeg {
     }
 
     /// What the payment that has come back covered; it is not owed any more.
-    fn take_paid(&mut self, id: &PersonId) -> Debt {
+    pub(super) fn take_paid(&mut self, id: &PersonId) -> Debt {
         let resident = self.roster.edit(id);
         let before = resident.owed().filter(|debt| debt.records > 0).map(|debt| debt.oldest);
         let paid = resident.paying.take().unwrap_or_else(Debt::nothing);
@@ -201,7 +206,11 @@ impl BrevoLeg {
                 self.queue(id).end_payment(false);
                 self.advance(id);
             }
-            Payment::Refused(refusal) => self.bury_debt(id, &refusal)?,
+            Payment::Withdrawn(how) => self.withdrawn(id, how),
+            Payment::Refused(refusal) => {
+                self.withdrawal_refused(id, &refusal);
+                self.bury_debt(id, &refusal)?;
+            }
         }
         Ok(())
     }
@@ -438,7 +447,8 @@ fn as_record(id: &Arc<str>, person: &Person, debt: &Debt) -> Record {
     if let Some(phone) = &person.phone {
         set.insert("$phone".to_owned(), Value::from(phone.to_string()));
     }
-    for (name, value) in person.attributes.iter().filter(|(name, _)| debt.attributes.contains(name)) {
+    let owed = |name: &AttributeName| debt.attributes.contains(name) && !name.is_kept_back();
+    for (name, value) in person.attributes.iter().filter(|(name, _)| owed(name)) {
         set.insert(name.to_string(), value.clone());
     }
     let body = json!({"$distinct_id": id.as_ref(), "$set": set}).to_string();

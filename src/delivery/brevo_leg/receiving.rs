@@ -3,6 +3,7 @@
 use bytes::Bytes;
 
 use super::compose;
+use super::consent::Turn;
 use super::intake::{self, DedupKey, Intake, Wish};
 use super::queue::{PersonQueue, Queued, Release, Slot};
 use super::{BrevoLeg, Done, window};
@@ -129,7 +130,6 @@ impl BrevoLeg {
 
     fn take_profile(&mut self, id: PersonId, item: Item, change: ProfileChange) {
         let mode = self.parts.settings.mode;
-        let resident = self.roster.edit(&id);
         for (property, reason) in &change.unplaced {
             tracing::debug!(property, reason = reason.label(), "an identifier cannot be placed at Brevo");
         }
@@ -137,10 +137,23 @@ impl BrevoLeg {
             return self.parts.books.skip(item.ticket, SkipRule::NotPlaced);
         }
         let deletes = change.deletes();
-        let Some(folded) = resident.person.fold(item.position, change, self.bases.seen_from()) else {
+        let answer = self.answer(&id);
+        let resident = self.roster.edit(&id);
+        let Some(mut folded) = resident.person.fold(item.position, change, self.bases.seen_from()) else {
             // Folded before a crash: what is owed for it is in the person's debt already.
             return self.parts.books.hand_over(item.ticket);
         };
+        match self.consent_after(&id, answer, &folded, deletes) {
+            Turn::Allowed => {}
+            Turn::Given => self.owe_everything(&id, &mut folded),
+            Turn::Withheld if deletes => {}
+            Turn::Withheld => {
+                self.parts.books.skip(item.ticket, SkipRule::NoConsent);
+                return self.refuse(&id);
+            }
+            Turn::Withdrawn => return self.withdraw(&id, item),
+        }
+        let resident = self.roster.edit(&id);
         if deletes && !folded.owes() && !folded.waits {
             self.parts.books.skip(item.ticket, SkipRule::ProfileDelete);
             return self.after_waiting(&id);
@@ -191,6 +204,9 @@ impl BrevoLeg {
         own_id: Option<DedupKey>,
         known: Option<Position>,
     ) {
+        if self.withheld(&id) {
+            return self.parts.books.skip(item.ticket, SkipRule::NoConsent);
+        }
         if event.is_stale(self.parts.clock.now()) {
             return self.parts.books.skip(item.ticket, SkipRule::Stale);
         }
@@ -260,6 +276,9 @@ impl BrevoLeg {
         let joining: Vec<_> = resident.person.links.joining().cloned().collect();
         for merged in &joining {
             self.list_to_join(merged);
+        }
+        if self.withheld(id) {
+            return self.refuse(id);
         }
         let Some(resident) = self.roster.get(id) else { return };
         let queue = self.queues.entry(id.clone()).or_default();

@@ -55,6 +55,10 @@ impl BrevoLeg {
             }
             while events.len() < limit {
                 let Some(next) = self.queue(&id).take_sendable() else { break };
+                if self.withheld(&id) {
+                    self.settle_event_skipped(&id, &next, SkipRule::NoConsent);
+                    continue;
+                }
                 if next.event.is_stale(now) {
                     self.settle_event_skipped(&id, &next, SkipRule::Stale);
                     continue;
@@ -191,7 +195,7 @@ impl BrevoLeg {
         }
     }
 
-    fn settle_event_skipped(&mut self, id: &PersonId, event: &Queued, rule: SkipRule) {
+    pub(super) fn settle_event_skipped(&mut self, id: &PersonId, event: &Queued, rule: SkipRule) {
         self.waiting -= 1;
         match event.slot {
             Slot::Ledger(ticket) => self.parts.books.skip(ticket, rule),

@@ -139,6 +139,10 @@ impl BrevoLeg {
             let Some(resident) = self.roster.get(id) else { continue };
             let in_pilot = in_pilot(self.parts.settings.mode, &self.parts.settings.pilot_emails, &resident.person);
             match intake(&record, &self.parts.mapping, self.parts.settings.identity).wish {
+                Wish::Event { .. } | Wish::Profile { .. } if self.withheld(id) => {
+                    self.unshelve(id, position, bytes);
+                    self.parts.books.tally_mut().skip(SkipRule::NoConsent, 1);
+                }
                 Wish::Event { .. } | Wish::Profile { .. } if !in_pilot => {
                     self.unshelve(id, position, bytes);
                     self.parts.books.tally_mut().skip(SkipRule::NotInPilot, 1);

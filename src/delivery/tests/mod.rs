@@ -3,6 +3,7 @@
 //! [`super::testing::Relay::drain`].
 
 mod brevo_answers;
+mod consent;
 mod core;
 mod groups;
 mod identity;

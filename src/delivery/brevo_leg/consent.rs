@@ -1,0 +1,199 @@
+//! Consent: whose records may go to Brevo at all (`privacy.consent`).
+//!
+//! The answer is folded like any other value of a person, mapped or not, and an absent one is a no, whether it is known to
+//! be absent or not known yet. It is asked for when a record is read, which is in the order of acceptance, and again before
+//! anything is sent. A no means that records are skipped, and never wait: what waits when it comes is let go, so an answer
+//! given later brings no old record back. The profile itself is kept, and a yes makes all of it owed.
+
+use super::contacts::Writer;
+use super::queue::Release;
+use super::receiving::in_pilot;
+use super::withdrawing::{Withdrawal, Withdrawn};
+use super::{BrevoLeg, Done};
+use crate::brevo::outcome::Refusal;
+use crate::config::BrevoMode;
+use crate::delivery::books::Item;
+use crate::people::debt::Debt;
+use crate::people::person::{Consent, Contact, Folded};
+use crate::people::roster::PersonId;
+use crate::record::Kind;
+use crate::settlement::SkipRule;
+
+/// What an update means for a person's consent.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Turn {
+    /// There is no rule, or they have agreed before.
+    Allowed,
+    /// They agree, and did not before.
+    Given,
+    /// They have not agreed.
+    Withheld,
+    /// They do not agree any more, or say so for the first time: Brevo may have them from before this relay.
+    Withdrawn,
+}
+
+/// What was known of a person's answer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Answer {
+    Unknown,
+    No,
+    Yes,
+}
+
+impl BrevoLeg {
+    pub(super) fn answer(&self, id: &PersonId) -> Answer {
+        let Some(rule) = &self.parts.mapping.consent else { return Answer::Yes };
+        match self
+            .roster
+            .get(&self.roster.canonical(id))
+            .and_then(|resident| resident.person.attributes.get(&rule.name))
+        {
+            None => Answer::Unknown,
+            answer if rule.given(answer) => Answer::Yes,
+            Some(_) => Answer::No,
+        }
+    }
+
+    /// Whether Brevo may get nothing of this person.
+    pub(super) fn withheld(&self, id: &PersonId) -> bool {
+        self.answer(id) != Answer::Yes
+    }
+
+    /// What an update that has been folded means, where the answer was `before`. A deleted profile has no answer any more;
+    /// what becomes of its contact is said by `on_profile_delete`.
+    pub(super) fn consent_after(&mut self, id: &PersonId, before: Answer, folded: &Folded, deletes: bool) -> Turn {
+        let Some(rule) = &self.parts.mapping.consent else { return Turn::Allowed };
+        let said = folded.attributes.contains(&rule.name) && !deletes;
+        match (before, self.answer(id)) {
+            (Answer::Yes, Answer::Yes) => Turn::Allowed,
+            (Answer::No | Answer::Unknown, Answer::Yes) => Turn::Given,
+            (Answer::Yes | Answer::Unknown, Answer::No | Answer::Unknown) if said => Turn::Withdrawn,
+            (_, Answer::No | Answer::Unknown) => Turn::Withheld,
+        }
+    }
+
+    /// Brevo was told nothing while there was no consent, so it is owed all that is known.
+    pub(super) fn owe_everything(&mut self, id: &PersonId, folded: &mut Folded) {
+        let person = &mut self.roster.edit(id).person;
+        person.consent = Consent::default();
+        folded.attributes = person.attributes.keys().filter(|name| !name.is_kept_back()).cloned().collect();
+        folded.identifiers = true;
+    }
+
+    /// The person does not agree any more, as `item` says: it is settled when Brevo has been told, ahead of everything
+    /// else of theirs.
+    pub(super) fn withdraw(&mut self, id: &PersonId, item: Item) {
+        let (mode, pilots) = (self.parts.settings.mode, &self.parts.settings.pilot_emails);
+        let resident = self.roster.edit(id);
+        let known = resident.person.addressable() || resident.person.contact != Contact::Unknown;
+        let told =
+            self.parts.vendor.is_some() && mode != BrevoMode::Observe && in_pilot(mode, pilots, &resident.person);
+        if !(known && told) {
+            self.parts.books.skip(item.ticket, SkipRule::NoConsent);
+            return self.refuse(id);
+        }
+        self.skip_debt(id);
+        self.roster.edit(id).person.consent.withdrawal = true;
+        self.parts.books.hand_over(item.ticket);
+        self.owe(id, Debt::of_folded(item.position, item.record.received_at));
+        self.refuse(id);
+    }
+
+    /// What is owed, under no call yet, is owed no more.
+    fn skip_debt(&mut self, id: &PersonId) {
+        if let Some(debt) = self.take_debt(id) {
+            self.parts.books.tally_mut().skip(SkipRule::NoConsent, debt.records);
+        }
+    }
+
+    /// Lets go of everything that waits for a person who does not agree, and lists them where Brevo is to be told. Called
+    /// in place of [`Self::advance`].
+    pub(super) fn refuse(&mut self, id: &PersonId) {
+        let withdrawal = self.roster.edit(id).person.consent.withdrawal;
+        self.roster.edit(id).person.consent.withheld = true;
+        if !withdrawal {
+            self.skip_debt(id);
+        }
+        // The events that asked for these lists are at Brevo.
+        let delivered = self.change_lists(id, |lists| lists.drop_owed());
+        self.owed = self.owed.saturating_sub(delivered);
+        self.parts.books.tally_mut().delivered.add(Kind::Event, delivered);
+        let waiting: Vec<_> = self.queue(id).events.drain(..).collect();
+        for event in waiting {
+            self.settle_event_skipped(id, &event, SkipRule::NoConsent);
+        }
+        // While somebody is being joined, what is theirs comes to this shelf, and nothing leaves it.
+        let joining = self.is_joining(id) || self.roster.is_forward(id);
+        let shelf_empty = self.roster.get(id).is_none_or(|resident| resident.person.shelf.is_empty());
+        let durable_page = self.durable_page;
+        let queue = self.queue(id);
+        if withdrawal && !joining && !queue.paying && !queue.listed_to_pay && queue.too_early == 0 {
+            queue.listed_to_pay = true;
+            self.to_pay.push_front(id.clone());
+        }
+        let queue = self.queue(id);
+        if !shelf_empty && !joining && !queue.in_call && queue.release == Release::Idle {
+            queue.release = Release::Wanted;
+            let page = queue.shelved_page;
+            self.releases.push_back((page, id.clone()));
+        }
+        let queue = self.queue(id);
+        if queue.idle() && queue.shelved_page <= durable_page {
+            self.queues.remove(id);
+        }
+    }
+
+    /// A withdrawal that `from` still owes is `into`'s to make, unless they agree.
+    pub(super) fn move_withdrawal(&mut self, from: &PersonId, into: &PersonId) {
+        let owed = std::mem::take(&mut self.roster.edit(from).person.consent).withdrawal;
+        if owed && self.withheld(into) {
+            self.roster.edit(into).person.consent.withdrawal = true;
+        }
+    }
+
+    /// A person in line to be paid does not agree: Brevo is told, where it is to be.
+    pub(super) fn start_withdrawal(&mut self, id: &PersonId) {
+        self.queue(id).listed_to_pay = false;
+        let Some(resident) = self.roster.get(id) else { return };
+        if !resident.person.consent.withdrawal {
+            return self.refuse(id);
+        }
+        let withdrawal = Withdrawal { person: resident.person.clone(), how: self.parts.settings.on_consent_withdrawn };
+        let Some(vendor) = &self.parts.vendor else { return };
+        let writer = Writer { calls: vendor.calls.clone(), stack: vendor.stack.clone(), clearing: self.clearing };
+        self.begin_payment(id);
+        self.payments_under_way += 1;
+        let id = id.clone();
+        self.spawn(Box::pin(async move {
+            let payment = writer.withdraw(&id, &withdrawal).await?;
+            Ok(Done::Payment(id, payment))
+        }));
+    }
+
+    /// Brevo has been told. Where it knew no contact, the record has changed nothing there.
+    pub(super) fn withdrawn(&mut self, id: &PersonId, how: Withdrawn) {
+        let person = &mut self.roster.edit(id).person;
+        person.consent.withdrawal = false;
+        if how != Withdrawn::Kept {
+            person.contact = Contact::Unknown;
+            self.change_lists(id, |lists| lists.forget_confirmed());
+        }
+        let paid = self.take_paid(id);
+        if how == Withdrawn::NoContact {
+            self.parts.books.tally_mut().skip(SkipRule::NoConsent, paid.records);
+        } else {
+            self.parts.books.tally_mut().delivered.add(Kind::Profile, paid.records);
+        }
+        let queue = self.queue(id);
+        queue.alone = false;
+        queue.end_payment(true);
+        self.advance(id);
+    }
+
+    /// Not asked again: the record becomes a dead letter, for people to look at.
+    pub(super) fn withdrawal_refused(&mut self, id: &PersonId, refusal: &Refusal) {
+        if std::mem::take(&mut self.roster.edit(id).person.consent.withdrawal) {
+            tracing::error!(%refusal, "Brevo does not carry out a withdrawal of consent; see its dead letter");
+        }
+    }
+}
