@@ -38,6 +38,8 @@ pub struct GroupsOwed {
     /// Group records behind it.
     pub records: u64,
     pub oldest: Option<UnixMillis>,
+    /// People whose companies are owed whether they are in them.
+    pub links: u64,
     /// Calls that all of it takes, about.
     pub calls: u64,
     /// What the account allows.
@@ -50,6 +52,7 @@ pub struct GroupsReport {
     pub owed: u64,
     pub records: u64,
     pub oldest_seconds: f64,
+    pub links: u64,
     pub calls_per_hour: u64,
     pub estimated_hours: f64,
 }
@@ -60,6 +63,7 @@ impl GroupsOwed {
             owed: self.groups,
             records: self.records,
             oldest_seconds: self.oldest.map_or(0.0, |oldest| now.since(oldest).as_secs_f64()),
+            links: self.links,
             calls_per_hour: self.calls_per_hour,
             estimated_hours: self.calls as f64 / self.calls_per_hour.max(1) as f64,
         }

@@ -207,6 +207,11 @@ impl CompiledMapping {
         })
     }
 
+    /// Whether records are looked at for the groups that their people are in.
+    pub fn links_groups(&self) -> bool {
+        self.sync.groups && !self.groups.is_empty()
+    }
+
     /// How groups of `key` become companies; `None` when they do not.
     pub fn group(&self, key: &str) -> Option<&GroupMapping> {
         self.groups.get(key)

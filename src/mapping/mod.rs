@@ -18,6 +18,7 @@ pub mod enrich;
 pub mod event;
 pub mod fields;
 pub mod group;
+pub mod membership;
 pub mod operation;
 pub mod preview;
 pub mod profile;

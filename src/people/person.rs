@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
+use super::company::memberships::Memberships;
 use super::links::Links;
 use super::lists::Lists;
 use super::roster::PersonId;
@@ -38,6 +39,9 @@ pub struct Person {
     pub lists: Lists,
     #[serde(default, skip_serializing_if = "Consent::is_default")]
     pub consent: Consent,
+    /// The Mixpanel groups that the person is in, with `sync.groups` on.
+    #[serde(default, skip_serializing_if = "Memberships::is_empty")]
+    pub groups: Memberships,
     /// What waits for values that are not known.
     #[serde(default, skip_serializing_if = "Unknown::is_empty")]
     pub unknown: Unknown,

@@ -199,8 +199,9 @@ pub enum Table {
     Tombstones,
     /// `erasure id` → the erasure's receipt (JSON). Personal data while it is under way: the ids that were asked for.
     Erasures,
-    /// A Mixpanel group → its folded company and what Brevo is owed for it; a company id → whose it is (the rows are in
-    /// `people::company::rows`). Personal data: group ids and mapped group properties, which name firms and may name people.
+    /// A Mixpanel group → its folded company and what Brevo is owed for it; a company id → whose it is; links that are
+    /// owed (the rows are in `people::company::rows`). Personal data: group ids and mapped group properties, which name firms and
+    /// may name people; the identifiers of people whose links are owed.
     Companies,
     /// Small singletons of the relay itself (generated admin token excluded: that is a file). No personal data.
     Meta,

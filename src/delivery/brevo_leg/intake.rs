@@ -2,6 +2,7 @@
 
 use super::companies::{GroupWish, group_wish};
 use crate::config::IdentityMode;
+use crate::mapping::membership::{self, Belonging};
 use crate::mapping::{
     CompiledMapping, EventDecision, EventView, GroupOp, MappedEvent, ProfileChange, ProfileDecision, ProfileView,
     dedup_key, map_event, map_profile,
@@ -20,6 +21,8 @@ pub type DedupKey = [u8; 16];
 pub struct Intake {
     pub link: Option<Link>,
     pub wish: Wish,
+    /// Which groups the record says that somebody is in; kept likewise.
+    pub groups: Option<Box<(PersonId, Vec<Belonging>)>>,
 }
 
 #[derive(Debug)]
@@ -52,7 +55,8 @@ impl Intake {
             Wish::Group { .. } | Wish::Skip(_) | Wish::Unreadable(_) => None,
         };
         let linked = self.link.iter().flat_map(|link| [&link.from, &link.into]);
-        person.into_iter().chain(linked)
+        let member = self.groups.as_ref().map(|groups| &groups.0);
+        person.into_iter().chain(linked).chain(member)
     }
 
     pub fn group(&self) -> Option<&GroupId> {
@@ -64,7 +68,7 @@ impl Intake {
 }
 
 pub fn intake(record: &Record, mapping: &CompiledMapping, mode: IdentityMode) -> Intake {
-    let only = |wish| Intake { link: None, wish };
+    let only = |wish| Intake { link: None, wish, groups: None };
     let body = match mapping.visible(record.kind, &record.body) {
         Ok(Some(body)) => body,
         Ok(None) => return only(Wish::Skip(SkipRule::Private)),
@@ -73,7 +77,7 @@ pub fn intake(record: &Record, mapping: &CompiledMapping, mode: IdentityMode) ->
     let record = &Record { body, ..record.clone() };
     only(match record.kind {
         Kind::Event | Kind::Identity => return event(record, mapping, mode),
-        Kind::Profile => profile(record, mapping),
+        Kind::Profile => return profile(record, mapping),
         Kind::Group => group(record, mapping),
     })
 }
@@ -81,7 +85,7 @@ pub fn intake(record: &Record, mapping: &CompiledMapping, mode: IdentityMode) ->
 fn event(record: &Record, mapping: &CompiledMapping, mode: IdentityMode) -> Intake {
     let view = match EventView::parse(&record.body) {
         Ok(view) => view,
-        Err(error) => return Intake { link: None, wish: Wish::Unreadable(error.to_string()) },
+        Err(error) => return Intake { link: None, wish: Wish::Unreadable(error.to_string()), groups: None },
     };
     let wish = match map_event(&view, mapping, record.received_at) {
         EventDecision::Send(event) => match identity::person(&view, mode) {
@@ -90,14 +94,32 @@ fn event(record: &Record, mapping: &CompiledMapping, mode: IdentityMode) -> Inta
         },
         EventDecision::Skip(rule) => Wish::Skip(rule),
     };
-    Intake { link: identity::link(&view, mode), wish }
+    let person = || identity::person(&view, mode).map(PersonId::from);
+    let groups = belongings(membership::of_event(&view, mapping), person);
+    Intake { link: identity::link(&view, mode), wish, groups }
 }
 
-fn profile(record: &Record, mapping: &CompiledMapping) -> Wish {
+fn belongings(
+    groups: Vec<Belonging>,
+    person: impl Fn() -> Option<PersonId>,
+) -> Option<Box<(PersonId, Vec<Belonging>)>> {
+    if groups.is_empty() { None } else { person().map(|person| Box::new((person, groups))) }
+}
+
+fn profile(record: &Record, mapping: &CompiledMapping) -> Intake {
     let view = match ProfileView::parse(&record.body) {
         Ok(view) => view,
-        Err(error) => return Wish::Unreadable(error.to_string()),
+        Err(error) => return Intake { link: None, wish: Wish::Unreadable(error.to_string()), groups: None },
     };
+    let person = || {
+        let id = view.distinct_id.as_deref().filter(|id| identity::names_somebody(id));
+        id.map(PersonId::from)
+    };
+    let groups = belongings(membership::of_profile(&view, mapping), person);
+    Intake { link: None, wish: profile_wish(view, mapping), groups }
+}
+
+fn profile_wish(view: ProfileView<'_>, mapping: &CompiledMapping) -> Wish {
     let change = match map_profile(&view, mapping) {
         ProfileDecision::Change(change) => change,
         ProfileDecision::Skip(rule) => return Wish::Skip(rule),

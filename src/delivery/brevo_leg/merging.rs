@@ -129,6 +129,8 @@ impl BrevoLeg {
         }
         self.move_lists(from, &into, had_contact);
         self.move_withdrawal(from, &into);
+        let groups = std::mem::take(&mut self.roster.edit(from).person.groups);
+        self.roster.edit(&into).person.groups.join(groups);
         if self.roster.get(from).is_some_and(|resident| resident.person.shelf.is_empty()) {
             return self.end_join(from, &into);
         }

@@ -533,8 +533,11 @@ impl BrevoLeg {
     /// Keeps the people in memory to their bound. Nobody may be on the way from the store or to it: who is read back
     /// would be as they were, and who is expected to be here would be made anew.
     fn let_go(&mut self) {
-        let on_the_way =
-            self.receiving.is_some() || self.loading_debtors || self.looking_for_overdue || self.writing.is_some();
+        let on_the_way = self.receiving.is_some()
+            || self.companies.busy()
+            || self.loading_debtors
+            || self.looking_for_overdue
+            || self.writing.is_some();
         if !on_the_way {
             let queues = &self.queues;
             self.roster.let_go(|id| queues.contains_key(id));

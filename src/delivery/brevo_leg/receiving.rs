@@ -54,7 +54,9 @@ impl BrevoLeg {
                 }
                 match intake.wish {
                     // Whatever becomes of the record, the link that it makes counts.
-                    Wish::Skip(rule) if intake.link.is_none() => self.parts.books.skip(item.ticket, rule),
+                    Wish::Skip(rule) if intake.link.is_none() && intake.groups.is_none() => {
+                        self.parts.books.skip(item.ticket, rule)
+                    }
                     Wish::Unreadable(reason) => self.parts.books.die(&item, DeadReason::Unreadable, &reason, now)?,
                     _ => records.push((item, intake)),
                 }
@@ -100,9 +102,14 @@ impl BrevoLeg {
         self.receiving = None;
         self.take_in(loaded.people);
         self.companies.take_in(loaded.companies);
-        for (item, Intake { link, wish }, known) in loaded.records {
+        for (item, Intake { link, wish, groups }, known) in loaded.records {
             if let Some(link) = link {
                 self.link(&link, item.position);
+            }
+            if let Some(groups) = groups {
+                let (person, belongings) = *groups;
+                let person = self.roster.resolve(&person);
+                self.take_belongings(&person, &belongings);
             }
             match wish {
                 Wish::Event { person, event, own_id } => {
@@ -272,6 +279,7 @@ impl BrevoLeg {
         if self.roster.is_forward(id) {
             return self.list_to_join(id);
         }
+        self.list_links(id);
         let Some(resident) = self.roster.get(id) else { return };
         let joining: Vec<_> = resident.person.links.joining().cloned().collect();
         for merged in &joining {

@@ -217,3 +217,156 @@ async fn groups_can_be_off_observed_or_unmapped() {
         relay.drain().await;
     }
 }
+
+fn in_group(world: &World, person: &str, n: i64, groups: Value) -> Record {
+    let mut event = world.event("Purchase", person, n);
+    let mut body: Value = serde_json::from_slice(&event.body).unwrap();
+    body["properties"]["company_id"] = groups;
+    event.body = body.to_string().into();
+    event
+}
+
+/// The people linked to the company of this name, by the part of their address before the `@`.
+async fn members(world: &World, company: &str) -> Vec<String> {
+    let shown = world.show("/brevo/companies").await;
+    let all = shown["companies"].as_array().unwrap();
+    let Some(company) = all.iter().find(|one| one["attributes"]["name"] == company) else { return Vec::new() };
+    let contacts = world.show("/brevo/contacts?limit=1000").await;
+    let address = |id: &Value| {
+        let contact = contacts["contacts"].as_array().unwrap().iter().find(|contact| contact["id"] == *id).unwrap();
+        contact["email"].as_str().unwrap().split('@').next().unwrap().to_owned()
+    };
+    let mut members: Vec<String> = company["linkedContactsIds"].as_array().unwrap().iter().map(address).collect();
+    members.sort();
+    members
+}
+
+fn known(world: &World, person: &str) -> Record {
+    world.set(person, json!({"$email": format!("{person}@example.com")}))
+}
+
+async fn until_members(world: &World, company: &str, expected: &[&str]) {
+    eventually(&format!("{expected:?} in {company}"), async || members(world, company).await == expected).await;
+}
+
+#[tokio::test]
+async fn people_are_linked_and_unlinked_as_their_events_and_profiles_say() {
+    let world = World::new(setup()).await;
+    // One that was there before, and a contact that the relay has not made.
+    world.control("POST", "/brevo/seed", json!({"contacts": [{"email": "eve@example.com", "ext_id": "eve"}]})).await;
+    let relay = world.relay().await;
+    relay
+        .append(vec![
+            group(&world, "a", "$set", json!({"$name": "ACME"})),
+            group(&world, "b", "$set", json!({"$name": "Beta"})),
+            known(&world, "ada"),
+            known(&world, "bob"),
+            known(&world, "eve"),
+            in_group(&world, "ada", 1, json!(["a", "b"])),
+            world.set("bob", json!({"company_id": "a"})),
+            in_group(&world, "eve", 2, json!("a")),
+        ])
+        .await;
+    until_members(&world, "ACME", &["ada", "bob", "eve"]).await;
+    until_members(&world, "Beta", &["ada"]).await;
+    relay.settled().await;
+    relay
+        .append(vec![
+            world.set("ada", json!({"company_id": ["b"]})),
+            world.update("bob", "$remove", json!({"company_id": "a"})),
+            world.update("eve", "$union", json!({"company_id": ["b"]})),
+            in_group(&world, "ada", 3, json!("b")),
+        ])
+        .await;
+    until_members(&world, "ACME", &["eve"]).await;
+    until_members(&world, "Beta", &["ada", "eve"]).await;
+    relay.settled().await;
+    relay.drain().await;
+}
+
+/// What is said of a visitor is said of whoever they turn out to be; until then there is nobody to link.
+#[tokio::test]
+async fn a_visitors_group_is_their_own_once_they_are_known() {
+    let world = World::new(setup()).await;
+    let relay = world.relay().await;
+    let mut visit = in_group(&world, "$device:x", 1, json!("a"));
+    let mut body: Value = serde_json::from_slice(&visit.body).unwrap();
+    body["properties"] = json!({"$device_id": "x", "distinct_id": "$device:x", "company_id": "a", "$insert_id": "n1",
+        "time": world.clock_seconds()});
+    visit.body = body.to_string().into();
+    relay.append(vec![group(&world, "a", "$set", json!({"$name": "ACME"})), visit]).await;
+    eventually("a company", async || companies(&world).await.len() == 1).await;
+    let mut sign_up = world.event("Sign Up", "ada", 2);
+    let mut body: Value = serde_json::from_slice(&sign_up.body).unwrap();
+    body["properties"]["$device_id"] = "x".into();
+    sign_up.body = body.to_string().into();
+    relay.append(vec![sign_up, known(&world, "ada")]).await;
+    until_members(&world, "ACME", &["ada"]).await;
+    relay.drain().await;
+}
+
+#[tokio::test]
+async fn links_of_many_people_are_few_calls_and_survive_crashes() {
+    let world = World::new(setup()).await;
+    let mut relay = world.relay().await;
+    relay.append(vec![group(&world, "a", "$set", json!({"$name": "ACME"}))]).await;
+    let names: Vec<String> = (0..40).map(|n| format!("p{n:02}")).collect();
+    for chunk in names.chunks(10) {
+        let records = chunk.iter().flat_map(|name| [known(&world, name), in_group(&world, name, 1, json!("a"))]);
+        relay.append(records.collect()).await;
+        tokio::time::sleep(std::time::Duration::from_millis(150)).await;
+        relay.kill().await;
+        relay = world.relay().await;
+    }
+    let expected: Vec<&str> = names.iter().map(String::as_str).collect();
+    until_members(&world, "ACME", &expected).await;
+    relay.settled().await;
+    let company = world.show("/brevo/companies").await["companies"][0]["id"].as_str().unwrap().to_owned();
+    let calls = world.requests("brevo", &format!("/v3/companies/link-unlink/{company}")).await;
+    assert!(calls <= 15, "{calls} calls for 40 links over 5 processes");
+    relay.drain().await;
+}
+
+/// What a version before companies has put on shelves becomes what is owed.
+#[tokio::test]
+async fn group_records_on_shelves_of_an_older_version_are_taken_off() {
+    use crate::people::person::Person;
+    use crate::people::shelf;
+    use crate::record::{EntryId, Epoch, Position};
+    use crate::store::{State as _, Table, WriteBatch};
+
+    let world = World::new(setup()).await;
+    let relay = world.relay().await;
+    let records = vec![
+        group(&world, "a", "$set", json!({"$name": "ACME", "industry": "Steel"})),
+        group(&world, "a", "$set", json!({"industry": "Glass"})),
+    ];
+    // Counted as accepted, and handed over by a checkpoint that never was.
+    relay.append(records.clone()).await;
+    relay.settled().await;
+    let state = relay.store.state.clone();
+    relay.drain().await;
+    drop(state);
+    world.control("POST", "/reset", Value::Null).await;
+
+    let relay = world.relay().await;
+    let mut batch = WriteBatch::new();
+    let shelf_name = "\u{1}group company_id old";
+    let mut person: Value = serde_json::to_value(Person::default()).unwrap();
+    person["shelf"] = json!({"records": 2});
+    batch.put(Table::People, shelf_name.as_bytes(), person.to_string().into_bytes());
+    for (index, operand) in [(0, json!({"$name": "Old", "industry": "Steel"})), (1, json!({"industry": "Glass"}))] {
+        let position = Position { epoch: Epoch(1), entry: EntryId(1), index };
+        shelf::put(shelf_name, position, &group(&world, "old", "$set", operand), &mut batch);
+    }
+    relay.store.state.write(batch).await.unwrap();
+    relay.kill().await;
+
+    let relay = world.relay().await;
+    relay.settled().await;
+    assert_eq!(companies(&world).await, [json!({"name": "Old", "industry": "Glass"})]);
+    assert_eq!(relay.tally(BREVO).delivered.group, 4);
+    let report = relay.report(BREVO).await;
+    assert_eq!(report.parked, 0);
+    relay.kill().await;
+}

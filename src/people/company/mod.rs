@@ -4,6 +4,7 @@
 //! what was to be done with it is remembered ([`value::Slot::Pending`]) and done when the base is known: a company that
 //! was at Brevo before the relay must not lose what stood there (CORE 5).
 
+pub mod memberships;
 pub mod rows;
 pub mod value;
 
@@ -85,6 +86,11 @@ pub struct Deletion {
 impl Debt {
     /// This debt and a later one as one.
     fn join(mut self, later: Debt) -> Debt {
+        let (since, oldest) = match (self.records, later.records) {
+            (0, _) => (later.since, later.oldest),
+            (_, 0) => (self.since, self.oldest),
+            _ => (self.since.min(later.since), self.oldest.min(later.oldest)),
+        };
         self.records += later.records;
         if let Some(later) = later.delete {
             self.attributes.clear();
@@ -92,7 +98,7 @@ impl Debt {
             self.delete.get_or_insert(later);
         }
         self.attributes.extend(later.attributes);
-        Debt { since: self.since.min(later.since), oldest: self.oldest.min(later.oldest), ..self }
+        Debt { since, oldest, ..self }
     }
 }
 

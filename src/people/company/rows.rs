@@ -5,6 +5,7 @@
 //! | `g` + group | the [`Company`], as JSON |
 //! | `o` + group | [`Owed`], as JSON: that Brevo is owed something for the group |
 //! | `c` + company id | the group whose company it is |
+//! | `l` + group + NUL + distinct_id | nothing: the company is owed whether that person is in it |
 
 use std::sync::Arc;
 
@@ -13,11 +14,16 @@ use serde::{Deserialize, Serialize};
 use super::{Company, GroupId, Place};
 use crate::brevo::companies::CompanyId;
 use crate::clock::UnixMillis;
+use crate::people::roster::PersonId;
 use crate::store::{KeyRange, State, StoreError, Table, WriteBatch};
 
 const COMPANY: u8 = b'g';
 const OWED: u8 = b'o';
 const CLAIM: u8 = b'c';
+const LINK: u8 = b'l';
+
+/// No group's name holds it: JSON text escapes it.
+const NUL: u8 = 0;
 
 /// What a start has to know of a group that is owed something, without reading its company.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -79,6 +85,53 @@ pub async fn claimed(
         Some(std::str::from_utf8(&row).map(|group| (id, GroupId::from(group))).map_err(damaged))
     };
     ids.into_iter().zip(rows).filter_map(owner).collect()
+}
+
+fn link_key(group: &str, person: &str) -> Vec<u8> {
+    let mut key = key(LINK, group);
+    key.push(NUL);
+    key.extend_from_slice(person.as_bytes());
+    key
+}
+
+/// Lists a person for a group's company.
+pub fn put_link(group: &GroupId, person: &PersonId, batch: &mut WriteBatch) {
+    batch.put(Table::Companies, link_key(group, person), Vec::new());
+}
+
+pub fn remove_link(group: &GroupId, person: &PersonId, batch: &mut WriteBatch) {
+    batch.delete(Table::Companies, link_key(group, person));
+}
+
+/// Up to `limit` of the people listed for a group's company.
+pub async fn links(state: &Arc<dyn State>, group: &GroupId, limit: usize) -> Result<Vec<PersonId>, StoreError> {
+    let range = KeyRange::prefix(link_key(group, ""));
+    let pairs = state.scan(Table::Companies, range, limit).await?;
+    let person = |(key, _): (Vec<u8>, bytes::Bytes)| {
+        let person = std::str::from_utf8(&key[group.len() + 2..]).map_err(damaged)?;
+        Ok(PersonId::from(person))
+    };
+    pairs.into_iter().map(person).collect()
+}
+
+/// A page of the groups of all listed links, one for each person, in key order; `after` is the last key of the page before.
+pub async fn linked_groups(
+    state: &Arc<dyn State>,
+    after: &mut Option<Vec<u8>>,
+    limit: usize,
+) -> Result<Vec<GroupId>, StoreError> {
+    let mut range = KeyRange::prefix([LINK]);
+    if let Some(after) = after.take() {
+        range.from = after;
+        range.from.push(0); // the next key in byte order
+    }
+    let pairs = state.scan(Table::Companies, range, limit).await?;
+    *after = pairs.last().map(|(key, _)| key.clone());
+    let group = |(key, _): (Vec<u8>, bytes::Bytes)| {
+        let end = key.iter().position(|byte| *byte == NUL).unwrap_or(key.len());
+        std::str::from_utf8(&key[1..end]).map(GroupId::from).map_err(damaged)
+    };
+    pairs.into_iter().map(group).collect()
 }
 
 /// A page of the groups that are owed something, in order of their names, after `after`.

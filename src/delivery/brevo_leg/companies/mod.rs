@@ -3,6 +3,7 @@
 //! ```text
 //! group record ─► fold into its company ─► debt ─► line, oldest first ─┬─ payer: look for it, make it, change it, delete it
 //!                                                                     └─ import: many at once, when the line is long
+//! a person's groups ─► links, once Brevo has contact and company ─► link-unlink, one call for all of a company's
 //! ```
 //!
 //! Everything here has 100 calls an hour (contract §1.3), so it has its own line, its own gate and one call at a time;
@@ -14,17 +15,19 @@
 //! * a debt is settled by Brevo's answer alone.
 
 mod compose;
+mod links;
 mod pace;
 mod payer;
 mod paying;
 mod shelved;
 
-use std::collections::{BTreeSet, HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::time::Instant;
 
+use self::links::{LinksOwed, LinksPaid};
 use self::payer::Paid;
 use super::Parts;
 use crate::brevo::companies::CompanyId;
@@ -36,6 +39,7 @@ use crate::delivery::status::GroupsOwed;
 use crate::mapping::{CompiledMapping, GroupDecision, GroupOp, GroupView, map_group};
 use crate::people::company::rows::{self, Owed};
 use crate::people::company::{self, Company, Debt, GroupId, Place, group_id};
+use crate::people::roster::{self, PersonId};
 use crate::record::Record;
 use crate::settlement::SkipRule;
 use crate::store::{State, StoreError, WriteBatch};
@@ -60,6 +64,13 @@ pub(super) enum Back {
     Loaded(Vec<(GroupId, Company)>),
     Account(Account),
     Paid(GroupId, Box<Paid>),
+    Links {
+        group: GroupId,
+        companies: Vec<(GroupId, Company)>,
+        people: Vec<PersonId>,
+        loaded: Vec<(PersonId, roster::Resident)>,
+    },
+    LinksPaid(GroupId, Box<LinksPaid>),
 }
 
 /// A company in memory.
@@ -85,6 +96,14 @@ pub(super) struct Companies {
     /// The same, oldest record first.
     line: BTreeSet<(UnixMillis, GroupId)>,
     records: u64,
+    /// Companies that are owed links.
+    links: BTreeMap<GroupId, LinksOwed>,
+    /// Whose links went last: every company has its turn.
+    linked_last: Option<GroupId>,
+    /// Links have the next turn; they and the line take turns.
+    links_next: bool,
+    /// The page with the last rows that were settled: before it is durable they would be read again.
+    links_page: u64,
 
     attributes: Option<CompanyAttributes>,
     /// When the account's attributes were read by this process.
@@ -121,6 +140,10 @@ impl Companies {
             owed: HashMap::new(),
             line: BTreeSet::new(),
             records: 0,
+            links: BTreeMap::new(),
+            linked_last: None,
+            links_next: false,
+            links_page: 0,
             attributes: payer::remembered(state).await?,
             read_at: None,
             wanted: Vec::new(),
@@ -135,12 +158,27 @@ impl Companies {
         let mut after = None;
         loop {
             let page = rows::owed(state, after.as_ref(), 2_000).await?;
-            let Some((last, _)) = page.last() else { return Ok(companies) };
+            let Some((last, _)) = page.last() else { break };
             after = Some(last.clone());
             for (group, owed) in page {
                 companies.count(&group, Some(owed));
             }
         }
+        let mut after = None;
+        loop {
+            let page = rows::linked_groups(state, &mut after, 2_000).await?;
+            if page.is_empty() {
+                return Ok(companies);
+            }
+            for group in page {
+                companies.count_links(&group, 1);
+            }
+        }
+    }
+
+    /// Whether something is under way that people in memory are needed for.
+    pub fn busy(&self) -> bool {
+        self.busy
     }
 
     /// Those of `groups` that are not in memory, each once.
@@ -225,14 +263,16 @@ impl Companies {
             groups: self.line.len() as u64,
             records: self.records,
             oldest: self.line.first().map(|(oldest, _)| *oldest),
-            calls: self.line.len() as u64,
+            links: self.links.values().map(|links| links.people).sum(),
+            calls: self.line.len() as u64 + self.links_ready(),
             calls_per_hour: self.calls_per_hour,
         }
     }
 
     /// When there is something to look at again, if nothing happens before.
     pub fn wake_at(&self, now: Instant) -> Option<Instant> {
-        let next = (!self.busy && !self.line.is_empty() && self.next_at > now).then_some(self.next_at);
+        let waits = !self.line.is_empty() || self.links_ready() > 0;
+        let next = (!self.busy && waits && self.next_at > now).then_some(self.next_at);
         [next, self.retry_pause_at].into_iter().flatten().min()
     }
 

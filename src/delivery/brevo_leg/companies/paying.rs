@@ -8,13 +8,15 @@ use super::compose::{NotPlaced, as_record};
 use super::payer::{self, Account, Caller, End, Facts, Paid, Payer};
 use super::{Back, Companies};
 use crate::brevo::outcome::Refusal;
+use crate::clock::UnixMillis;
 use crate::config::BrevoMode;
 use crate::delivery::LegError;
 use crate::delivery::brevo_leg::{BrevoLeg, Done};
 use crate::people::company::rows;
-use crate::people::company::{self, Debt, GroupId};
+use crate::people::company::{self, Debt, GroupId, Place};
 use crate::record::Kind;
 use crate::settlement::{DeadReason, SkipRule};
+use crate::store::WriteBatch;
 
 /// How long the account's company attributes are good for, unless one is missing: a look costs one of 100 calls an hour.
 const READ_AGAIN_AFTER: Duration = Duration::from_secs(6 * 3600);
@@ -26,7 +28,7 @@ const PAUSE: Duration = Duration::from_secs(900);
 const SETTLING: Duration = Duration::from_millis(3_500);
 
 impl BrevoLeg {
-    fn company_caller(&self) -> Option<Caller> {
+    pub(super) fn company_caller(&self) -> Option<Caller> {
         let vendor = self.parts.vendor.as_ref()?;
         Some(Caller {
             calls: vendor.calls.clone(),
@@ -41,7 +43,8 @@ impl BrevoLeg {
         self.watch_company_gate();
         let now = Instant::now();
         let companies = &mut self.companies;
-        if companies.busy || companies.line.is_empty() || companies.next_at > now {
+        let nothing_owed = companies.line.is_empty() && companies.links_ready() == 0;
+        if companies.busy || nothing_owed || companies.next_at > now {
             return;
         }
         // Debts from a time before the mode was changed stay owed; a pilot is about people.
@@ -58,6 +61,11 @@ impl BrevoLeg {
                 Ok(Done::Companies(Back::Account(payer::read_account(caller, wanted).await?)))
             }));
         }
+        companies.links_next = !companies.links_next;
+        if (companies.links_next || companies.line.is_empty()) && self.start_links() {
+            return;
+        }
+        let companies = &mut self.companies;
         let first: Vec<_> = companies.line.iter().take(LOADED_AT_ONCE).map(|(_, group)| group.clone()).collect();
         let missing = companies.missing(first.iter());
         if !missing.is_empty() {
@@ -115,6 +123,12 @@ impl BrevoLeg {
             Back::Loaded(loaded) => self.companies.take_in(loaded),
             Back::Account(account) => self.take_company_account(account)?,
             Back::Paid(group, paid) => self.settle_company(&group, *paid)?,
+            Back::Links { group, companies, people, loaded } => {
+                self.companies.take_in(companies);
+                self.take_in(loaded);
+                self.tell_links(group, people);
+            }
+            Back::LinksPaid(group, paid) => self.settle_links(&group, *paid),
         }
         Ok(())
     }
@@ -153,6 +167,7 @@ impl BrevoLeg {
                 let tally = self.parts.books.tally_mut();
                 tally.delivered.add(Kind::Group, debt.records);
                 tally.maybe_twice += if maybe_twice { debt.records } else { 0 };
+                self.companies.links_may_go(group);
             }
             End::NotPlaced => {
                 let debt = self.companies.end(group, facts, true);
@@ -212,13 +227,25 @@ impl Companies {
             if !settled {
                 let mut again = debt.clone();
                 // It is gone, and must not go again with what has been made since.
-                if facts.released.is_some() || resident.company.place == company::Place::Absent {
+                if facts.released.is_some() || resident.company.place == Place::Absent {
                     again.delete = None;
                 }
                 resident.company.debt = company::join(Some(again), resident.company.debt.take());
             }
             debt
         })
+    }
+
+    /// Somebody has deleted a company at Brevo: it is owed as a whole.
+    pub(super) fn lost(&mut self, group: &GroupId, now: UnixMillis, batch: &mut WriteBatch) {
+        self.edit(group, |resident| {
+            if let Place::At { id, .. } = &resident.company.place {
+                rows::release(id, batch);
+            }
+            resident.company.place = Place::Absent;
+            let whole = Debt { oldest: now, attributes: resident.company.filled(), ..Debt::default() };
+            resident.company.debt = company::join(Some(whole), resident.company.debt.take());
+        });
     }
 
     fn report(&mut self, not_placed: &[NotPlaced]) {
