@@ -9,6 +9,7 @@ use crate::harness::raw::Raw;
 use crate::harness::records::{event, now_ms};
 use crate::harness::relay::SERVICE_ACCOUNT;
 use crate::harness::sandbox::TOKEN;
+use crate::harness::sdk::run_reader;
 use crate::harness::{Relay, Sandbox};
 
 const KEY: &str = "reader-key-0123456789";
@@ -282,4 +283,35 @@ async fn oauth_tokens_are_the_relays_or_where_allowed_the_callers() {
     // The relay's own account and a caller's token do not share answers.
     relay.send("GET", "/funnels/list", &[SERVICE_ACCOUNT], "").await.ok();
     assert_eq!(asked(&sandbox, "/api/query").await.len(), 3);
+}
+
+/// Mixpanel's own utilities, with only the host changed and an API key where the project secret was.
+#[tokio::test]
+async fn mixpanels_own_utilities_read_through_the_relay() {
+    let sandbox = Sandbox::start().await;
+    let relay = relay(&sandbox).await;
+    let profiles: Vec<Value> = (0..2500)
+        .map(|n| json!({ "distinct_id": format!("p-{n}"), "properties": { "plan": "pro", "n": n } }))
+        .collect();
+    let seed = json!({ "profiles": profiles, "answers": { "jql": [{ "key": ["pro"], "value": 2500 }] } });
+    sandbox.control("POST", "/mixpanel/seed", seed).await;
+    relay.take("/track", &json!([event("Purchase", "ada", "one"), event("Purchase", "ada", "two")])).await;
+    sandbox.mixpanel_has_events(2, crate::harness::PATIENCE).await;
+    let dates = json!({ "from_date": today(), "to_date": today() });
+    let call = |method: &str, args: Value, kwargs: Value| json!({ "method": method, "args": args, "kwargs": kwargs });
+    let calls = json!([
+        call("query_engage", json!([]), json!({})),
+        call("query_jql", json!(["function main() { return People().reduce(mixpanel.reducer.count()) }"]), json!({})),
+        call("query_export", json!([&dates]), json!({})),
+        call("query_export", json!([&dates]), json!({ "add_gzip_header": true })),
+    ]);
+    let answers = run_reader(&relay.url(""), KEY, calls).await;
+    let people: std::collections::BTreeSet<&str> =
+        answers[0].as_array().unwrap().iter().map(|person| person["$distinct_id"].as_str().unwrap()).collect();
+    assert_eq!(people.len(), 2500);
+    assert_eq!(answers[1][0]["value"], 2500);
+    for events in &answers[2..] {
+        assert_eq!(events.as_array().unwrap().len(), 2, "{events}");
+        assert_eq!(events[0]["event"], "Purchase");
+    }
 }

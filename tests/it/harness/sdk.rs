@@ -46,14 +46,19 @@ fn start(mut command: Command) -> Child {
 
 /// Gives a driver its plan, and returns the errors that the SDK reported.
 async fn run(command: Command, plan: Value) -> Vec<String> {
+    let report = report(command, plan).await;
+    report["errors"].as_array().unwrap().iter().map(|error| error.as_str().unwrap().to_owned()).collect()
+}
+
+/// Gives a driver its plan, and returns what it says at its end.
+async fn report(command: Command, plan: Value) -> Value {
     let mut child = start(command);
     let mut stdin = child.stdin.take().unwrap();
     stdin.write_all(plan.to_string().as_bytes()).await.unwrap();
     drop(stdin);
     let output = tokio::time::timeout(PATIENCE, child.wait_with_output()).await.expect("the driver hangs").unwrap();
     assert!(output.status.success(), "the driver ended with {}", output.status);
-    let report: Value = serde_json::from_slice(&output.stdout).unwrap();
-    report["errors"].as_array().unwrap().iter().map(|error| error.as_str().unwrap().to_owned()).collect()
+    serde_json::from_slice(&output.stdout).unwrap()
 }
 
 /// npm's `mixpanel`. `calls` are `[method, [argument, ...]]`.
@@ -63,11 +68,21 @@ pub async fn run_node(host: &str, api_key: &str, verbose: bool, calls: Value) ->
     run(node("server.js"), plan).await
 }
 
+fn python(script: &str) -> Command {
+    let mut command = Command::new(installed(root().join(".cache/sdk-python/bin/python")));
+    command.arg(root().join("tests/sdk/python").join(script));
+    command
+}
+
+/// PyPI's `mixpanel-utils` with an API key of the relay's. `calls` are `{"method", "args", "kwargs"}`; what each returned.
+pub async fn run_reader(base: &str, key: &str, calls: Value) -> Vec<Value> {
+    let report = report(python("reader.py"), json!({ "base": base, "key": key, "calls": calls })).await;
+    report["answers"].as_array().unwrap().clone()
+}
+
 /// PyPI's `mixpanel`. `calls` are `[method, [argument, ...]]`.
 pub async fn run_python(base: &str, buffered: bool, calls: &Value) -> Vec<String> {
-    let command = Command::new(installed(root().join(".cache/sdk-python/bin/python")));
-    let mut command = command;
-    command.arg(root().join("tests/sdk/python/driver.py"));
+    let command = python("driver.py");
     let calls: Vec<Value> = pairs(calls).map(|(method, args)| json!({ "method": method, "args": args })).collect();
     run(command, json!({ "base": base, "token": TOKEN, "buffered": buffered, "calls": calls })).await
 }
