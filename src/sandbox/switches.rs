@@ -102,8 +102,6 @@ pub struct MixpanelSwitches {
     pub export_breaks_times: Option<u64>,
     /// The most days in one export, more being refused; absent: any.
     pub export_max_days: Option<i64>,
-    /// Each line comes so many times, for large answers.
-    pub export_repeats: usize,
     pub gdpr_answer: GdprAnswer,
     /// Time from a GDPR request to SUCCESS.
     pub gdpr_duration_ms: u64,
@@ -138,7 +136,6 @@ impl Default for MixpanelSwitches {
             export_breaks_after: None,
             export_breaks_times: None,
             export_max_days: Some(100),
-            export_repeats: 1,
             gdpr_answer: GdprAnswer::default(),
             gdpr_duration_ms: 5_000,
         }

@@ -80,10 +80,7 @@ pub fn answer(mixpanel: &Mixpanel, call: &Call, params: &Params, context: &Conte
     if params.get("limit").is_some() && limit > MAX_LIMIT {
         return bad(format!("limit must be at most {MAX_LIMIT}"));
     }
-    let mut lines = lines(mixpanel, days, names.as_deref(), limit, params.get("time_in_ms") == Some("true"));
-    if switches.export_repeats > 1 {
-        lines = lines.into_iter().flat_map(|line| std::iter::repeat_n(line, switches.export_repeats)).collect();
-    }
+    let lines = lines(mixpanel, days, names.as_deref(), limit, params.get("time_in_ms") == Some("true"));
     let breaks_after = switches.export_breaks_after.filter(|kept| *kept < lines.len());
     let mut state = mixpanel.state();
     let breaks =
