@@ -63,6 +63,9 @@ impl Memory {
 enum Led {
     Answer(Arc<Whole>),
     Stream(Response<Body>),
+    /// The budget has no place within the caller's patience.
+    NoPlace,
+    /// The vendor has refused.
     Refused,
 }
 
@@ -133,7 +136,7 @@ impl ReadSide {
                     Turn::Lead(flight) => self.clone().lead(question.clone(), Some(flight), deadline).await?,
                     Turn::Follow(follower) => match follower.landed(deadline).await {
                         Some(Landing::Answer(answer)) => Led::Answer(answer),
-                        Some(Landing::Refused) if Instant::now() >= deadline => Led::Refused,
+                        Some(Landing::Refused) if Instant::now() >= deadline => Led::NoPlace,
                         // Somebody else's patience was shorter, or its call came to nothing: it is our turn to ask.
                         Some(Landing::Refused | Landing::TooLong) | None => continue,
                     },
@@ -148,6 +151,7 @@ impl ReadSide {
                     return Ok(self.told(&question, answers::whole(&answer, freshness)).await);
                 }
                 Led::Stream(response) => return Ok(self.told(&question, response).await),
+                Led::NoPlace => return Ok(self.no_place(&question).await),
                 Led::Refused => {
                     refusals += 1;
                     if refusals >= MAX_REFUSALS || Instant::now() >= deadline {
@@ -191,7 +195,7 @@ impl ReadSide {
                 if let Some(flight) = flight {
                     flight.land(Landing::Refused);
                 }
-                return Ok(Led::Refused);
+                return Ok(Led::NoPlace);
             }
             Err(ClaimError::Store(error)) => return Err(store_failed(&error)),
         };

@@ -151,8 +151,9 @@ impl Account {
     fn within_share(&self, windows: &[Window], priority: Priority) -> bool {
         let shares = *self.shares();
         let own = |window: &Window| shares.of(window.limit().amount, priority);
-        windows.iter().any(|window| own(window) > 0)
-            && windows.iter().all(|window| window.used_by(priority) < own(window))
+        // Of a window of three calls a second nobody's share is a whole call: it does not count.
+        let mut shared = windows.iter().filter(|window| own(window) > 0).peekable();
+        shared.peek().is_some() && shared.all(|window| window.used_by(priority) < own(window))
     }
 
     fn someone_before(&self, priority: Priority) -> bool {
