@@ -16,13 +16,14 @@ use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt as _;
 use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
 
-use csv::StringRecord;
+use csv_core::{ReadRecordResult, Reader};
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 use xxhash_rust::xxh3::{Xxh3, xxh3_64};
 
-use super::{cell, rows};
+use super::cell;
 
 pub(super) const MAGIC: &[u8; 8] = b"MXRTBL01";
 pub(super) const TRAILER: usize = 40;
@@ -123,6 +124,8 @@ pub struct TableFile {
     csv_bytes: u64,
     guide: Vec<u64>,
     meta: Meta,
+    /// Made once: that costs ten times a look-up. (A clone of one does not work.)
+    parser: Mutex<Reader>,
 }
 
 impl TableFile {
@@ -158,7 +161,7 @@ impl TableFile {
         }
         let (posts, _) = guide.as_chunks::<8>();
         let guide = posts.iter().map(|post| u64::from_le_bytes(*post)).collect();
-        Ok(Some(Self { file, csv_bytes, guide, meta }))
+        Ok(Some(Self { file, csv_bytes, guide, meta, parser: Mutex::new(Reader::new()) }))
     }
 
     pub fn meta(&self) -> &Meta {
@@ -199,23 +202,52 @@ impl TableFile {
         }
         let mut text = vec![0; entry.length as usize];
         self.file.read_exact_at(&mut text, entry.offset.into())?;
-        let mut cells = StringRecord::new();
-        let found = rows::reader(text.as_slice(), text.len()).read_record(&mut cells);
-        Ok(found.is_ok_and(|found| found).then_some(Row(cells)))
+        Ok(self.parse_row(&text))
+    }
+
+    /// `None` for what is no row of this table: the disk has damaged it.
+    fn parse_row(&self, mut text: &[u8]) -> Option<Row> {
+        let mut parser = self.parser.lock().unwrap_or_else(PoisonError::into_inner);
+        parser.reset();
+        // One more of each than is filled: the parser stops at a full buffer before it has seen the row's end.
+        let (mut cells, mut ends) = (vec![0; text.len() + 1], vec![0; self.meta.columns.len() + 1]);
+        let (mut written, mut ended) = (0, 0);
+        loop {
+            let (result, read, out, fields) = parser.read_record(text, &mut cells[written..], &mut ends[ended..]);
+            (text, written, ended) = (&text[read..], written + out, ended + fields);
+            match result {
+                // The last row may lack its line end; asked again with nothing, the parser ends it.
+                ReadRecordResult::InputEmpty => {}
+                ReadRecordResult::Record => break,
+                ReadRecordResult::OutputFull | ReadRecordResult::OutputEndsFull | ReadRecordResult::End => return None,
+            }
+        }
+        cells.truncate(written);
+        ends.truncate(ended);
+        Some(Row { cells: String::from_utf8(cells).ok()?, ends })
     }
 }
 
 /// One row.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Row(StringRecord);
+pub struct Row {
+    /// One behind the other.
+    cells: String,
+    ends: Vec<usize>,
+}
 
 impl Row {
     pub fn key(&self) -> &str {
-        self.0.get(0).unwrap_or_default()
+        self.cell(0).unwrap_or_default()
+    }
+
+    fn cell(&self, column: usize) -> Option<&str> {
+        let begin = if column == 0 { 0 } else { *self.ends.get(column - 1)? };
+        self.cells.get(begin..*self.ends.get(column)?)
     }
 
     /// A cell as JSON; `None` when it is empty.
     pub fn json(&self, column: usize) -> Option<Box<RawValue>> {
-        cell::json(self.0.get(column)?)
+        cell::json(self.cell(column)?)
     }
 }

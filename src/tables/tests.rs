@@ -160,25 +160,29 @@ proptest! {
 #[ignore = "a measurement"]
 fn measure_a_table_of_100_mb() {
     let directory = tempfile::tempdir().unwrap();
-    let mut csv = String::from("id,name,category,price,added\n");
+    let input = directory.path().join("input");
+    let mut csv = std::io::BufWriter::new(File::create(&input).unwrap());
+    let mut bytes = csv.write(b"id,name,category,price,added\n").unwrap();
     let mut rows = 0u64;
-    while csv.len() < usize::try_from(MAX_TABLE_BYTES).unwrap() - 100 {
-        csv.push_str(&format!(
-            "sku-{rows},Product number {rows},category {},{}.99,2024-05-01T10:00:00Z\n",
-            rows % 97,
-            rows % 500
-        ));
+    while bytes < usize::try_from(MAX_TABLE_BYTES).unwrap() - 100 {
+        let row =
+            format!("sku-{rows},Product number {rows},category {},{}.99,2024-05-01T10:00:00Z\n", rows % 97, rows % 500);
+        csv.write_all(row.as_bytes()).unwrap();
+        bytes += row.len();
         rows += 1;
     }
-    let input = directory.path().join("input");
-    fs::write(&input, &csv).unwrap();
-    let bytes = csv.len();
-    drop(csv);
+    drop(csv.into_inner().unwrap());
+    let peak = |when: &str| {
+        let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
+        println!("{when}: {}", status.lines().find(|line| line.starts_with("VmHWM")).unwrap_or_default());
+    };
+    peak("before");
     let started = std::time::Instant::now();
     let table = build(File::open(&input).unwrap(), &directory.path().join("table"), SENT).unwrap();
     println!("{bytes} bytes, {rows} rows: built in {:?}", started.elapsed());
     let started = std::time::Instant::now();
     drop(TableFile::open(&directory.path().join("table")).unwrap());
+    peak("built and opened");
     println!("opened in {:?}", started.elapsed());
     let keys: Vec<String> = (0..200_000).map(|_| format!("sku-{}", fastrand::u64(0..rows))).collect();
     let started = std::time::Instant::now();
@@ -191,6 +195,4 @@ fn measure_a_table_of_100_mb() {
         assert!(table.row(&key[1..]).unwrap().is_none());
     }
     println!("a look-up in vain: {:?}", started.elapsed() / 200_000);
-    let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
-    println!("{}", status.lines().find(|line| line.starts_with("VmHWM")).unwrap_or_default());
 }

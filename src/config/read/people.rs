@@ -74,18 +74,26 @@ pub(super) fn list_id(scalar: &Scalar, lists: &Lists) -> Result<u64, Bad> {
 }
 
 pub(super) fn enrichment(root: &mut Section<'_>) -> Enrichment {
-    let tables = root.pairs("lookup_tables").into_iter();
-    let lookup_tables: BTreeMap<String, LookupTable> =
-        tables.filter_map(|(name, item)| lookup_table(item).map(|table| (name, table))).collect();
+    let mut lookup_tables: BTreeMap<String, LookupTable> = BTreeMap::new();
+    for (name, item) in root.pairs("lookup_tables") {
+        if let Some(table) = lookup_table(item, &lookup_tables) {
+            lookup_tables.insert(name, table);
+        }
+    }
     let columns = root.list("enrich", |item| lookup_columns(item, &lookup_tables));
     Enrichment { columns, geoip: root.scalar("geoip", values::path), lookup_tables }
 }
 
-fn lookup_table(item: Item<'_>) -> Option<LookupTable> {
+fn lookup_table(item: Item<'_>, others: &BTreeMap<String, LookupTable>) -> Option<LookupTable> {
     let mut block = item.section()?;
-    let id = block.scalar("id", values::text);
+    let somewhere = block.holds("id") || block.holds("file");
+    let id = block.scalar("id", |scalar| {
+        let id = values::text(scalar)?;
+        let taken = others.values().any(|other| other.id.as_ref() == Some(&id));
+        if taken { Err(Bad::new("is the id of another of `lookup_tables`", "each table once")) } else { Ok(id) }
+    });
     let file = block.scalar("file", values::path);
-    if id.is_none() && file.is_none() {
+    if !somewhere {
         block.missing("file", "a CSV file, or the table's `id` at Mixpanel");
     }
     block.finish();

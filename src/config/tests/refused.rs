@@ -201,6 +201,7 @@ fn values_that_are_not_what_they_should_be() {
         ("privacy: { brevo: { hash: [a] } }", "privacy.hash_key: is missing"),
         ("cohorts: [{ id: 1, list: nobody }]", "is not one of `lists`"),
         ("enrich: [{ property: p, table: t, columns: { a: b } }]", "is not one of `lookup_tables`"),
+        ("lookup_tables: { a: { id: x }, b: { id: x } }", "is the id of another of `lookup_tables`"),
         ("lists: { a: 1 }\nconnectors: { mixpanel: { lists: { a: 2 } } }", "the other `lists` block"),
         ("auth: { tokens: [{ name: x, role: king, token: t }] }", "write viewer, operator or admin"),
         ("webhooks: { brevo: {} }", "webhooks.brevo.token: is missing"),
