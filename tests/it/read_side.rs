@@ -315,3 +315,33 @@ async fn mixpanels_own_utilities_read_through_the_relay() {
         assert_eq!(events[0]["event"], "Purchase");
     }
 }
+
+/// Too long to be held for others: it is streamed to each who asks, and a break is passed on as one.
+#[tokio::test]
+async fn a_long_answer_is_streamed_and_never_ended_as_if_whole() {
+    let sandbox = Sandbox::start().await;
+    let relay = relay(&sandbox).await;
+    let rows: Vec<String> = (0..60_000).map(|n| format!("{n:0>100}")).collect();
+    sandbox.control("POST", "/mixpanel/seed", json!({ "answers": { "jql": rows } })).await;
+    let (one, other) = tokio::join!(post(&relay, "/jql", "script=x"), post(&relay, "/jql", "script=x"));
+    for answer in [one, other] {
+        assert_eq!(answer.ok().json(), json!(rows));
+    }
+    let fault = json!({ "kind": "break_off", "after_bytes": 5_500_000 });
+    sandbox.faults(Sandbox::fault("mixpanel", "/api/query/jql", fault)).await;
+    let broken = relay.http().send("POST", &relay.url("/jql"), &[BEARER, FORM], "script=x").await;
+    assert!(broken.is_err(), "{:?}", broken.map(|answer| answer.body.len()));
+}
+
+/// A call is paid for: it goes on without its caller, and whoever asks again gets its answer.
+#[tokio::test]
+async fn a_caller_who_hangs_up_wastes_no_call() {
+    let sandbox = Sandbox::start().await;
+    sandbox.switch(json!({ "mixpanel": { "query_duration_ms": 1500 } })).await;
+    let relay = relay(&sandbox).await;
+    let path = "/events/names?type=general";
+    let gone = tokio::time::timeout(std::time::Duration::from_millis(500), get(&relay, path, &[])).await;
+    assert!(gone.is_err());
+    let answer = get(&relay, path, &[]).await.ok();
+    assert_eq!(asked(&sandbox, "/api/query").await.len(), 1, "{answer:?}");
+}

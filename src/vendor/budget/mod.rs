@@ -3,27 +3,29 @@
 //! A claim waits its turn (live traffic first), takes from every window of its family at once, and writes down each new
 //! slice before the call may go out. What the vendor's headers say replaces what the plan was assumed to allow.
 
+mod account;
 mod plan;
 mod shares;
+mod stored;
 mod window;
 
 use std::collections::BTreeMap;
-use std::sync::atomic::{AtomicU32, Ordering};
-use std::sync::{Arc, PoisonError};
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use serde::{Deserialize, Serialize};
-use tokio::sync::{Mutex, OwnedSemaphorePermit, Semaphore};
+use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::Instant;
 
 use super::{Cost, Family, Priority};
-use crate::clock::{SharedClock, UnixMillis, Uptime};
+use crate::clock::SharedClock;
 use crate::store::{State, StoreError, Table, WriteBatch, write_when_there_is_room};
 use crate::telemetry;
 
+use account::{Account, Waiting};
 use plan::{assumed, at_once, learned};
 pub use shares::Shares;
-use window::Slice;
+use stored::{Stored, StoredWindow, Written, restore};
 pub use window::{Limit, Unit, Window};
 
 /// A vendor's word about one of its limits, from an answer's headers.
@@ -76,106 +78,6 @@ pub enum ClaimError {
 #[must_use = "the call runs for as long as this lives"]
 #[derive(Debug)]
 pub struct Slot(#[allow(dead_code)] Option<OwnedSemaphorePermit>);
-
-/// A budget as the store holds it.
-#[derive(Debug, Default, Serialize, Deserialize)]
-struct Stored {
-    windows: Vec<StoredWindow>,
-    #[serde(default)]
-    written: Option<Written>,
-}
-
-/// When a budget was written down, by two clocks: the wall's, and one that nobody can set, where there is one.
-#[derive(Debug, Serialize, Deserialize)]
-struct Written {
-    wall: UnixMillis,
-    uptime: Uptime,
-}
-
-impl Stored {
-    /// The wall's time now as the slices count it. While the machine has not been started anew, how much time has passed
-    /// is told by the clock that nobody can set, so that a wall clock set forward between two processes frees nothing.
-    fn now(&self, wall: UnixMillis, uptime: Option<Uptime>) -> UnixMillis {
-        match (&self.written, uptime) {
-            (Some(written), Some(now)) => match now.since(&written.uptime) {
-                Some(passed) => written.wall + passed,
-                None => wall,
-            },
-            _ => wall,
-        }
-    }
-}
-
-#[derive(Debug, Serialize, Deserialize)]
-struct StoredWindow {
-    limit: Limit,
-    /// When each slice was claimed, and its amount; oldest first.
-    slices: Vec<(UnixMillis, u64)>,
-}
-
-#[derive(Debug)]
-struct Account {
-    windows: Mutex<Vec<Window>>,
-    /// One queue per [`Priority`]; the holder of a turn is the one of its priority that may ask.
-    turns: [Mutex<()>; 4],
-    waiting: [AtomicU32; 4],
-    shares: std::sync::Mutex<Shares>,
-    /// Calls that may run at once.
-    running: Option<(Arc<Semaphore>, usize)>,
-    /// The vendor has refused a call: nothing before this.
-    resting: std::sync::Mutex<Option<Instant>>,
-}
-
-impl Account {
-    fn new(windows: Vec<Window>, at_once: Option<usize>) -> Self {
-        Self {
-            windows: Mutex::new(windows),
-            turns: Default::default(),
-            waiting: Default::default(),
-            shares: Default::default(),
-            running: at_once.map(|most| (Arc::new(Semaphore::new(most)), most)),
-            resting: Default::default(),
-        }
-    }
-
-    // Neither is ever left half changed: both hold plain values.
-    fn shares(&self) -> std::sync::MutexGuard<'_, Shares> {
-        self.shares.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn resting(&self) -> std::sync::MutexGuard<'_, Option<Instant>> {
-        self.resting.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// Whether `priority` has not yet had what is kept for it: then nobody goes before it.
-    fn within_share(&self, windows: &[Window], priority: Priority) -> bool {
-        let shares = *self.shares();
-        let own = |window: &Window| shares.of(window.limit().amount, priority);
-        // Of a window of three calls a second nobody's share is a whole call: it does not count.
-        let mut shared = windows.iter().filter(|window| own(window) > 0).peekable();
-        shared.peek().is_some() && shared.all(|window| window.used_by(priority) < own(window))
-    }
-
-    fn someone_before(&self, priority: Priority) -> bool {
-        self.waiting[..priority as usize].iter().any(|waiting| waiting.load(Ordering::Acquire) > 0)
-    }
-}
-
-/// Counts a claim as waiting for as long as it lives, also when its future is dropped.
-struct Waiting<'a>(&'a AtomicU32);
-
-impl<'a> Waiting<'a> {
-    fn new(count: &'a AtomicU32) -> Self {
-        count.fetch_add(1, Ordering::AcqRel);
-        Self(count)
-    }
-}
-
-impl Drop for Waiting<'_> {
-    fn drop(&mut self) {
-        self.0.fetch_sub(1, Ordering::AcqRel);
-    }
-}
 
 /// Every family's budget.
 pub struct Budgets {
@@ -411,29 +313,6 @@ fn key(family: Family) -> Vec<u8> {
 
 fn same_span(windows: &[Window], limit: Limit) -> Option<&Window> {
     windows.iter().find(|window| window.limit().span == limit.span && window.limit().unit == limit.unit)
-}
-
-/// A clock that was set back makes slices of the future: they count as claimed now.
-fn restore(family: Family, stored: Stored, wall: UnixMillis) -> Vec<Window> {
-    let now = Instant::now();
-    let mut windows = Vec::new();
-    if family == Family::MixpanelExport {
-        // Too short to be written down, and it does not follow from the hourly one.
-        let short = assumed(family).into_iter().filter(|limit| !limit.durable());
-        windows.extend(short.map(|limit| Window::restored(limit, [Slice::new(now, limit.amount)], now)));
-    }
-    for StoredWindow { limit, slices } in stored.windows {
-        if limit.unit == Unit::Calls && limit.amount.is_multiple_of(3600) && limit.span == Limit::per_hour(1).span {
-            // The companion of such a limit, which is too short to be written down. Its second may have been used up
-            // just before the crash.
-            let per_second = Limit::per_second(limit.amount / 3600);
-            windows.push(Window::restored(per_second, [Slice::new(now, per_second.amount)], now));
-        }
-        let slices =
-            slices.into_iter().filter_map(|(at, amount)| Some(Slice::new(now.checked_sub(wall.since(at))?, amount)));
-        windows.push(Window::restored(limit, slices, now));
-    }
-    windows
 }
 
 fn publish(family: Family, windows: &mut [Window], now: Instant) {

@@ -1,7 +1,7 @@
 //! Budgets over a real store, as claims see them.
 
 use super::*;
-use crate::clock::SystemClock;
+use crate::clock::{SystemClock, UnixMillis, Uptime};
 use crate::store::sqlite::{self, OpenOptions};
 
 async fn budgets(directory: &tempfile::TempDir) -> Budgets {
