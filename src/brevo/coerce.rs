@@ -62,7 +62,8 @@ impl From<AttributeValue> for Placed {
 }
 
 /// Why a value was not placed. [`Unplaced::label`] is what reports and counters say.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, thiserror::Error)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, serde::Deserialize, thiserror::Error)]
+#[serde(rename_all = "snake_case")]
 pub enum Unplaced {
     #[error("null is no value")]
     Null,
@@ -93,6 +94,22 @@ pub enum Unplaced {
 }
 
 impl Unplaced {
+    pub const ALL: [Unplaced; 13] = [
+        Unplaced::Null,
+        Unplaced::Object,
+        Unplaced::List,
+        Unplaced::NotADate,
+        Unplaced::NotANumber,
+        Unplaced::NotABoolean,
+        Unplaced::UnknownOption,
+        Unplaced::NotAnEmail,
+        Unplaced::NoCountryCode,
+        Unplaced::NotAPhone,
+        Unplaced::ReadOnly,
+        Unplaced::NoSuchAttribute,
+        Unplaced::Unreadable,
+    ];
+
     pub fn label(self) -> &'static str {
         match self {
             Unplaced::Null => "null",
@@ -119,6 +136,25 @@ impl From<NotAPhone> for Unplaced {
             NotAPhone::Malformed => Unplaced::NotAPhone,
         }
     }
+}
+
+/// Longest sample, in characters.
+const MAX_SAMPLE: usize = 40;
+
+/// What `value` looks like, for a log line: letters and digits are masked, for it may say who somebody is.
+pub fn masked(value: &Value) -> String {
+    let text = match value {
+        Value::String(text) => text.clone(),
+        other => other.to_string(),
+    };
+    let mask = |c: char| match c {
+        c if c.is_numeric() => '9',
+        c if c.is_uppercase() => 'X',
+        c if c.is_alphabetic() => 'x',
+        c if c.is_control() => ' ',
+        c => c,
+    };
+    text.chars().take(MAX_SAMPLE).map(mask).collect()
 }
 
 /// The value of `kind` that `value` stands for. `None` as kind: the account lacks the attribute.

@@ -58,6 +58,20 @@ fn unknown_options_are_reported_beside_the_known_ones() {
 }
 
 #[test]
+fn a_sample_shows_the_shape_and_nothing_else() {
+    assert_eq!(masked(&json!("Ada Löve <ada@x.org> 06 12")), "Xxx Xxxx <xxx@x.xxx> 99 99");
+    assert_eq!(masked(&json!({"a": [1, "b"]})), r#"{"x":[9,"x"]}"#);
+    assert_eq!(masked(&json!("x".repeat(100))).len(), 40);
+}
+
+#[test]
+fn reasons_are_stored_by_their_labels() {
+    for reason in Unplaced::ALL {
+        assert_eq!(serde_json::to_value(reason).unwrap(), reason.label());
+    }
+}
+
+#[test]
 fn booleans_are_not_for_imports() {
     assert!(!AttributeValue::Bool(true).importable());
     assert!(AttributeValue::Text("true".to_owned()).importable());

@@ -99,6 +99,12 @@ pub struct Report {
     pub unconfirmed: u64,
     /// List changes that delivered events asked for and the vendor refused.
     pub lists_refused: u64,
+    /// Identifiers that belong to another contact, and were left out of a write.
+    pub conflicts: u64,
+    /// New addresses that a blocklisted contact did not get.
+    pub addresses_kept: u64,
+    /// Values that the vendor has no place for.
+    pub not_placed: u64,
     pub oldest_undelivered_seconds: f64,
     /// Only at Brevo with groups on.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -210,6 +216,9 @@ impl LegStatus {
             maybe_twice: snapshot.tally.maybe_twice,
             unconfirmed: snapshot.tally.unconfirmed,
             lists_refused: snapshot.tally.lists_refused,
+            conflicts: snapshot.tally.conflicts.values().sum(),
+            addresses_kept: snapshot.tally.addresses_kept,
+            not_placed: snapshot.tally.not_placed.values().sum(),
             oldest_undelivered_seconds: age.as_secs_f64(),
             groups: snapshot.groups.map(|groups| groups.report(self.clock.now())),
             state,

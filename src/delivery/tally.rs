@@ -5,6 +5,8 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
+use crate::brevo::coerce::Unplaced;
+use crate::brevo::outcome::IdentifierKind;
 use crate::record::{Destination, Kind};
 use crate::settlement::{DeadReason, SkipRule};
 use crate::telemetry;
@@ -46,6 +48,15 @@ pub struct Tally {
     /// List changes that events asked for and Brevo refused; the events themselves are delivered.
     #[serde(default)]
     pub lists_refused: u64,
+    /// Identifiers that belong to another contact at Brevo, and were left out of a write.
+    #[serde(default)]
+    pub conflicts: BTreeMap<IdentifierKind, u64>,
+    /// New addresses that were kept from a blocklisted contact, which they would have resubscribed.
+    #[serde(default)]
+    pub addresses_kept: u64,
+    /// Values that Brevo has no place for.
+    #[serde(default)]
+    pub not_placed: BTreeMap<Unplaced, u64>,
 }
 
 impl Tally {
@@ -74,8 +85,22 @@ impl Tally {
         for rule in SkipRule::ALL {
             telemetry::skipped_total(destination, rule.label(), self.skipped.get(rule).copied().unwrap_or(0));
         }
+        if destination == Destination::Brevo {
+            self.publish_contacts();
+        }
         for reason in DeadReason::ALL {
             telemetry::dead_total(destination, reason.label(), self.dead.get(reason).copied().unwrap_or(0));
+        }
+    }
+
+    /// What was left out of contacts.
+    fn publish_contacts(&self) {
+        for kind in IdentifierKind::ALL {
+            telemetry::contact_conflicts_total(kind.label(), self.conflicts.get(&kind).copied().unwrap_or(0));
+        }
+        telemetry::addresses_kept_total(self.addresses_kept);
+        for reason in Unplaced::ALL {
+            telemetry::not_placed_total(reason.label(), self.not_placed.get(&reason).copied().unwrap_or(0));
         }
     }
 }

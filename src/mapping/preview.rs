@@ -212,12 +212,13 @@ fn place(change: ProfileChange, rules: &AttributeRules, account: Option<&Account
         update_enabled: true,
     };
     let mut placement = Placement { upsert, not_placed: Vec::new(), creates: Vec::new() };
-    for (property, reason) in change.unplaced {
-        placement.refuse(&property, reason);
+    for unplaced in change.unplaced {
+        placement.refuse(&unplaced.property, unplaced.reason);
     }
     let (mut assigned, mut phone, mut needs_fold) = (BTreeMap::new(), None, false);
     for operation in change.operations {
         match operation {
+            Operation::Attribute(name, _) if name.is_kept_back() => {}
             Operation::Attribute(name, Change::Set(value)) => drop(assigned.insert(name, Some(value))),
             Operation::Attribute(name, Change::Unset) => drop(assigned.insert(name, None)),
             Operation::Attribute(name, _) => {

@@ -8,7 +8,7 @@ use serde_json::value::RawValue;
 use super::compiled::{CompiledMapping, Target};
 use super::fields::{self, Fields, Text, Unreadable};
 use super::operation::{Assignment, Change, Operation};
-use crate::brevo::coerce::Unplaced;
+use crate::brevo::coerce::{Unplaced, masked};
 use crate::brevo::identifiers::{Email, Phone};
 use crate::brevo::names::AttributeName;
 use crate::clock::UnixMillis;
@@ -114,8 +114,17 @@ pub struct ProfileChange {
     /// In the order of the text. Values are as Mixpanel has them; the account's attribute types are applied when they are
     /// sent, because those can change.
     pub operations: Vec<Operation>,
-    /// Identifiers that cannot be placed, by property.
-    pub unplaced: Vec<(String, Unplaced)>,
+    /// Identifiers that cannot be placed.
+    pub unplaced: Vec<UnplacedIdentifier>,
+}
+
+/// A property that is mapped to an identifier, and holds none.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct UnplacedIdentifier {
+    pub property: String,
+    pub reason: Unplaced,
+    /// What it looks like, masked.
+    pub sample: String,
 }
 
 impl ProfileChange {
@@ -181,7 +190,7 @@ impl<'m> Collector<'m> {
             }
             self.touched = true;
             let Ok(value) = serde_json::from_str::<Value>(raw.get()) else {
-                self.unplaced(property, Unplaced::Unreadable);
+                self.unplaced(property, Unplaced::Unreadable, &Value::Null);
                 continue;
             };
             let Some(change) = reading(value) else { continue };
@@ -219,7 +228,7 @@ impl<'m> Collector<'m> {
         let Some((value, once)) = given(change) else { return };
         match value.as_str().map(Email::parse) {
             Some(Ok(value)) => self.push(Operation::Email(Assignment { value, once })),
-            Some(Err(_)) | None => self.unplaced(property, Unplaced::NotAnEmail),
+            Some(Err(_)) | None => self.unplaced(property, Unplaced::NotAnEmail, &value),
         }
     }
 
@@ -227,7 +236,7 @@ impl<'m> Collector<'m> {
         let Some((value, once)) = given(change) else { return };
         match phone(&value) {
             Ok(value) => self.push(Operation::Phone(Assignment { value, once })),
-            Err(reason) => self.unplaced(property, reason),
+            Err(reason) => self.unplaced(property, reason, &value),
         }
     }
 
@@ -235,8 +244,9 @@ impl<'m> Collector<'m> {
         self.change.operations.push(operation);
     }
 
-    fn unplaced(&mut self, property: &str, reason: Unplaced) {
-        self.change.unplaced.push((property.to_owned(), reason));
+    fn unplaced(&mut self, property: &str, reason: Unplaced, value: &Value) {
+        let (property, sample) = (property.to_owned(), masked(value));
+        self.change.unplaced.push(UnplacedIdentifier { property, reason, sample });
     }
 }
 

@@ -164,8 +164,15 @@ fn identifiers_that_cannot_be_placed_are_reported() {
     assert!(change.is_empty());
     let mut unplaced = change.unplaced;
     unplaced.sort();
-    let owned = |property: &str, reason| (property.to_owned(), reason);
-    assert_eq!(unplaced, [owned("$email", Unplaced::NotAnEmail), owned("$phone", Unplaced::NoCountryCode)]);
+    let owned = |property: &str, reason, sample: &str| UnplacedIdentifier {
+        property: property.to_owned(),
+        reason,
+        sample: sample.to_owned(),
+    };
+    assert_eq!(
+        unplaced,
+        [owned("$email", Unplaced::NotAnEmail, "x/x"), owned("$phone", Unplaced::NoCountryCode, "99999999999"),]
+    );
 }
 
 #[test]

@@ -24,6 +24,9 @@ const DEAD: &str = "mixrelay_records_dead_total";
 const BACKLOG: &str = "mixrelay_backlog_records";
 const OLDEST: &str = "mixrelay_oldest_undelivered_seconds";
 const PAUSED: &str = "mixrelay_destination_paused";
+const CONFLICTS: &str = "mixrelay_contact_conflicts_total";
+const ADDRESSES_KEPT: &str = "mixrelay_addresses_kept_total";
+const NOT_PLACED: &str = "mixrelay_values_not_placed_total";
 const VENDOR_REQUESTS: &str = "mixrelay_vendor_requests_total";
 const BUDGET_REMAINING: &str = "mixrelay_budget_remaining";
 const LOOKUPS: &str = "mixrelay_lookups_total";
@@ -69,6 +72,9 @@ fn describe() {
     metrics::describe_gauge!(BACKLOG, "Records accepted and not yet settled for the destination.");
     metrics::describe_gauge!(OLDEST, "Age of the oldest record not yet settled for the destination.");
     metrics::describe_gauge!(PAUSED, "1 while the destination is paused.");
+    metrics::describe_counter!(CONFLICTS, "Identifiers that belong to another contact at Brevo and were left out.");
+    metrics::describe_counter!(ADDRESSES_KEPT, "New addresses that would have resubscribed a blocklisted contact.");
+    metrics::describe_counter!(NOT_PLACED, "Values that Brevo has no place for, by reason.");
     metrics::describe_counter!(VENDOR_REQUESTS, "Calls made to a vendor, by endpoint and answer.");
     metrics::describe_gauge!(BUDGET_REMAINING, "Calls left in the current window of a vendor's limit.");
     metrics::describe_counter!(LOOKUPS, "Look-ups in tables for Brevo, by result.");
@@ -160,6 +166,18 @@ mod emit {
 
     pub fn dead_total(destination: Destination, reason: &'static str, total: u64) {
         metrics::counter!(DEAD, "destination" => destination.label(), "reason" => reason).absolute(total);
+    }
+
+    pub fn contact_conflicts_total(identifier: &'static str, total: u64) {
+        metrics::counter!(CONFLICTS, "identifier" => identifier).absolute(total);
+    }
+
+    pub fn addresses_kept_total(total: u64) {
+        metrics::counter!(ADDRESSES_KEPT).absolute(total);
+    }
+
+    pub fn not_placed_total(reason: &'static str, total: u64) {
+        metrics::counter!(NOT_PLACED, "reason" => reason).absolute(total);
     }
 
     /// What a destination's leg holds now.

@@ -8,7 +8,8 @@ use crate::brevo::wire::{Contact, Created, ErrorBody};
 use crate::vendor::VendorAnswer;
 
 /// An identifier that is unique in the account (contract §3.2).
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum IdentifierKind {
     Email,
     Sms,
@@ -18,6 +19,14 @@ pub enum IdentifierKind {
 }
 
 impl IdentifierKind {
+    pub const ALL: [IdentifierKind; 5] = [
+        IdentifierKind::Email,
+        IdentifierKind::Sms,
+        IdentifierKind::ExtId,
+        IdentifierKind::Whatsapp,
+        IdentifierKind::Landline,
+    ];
+
     const NAMES: [(&'static str, IdentifierKind); 5] = [
         ("email", IdentifierKind::Email),
         ("sms", IdentifierKind::Sms),

@@ -1,7 +1,9 @@
 //! What Brevo is written for a person: from what is owed to the contact's new values. Pure.
 
+use serde_json::Value;
+
 use crate::brevo::account::{AccountModel, AttributeToCreate};
-use crate::brevo::coerce::{AttributeValue, Clearing, Unplaced, coerce};
+use crate::brevo::coerce::{AttributeValue, Clearing, Unplaced, coerce, masked};
 use crate::brevo::identifiers::{ContactRef, Email, ListId};
 use crate::brevo::names::AttributeName;
 use crate::brevo::wire::{Attributes, ContactUpdate, ContactUpsert, EventIdentifiers, ImportContact};
@@ -33,6 +35,14 @@ pub struct Write {
 pub struct NotPlaced {
     pub attribute: AttributeName,
     pub reason: Unplaced,
+    /// What it looks like, masked.
+    pub sample: String,
+}
+
+impl NotPlaced {
+    fn of(attribute: &AttributeName, reason: Unplaced, value: &Value) -> Self {
+        Self { attribute: attribute.clone(), reason, sample: masked(value) }
+    }
 }
 
 #[derive(Debug)]
@@ -70,9 +80,15 @@ pub fn compose(
         match coerce(&value, account.kind(name)) {
             Ok(placed) => {
                 attributes.insert(name.clone(), placed.value);
+                not_placed.extend(
+                    placed
+                        .unknown_options
+                        .into_iter()
+                        .map(|option| NotPlaced::of(name, Unplaced::UnknownOption, &option.into())),
+                );
             }
             Err(Unplaced::NoSuchAttribute) if may_create => missing.extend(rules.to_create(name, &value)),
-            Err(reason) => not_placed.push(NotPlaced { attribute: name.clone(), reason }),
+            Err(reason) => not_placed.push(NotPlaced::of(name, reason, &value)),
         }
     }
     if !missing.is_empty() {
@@ -225,7 +241,7 @@ pub fn event_identifiers(id: &str, contact: &Contact) -> EventIdentifiers {
 
 #[cfg(test)]
 mod tests {
-    use serde_json::{Value, json};
+    use serde_json::json;
 
     use super::*;
     use crate::brevo::account::AttributeKind;
@@ -349,7 +365,7 @@ mod tests {
         else {
             panic!("not written")
         };
-        assert_eq!(not_placed, [NotPlaced { attribute: name("COLOUR"), reason: Unplaced::NoSuchAttribute }]);
+        assert_eq!(not_placed, [NotPlaced::of(&name("COLOUR"), Unplaced::NoSuchAttribute, &json!("blue"))]);
     }
 
     #[test]

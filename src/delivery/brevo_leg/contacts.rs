@@ -9,7 +9,7 @@ use super::compose::{Write, address};
 use super::withdrawing::Withdrawn;
 use crate::brevo::calls::Calls;
 use crate::brevo::coerce::Clearing;
-use crate::brevo::identifiers::{ContactRef, Email};
+use crate::brevo::identifiers::{ContactId, ContactRef, Email};
 use crate::brevo::names::AttributeName;
 use crate::brevo::outcome::{self, IdentifierKind, Refusal, UpdateOutcome, UpsertOutcome};
 use crate::brevo::wire::Contact as BrevoContact;
@@ -61,7 +61,8 @@ impl Writer {
             Some(at) if write.email_change() => self.change_email(at, &write).await?,
             // Without the address that Brevo has, an upsert would have to match on the ext_id alone.
             Some(at) if write.email_differs() || write.person.email.is_none() => self.update(at, &write, false).await?,
-            _ => self.upsert(write.clone()).await?,
+            _ if write.person.contact == Contact::Unknown => self.first(id, write.clone()).await?,
+            _ => self.upsert(write.clone(), BTreeSet::new()).await?,
         };
         match payment {
             Payment::Paid { contact, conflicts, kept_email, .. } if !filled.is_empty() => {
@@ -76,20 +77,96 @@ impl Writer {
         self.clearing.unwrap_or_default()
     }
 
+    /// The first write of a person is not allowed to update: an upsert would give a contact of this address or number our
+    /// id, and one of our id this address, whoever they are. Two people may share them, another system may keep its own
+    /// ids, and a new address resubscribes a blocklisted contact (contract §3.2). Most people are new, and one call is
+    /// enough.
+    async fn first(&self, id: &str, mut write: Write) -> Result<Payment, LegError> {
+        let mut conflicts = BTreeSet::new();
+        let identifiers = loop {
+            let mut body = write.upsert(self.clearing());
+            body.update_enabled = false;
+            let answer = self.call(self.calls.upsert_contact(&body)).await?;
+            let identifiers = match outcome::upsert(&answer) {
+                UpsertOutcome::Created(contact_id) => {
+                    let contact = created(&write, contact_id);
+                    return Ok(Payment::Paid { contact, conflicts, kept_email: false, learned: None });
+                }
+                UpsertOutcome::Conflict { identifiers, .. } => identifiers,
+                UpsertOutcome::TooEarly => return Ok(Payment::TooEarly),
+                UpsertOutcome::Misrouted(refusal) => return Ok(Payment::Misrouted(refusal)),
+                // What a phone number spoils can be written without it, as an upsert finds out.
+                UpsertOutcome::Updated | UpsertOutcome::Invalid(_) => return self.upsert(write, conflicts).await,
+            };
+            let known = [IdentifierKind::Email, IdentifierKind::ExtId].iter().any(|kind| identifiers.contains(kind));
+            // The number is another's, and the rest is new: an upsert would take that contact for this person's.
+            if known || identifiers.is_empty() || write.person.email.is_none() || !std::mem::take(&mut write.phone) {
+                break identifiers;
+            }
+            conflicts.insert(IdentifierKind::Sms);
+        };
+        if write.person.email.is_none() || identifiers.is_empty() || identifiers.contains(&IdentifierKind::Email) {
+            return self.join_owner(write, conflicts).await;
+        }
+        let at = write.ext_id.clone().unwrap_or_else(|| id.to_owned());
+        match self.find(ContactRef::ExtId(&at)).await? {
+            Ok(Some(contact)) => {
+                let email = contact.email.as_deref().and_then(|email| Email::parse(email).ok());
+                write.person.contact = Contact::known(email, true, None);
+                self.update(ContactRef::ExtId(&at), &write, !contact.email_blacklisted).await
+            }
+            Ok(None) => self.upsert(write, conflicts).await,
+            Err(payment) => Ok(payment),
+        }
+    }
+
+    /// There is a contact with the person's address, or number where that is all they have. It is theirs too, but when it
+    /// carries another's id that stays.
+    async fn join_owner(&self, mut write: Write, mut conflicts: BTreeSet<IdentifierKind>) -> Result<Payment, LegError> {
+        let (shared, owner) = match (&write.person.email, &write.person.phone) {
+            (Some(email), _) => (IdentifierKind::Email, self.find(ContactRef::Email(email)).await?),
+            (None, Some(phone)) => (IdentifierKind::Sms, self.find(ContactRef::Phone(phone)).await?),
+            (None, None) => return self.upsert(write, conflicts).await,
+        };
+        match owner {
+            Ok(Some(contact)) if write.ext_id.is_some() && is_anothers(&contact, &write) => {
+                conflicts.insert(shared);
+                write.ext_id = None;
+            }
+            Ok(_) => {}
+            Err(payment) => return Ok(payment),
+        }
+        self.upsert(write, conflicts).await
+    }
+
+    /// The contact, or how the payment ends without an answer to that.
+    pub(super) async fn find(&self, at: ContactRef<'_>) -> Result<Result<Option<BrevoContact>, Payment>, LegError> {
+        let answer = self.call(self.calls.contact(at)).await?;
+        Ok(match outcome::contact(&answer) {
+            Ok(contact) => Ok(contact),
+            Err(outcome::ReadError::Refused(Refusal { status: 409 | 425, .. }) | outcome::ReadError::Unreadable(_)) => {
+                Err(Payment::TooEarly)
+            }
+            Err(outcome::ReadError::Refused(refusal) | outcome::ReadError::NotFound(refusal)) => {
+                Err(Payment::Refused(refusal))
+            }
+        })
+    }
+
     /// Identifiers that another contact owns are taken out one by one, and the rest is written: no merge is forced, since
     /// a merge deletes a contact with its history (contract §3.1).
-    async fn upsert(&self, mut write: Write) -> Result<Payment, LegError> {
-        let mut conflicts = BTreeSet::new();
+    async fn upsert(&self, mut write: Write, mut conflicts: BTreeSet<IdentifierKind>) -> Result<Payment, LegError> {
         loop {
             let answer = self.call(self.calls.upsert_contact(&write.upsert(self.clearing()))).await?;
             match outcome::upsert(&answer) {
                 // Somebody has deleted it at Brevo; what was written is only what was owed.
                 UpsertOutcome::Created(_) if write.person.contact != Contact::Unknown => return Ok(Payment::Gone),
-                outcome @ (UpsertOutcome::Created(_) | UpsertOutcome::Updated) => {
-                    let mut contact = write.confirmed(write.person.email.clone(), write.ext_id.is_some());
-                    if let (UpsertOutcome::Created(id), Contact::Known { contact_id, .. }) = (outcome, &mut contact) {
-                        *contact_id = Some(id);
-                    }
+                UpsertOutcome::Created(id) => {
+                    let contact = created(&write, id);
+                    return Ok(Payment::Paid { contact, conflicts, kept_email: false, learned: None });
+                }
+                UpsertOutcome::Updated => {
+                    let contact = write.confirmed(write.person.email.clone(), write.ext_id.is_some());
                     return Ok(Payment::Paid { contact, conflicts, kept_email: false, learned: None });
                 }
                 UpsertOutcome::Conflict { identifiers, refusal } => {
@@ -198,6 +275,21 @@ impl Writer {
         self.call(self.calls.update_contact(at, &body)).await?;
         Ok(self.look(id, contact).await?.is_some_and(emptied).then_some(Clearing::Null))
     }
+}
+
+/// The contact that has just been made.
+fn created(write: &Write, id: ContactId) -> Contact {
+    let mut contact = write.confirmed(write.person.email.clone(), write.ext_id.is_some());
+    if let Contact::Known { contact_id, .. } = &mut contact {
+        *contact_id = Some(id);
+    }
+    contact
+}
+
+/// Whether the contact carries an ext_id, and not the one that this write has.
+fn is_anothers(contact: &BrevoContact, write: &Write) -> bool {
+    let owner = contact.attributes.get("EXT_ID").and_then(|value| value.as_str()).filter(|owner| !owner.is_empty());
+    owner.is_some_and(|owner| Some(owner) != write.ext_id.as_deref())
 }
 
 fn known_email(write: &Write) -> Option<Email> {

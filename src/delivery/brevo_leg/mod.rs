@@ -63,7 +63,7 @@ use super::status::LegStatus;
 use super::{LegError, patience};
 use crate::brevo::account::AccountModel;
 use crate::brevo::calls::Calls;
-use crate::brevo::coerce::Clearing;
+use crate::brevo::coerce::{Clearing, Unplaced};
 use crate::brevo::identifiers::ListId;
 use crate::brevo::names::AttributeName;
 use crate::brevo::outcome;
@@ -201,7 +201,7 @@ pub struct BrevoLeg {
     account_ready_at: Instant,
     /// Attributes that Brevo would not create; they are not asked for again by this process.
     refused_attributes: BTreeSet<AttributeName>,
-    reported: BTreeSet<(AttributeName, &'static str)>,
+    reported: BTreeSet<(String, Unplaced)>,
     clearing: Option<Clearing>,
 
     /// Calls of `/events/batch` that may go out at once; `None`: as many as of single events.

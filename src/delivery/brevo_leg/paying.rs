@@ -1,7 +1,7 @@
 //! Paying debts: one contact write per person, or one import for many.
 
 use std::cmp::Reverse;
-use std::collections::{BTreeSet, VecDeque};
+use std::collections::{BTreeSet, HashSet, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -16,6 +16,7 @@ use super::imports::{Imported, Importer};
 use super::queue::Slot;
 use super::{BrevoLeg, Done};
 use crate::brevo::account::AttributeToCreate;
+use crate::brevo::coerce::Unplaced;
 use crate::brevo::identifiers::ListId;
 use crate::brevo::names::AttributeName;
 use crate::brevo::outcome::Refusal;
@@ -178,9 +179,11 @@ impl BrevoLeg {
                     account::remember_clearing(learned, self.parts.books.pending_mut())?;
                 }
                 for kind in conflicts {
+                    *self.parts.books.tally_mut().conflicts.entry(kind).or_default() += 1;
                     tracing::warn!(identifier = kind.label(), "belongs to another contact at Brevo and was left out");
                 }
                 if kept_email {
+                    self.parts.books.tally_mut().addresses_kept += 1;
                     tracing::warn!("a blocklisted contact keeps its old address: a change would resubscribe it");
                 }
                 self.paid(id, contact);
@@ -278,10 +281,15 @@ impl BrevoLeg {
         self.next_import_at = Instant::now() + IMPORT_PAUSE;
         let line = std::mem::take(&mut self.to_pay);
         let (mut people, mut others) = (Vec::new(), VecDeque::new());
+        // An import merges whoever shares an address.
+        let mut addresses = HashSet::new();
         for id in &line {
             match self.compose_for(id) {
                 Some(Composed::Write(write, not_placed))
-                    if write.importable() && people.len() < IMPORT_UP_TO && !self.queue(id).alone =>
+                    if write.importable()
+                        && people.len() < IMPORT_UP_TO
+                        && !self.queue(id).alone
+                        && addresses.insert(write.person.email.clone()) =>
                 {
                     self.report(&not_placed);
                     people.push((id.clone(), *write));
@@ -369,10 +377,16 @@ impl BrevoLeg {
     }
 
     fn report(&mut self, not_placed: &[NotPlaced]) {
-        for NotPlaced { attribute, reason } in not_placed {
-            if self.reported.insert((attribute.clone(), reason.label())) {
-                tracing::warn!(%attribute, reason = reason.label(), "values of this attribute cannot be placed: {reason}");
-            }
+        for NotPlaced { attribute, reason, sample } in not_placed {
+            self.report_unplaced(attribute.as_str(), *reason, sample);
+        }
+    }
+
+    /// Counts a value that has no place, and tells it once for each property or attribute, with what it looks like.
+    pub(super) fn report_unplaced(&mut self, name: &str, reason: Unplaced, sample: &str) {
+        *self.parts.books.tally_mut().not_placed.entry(reason).or_default() += 1;
+        if self.reported.insert((name.to_owned(), reason)) {
+            tracing::warn!(name, reason = reason.label(), sample, "values like this one cannot be placed: {reason}");
         }
     }
 

@@ -137,8 +137,8 @@ impl BrevoLeg {
 
     fn take_profile(&mut self, id: PersonId, item: Item, change: ProfileChange) {
         let mode = self.parts.settings.mode;
-        for (property, reason) in &change.unplaced {
-            tracing::debug!(property, reason = reason.label(), "an identifier cannot be placed at Brevo");
+        for unplaced in &change.unplaced {
+            self.report_unplaced(&unplaced.property, unplaced.reason, &unplaced.sample);
         }
         if change.is_empty() {
             return self.parts.books.skip(item.ticket, SkipRule::NotPlaced);

@@ -5,7 +5,7 @@ use tower::ServiceExt as _;
 use super::compose::address;
 use super::contacts::{Payment, Writer};
 use crate::brevo::identifiers::ContactRef;
-use crate::brevo::outcome::{self, ReadError, Refusal, UpdateOutcome};
+use crate::brevo::outcome::{self, UpdateOutcome};
 use crate::brevo::wire::{Contact as BrevoContact, ContactUpdate};
 use crate::config::OnConsentWithdrawn;
 use crate::delivery::LegError;
@@ -38,7 +38,7 @@ impl Writer {
         let Some(at) = at else { return Ok(Payment::Withdrawn(Withdrawn::NoContact)) };
         match withdrawal.how {
             OnConsentWithdrawn::Blocklist => self.block(at).await,
-            OnConsentWithdrawn::RemoveFromLists => match self.found(at).await? {
+            OnConsentWithdrawn::RemoveFromLists => match self.find(at).await? {
                 Ok(Some(contact)) if !contact.list_ids.is_empty() => {
                     let update = ContactUpdate { unlink_list_ids: contact.list_ids, ..ContactUpdate::default() };
                     self.change(at, &update).await
@@ -47,7 +47,7 @@ impl Writer {
                 Ok(None) => Ok(Payment::Withdrawn(Withdrawn::NoContact)),
                 Err(payment) => Ok(payment),
             },
-            OnConsentWithdrawn::DeleteContact => match self.found(at).await? {
+            OnConsentWithdrawn::DeleteContact => match self.find(at).await? {
                 Ok(Some(contact)) if is_anothers(&contact, id) => self.block(at).await,
                 Ok(Some(_)) => self.delete(at).await,
                 Ok(None) => Ok(Payment::Withdrawn(Withdrawn::NoContact)),
@@ -82,18 +82,6 @@ impl Writer {
                 self.block(at).await?
             }
             UpdateOutcome::Conflict { refusal, .. } | UpdateOutcome::Invalid(refusal) => Payment::Refused(refusal),
-        })
-    }
-
-    /// The contact, or how the payment ends without it.
-    async fn found(&self, at: ContactRef<'_>) -> Result<Result<Option<BrevoContact>, Payment>, LegError> {
-        let answer = self.stack.clone().oneshot(self.calls.contact(at)).await?;
-        Ok(match outcome::contact(&answer) {
-            Ok(contact) => Ok(contact),
-            Err(ReadError::Refused(Refusal { status: 409 | 425, .. }) | ReadError::Unreadable(_)) => {
-                Err(Payment::TooEarly)
-            }
-            Err(ReadError::Refused(refusal) | ReadError::NotFound(refusal)) => Err(Payment::Refused(refusal)),
         })
     }
 }

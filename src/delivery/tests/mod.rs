@@ -4,6 +4,7 @@
 
 mod brevo_answers;
 mod consent;
+mod contacts;
 mod core;
 mod groups;
 mod identity;
