@@ -18,7 +18,7 @@ use crate::admin;
 use crate::admin::auth::{AdminAuth, AdminTokenError, admin_token};
 use crate::brevo;
 use crate::clock::SharedClock;
-use crate::config::{self, BrevoMode, Config, PropertyPolicy, StoreEngine, WhenFull};
+use crate::config::{self, BrevoMode, Config, OnGdprDeletion, PropertyPolicy, StoreEngine, WhenFull};
 use crate::delivery::LegError;
 use crate::delivery::books::{Books, HeldOutside};
 use crate::delivery::brevo_leg::{self, BrevoLeg};
@@ -27,13 +27,16 @@ use crate::delivery::mixpanel_leg::{self, MixpanelLeg};
 use crate::delivery::outlook::{self, SharedPace};
 use crate::delivery::overflow;
 use crate::delivery::pauses;
-use crate::delivery::shift;
+use crate::delivery::shift::{self, Requests, Shift};
 use crate::delivery::source::Source;
 use crate::delivery::status::LegStatus;
 use crate::delivery::trimmer;
 use crate::edge::auth::Keys;
 use crate::edge::{self, ConnectionLimits, EdgeError, EdgeParts};
-use crate::erasure;
+use crate::erasure::desk::AskError;
+use crate::erasure::vendors::{Contacts, Vendors};
+use crate::erasure::worker::{self, Worker};
+use crate::erasure::{self, Desk};
 use crate::geoip::{GeoIp, GeoIpError};
 use crate::mapping::{CompiledMapping, Enricher, MappingError};
 use crate::mixpanel;
@@ -61,6 +64,8 @@ const DRAIN: Duration = Duration::from_secs(10);
 pub enum StartError {
     #[error(transparent)]
     Open(#[from] OpenError),
+    #[error(transparent)]
+    Erasures(#[from] AskError),
     #[error(transparent)]
     Cursor(#[from] CursorAhead),
     #[error(transparent)]
@@ -99,6 +104,8 @@ pub enum RunError {
     Leg { name: &'static str, source: LegError },
     #[error("a leg did not begin again: {0}")]
     Again(#[from] StartError),
+    #[error("an erasure met a failed store: {0}")]
+    Eraser(StoreError),
     #[error("trimming the journal failed: {0}")]
     Trimmer(StoreError),
     #[error(
@@ -115,6 +122,7 @@ pub enum RunError {
 pub struct Relay {
     store: SqliteStore,
     room: Room,
+    erasures: Arc<Desk>,
     edge: axum::Router,
     listener: TcpListener,
     private: Option<(TcpListener, axum::Router)>,
@@ -139,7 +147,7 @@ impl Relay {
         let budgets = Arc::new(Budgets::open(state.clone(), clock.clone()).await?);
         let transport = Transport::new()?;
         let tables = lookup_tables(&config).await?;
-        let tombstones = Arc::new(Tombstones::default());
+        let erasures = Desk::open(state.clone(), clock.clone(), config.retention.tombstones).await?;
         let room = Room {
             config: config.clone(),
             journal: store.journal.clone(),
@@ -148,13 +156,13 @@ impl Relay {
             budgets: budgets.clone(),
             transport,
             tables: tables.clone(),
-            tombstones,
+            tombstones: erasures.tombstones(),
         };
         let legs = vec![room.status(Destination::Mixpanel).await?, room.status(Destination::Brevo).await?];
         let mixpanel = room.mixpanel_leg(&legs[0]).await?;
         let brevo = room.brevo_leg(&legs[1]).await?;
 
-        let app = room.app_routes()?;
+        let app = room.app_routes(erasures.clone())?;
         let desk = Arc::new(ReadSide::new(&config, budgets.clone(), clock.clone())?);
         let lookups = room.lookup_routes()?;
         let pace = SharedPace::default();
@@ -167,6 +175,7 @@ impl Relay {
             clock: clock.clone(),
             pace: pace.clone(),
             tables: tables.clone(),
+            erasures: erasures.clone(),
             auth: AdminAuth::new(&admin_token(&config)?, &config.auth.tokens),
         };
         let tombstones = room.tombstones.clone();
@@ -184,6 +193,7 @@ impl Relay {
         Ok(Self {
             store,
             room,
+            erasures,
             edge,
             listener,
             private,
@@ -233,8 +243,12 @@ impl Relay {
                 server.with_graceful_shutdown(stop.cancelled_owned()).await
             });
         }
-        legs.spawn(self.room.clone().mixpanel_shifts(self.mixpanel, self.legs[0].clone(), legs_down.clone()));
-        legs.spawn(self.room.clone().brevo_shifts(self.brevo, self.legs[1].clone(), legs_down.clone()));
+        let [(mixpanel, mixpanel_requests), (brevo, brevo_requests)] = [shift::shift(), shift::shift()];
+        let eraser = self.room.eraser(self.erasures, mixpanel, brevo)?;
+        let (room, down) = (self.room.clone(), legs_down.clone());
+        legs.spawn(room.mixpanel_shifts(self.mixpanel, self.legs[0].clone(), mixpanel_requests, down.clone()));
+        let room = self.room.clone();
+        legs.spawn(room.brevo_shifts(self.brevo, self.legs[1].clone(), brevo_requests, down));
         let cursors = self.legs.iter().map(LegStatus::durable_cursor).collect();
         let trimming = trimmer::run(self.store.journal.clone(), cursors, self.tail, self.clock.clone());
         let pace = AbortOnDropHandle::new(tokio::spawn(outlook::watch(self.store.journal.clone(), self.pace)));
@@ -248,6 +262,7 @@ impl Relay {
             Some(ended) = legs.join_next() => ended?.and(Ok(())),
             ended = trimming => ended.map_err(RunError::Trimmer),
             ended = overflow => ended.map_err(RunError::Trimmer),
+            ended = eraser.run() => ended.map_err(RunError::Eraser),
             never = telemetry::keep_up(self.metrics) => match never {},
             died = tables::watch(self.tables) => Err(RunError::Task(died)),
             _ = failed.wait_for(|failed| *failed) => Err(RunError::StoreFailed),
@@ -327,6 +342,10 @@ async fn listen(key: &'static str, address: SocketAddr) -> Result<TcpListener, S
 const MIXPANEL: Reader =
     Reader { judge: mixpanel::answers::judge, meter: mixpanel::answers::meter, answer_timeout: stack::ANSWER_TIMEOUT };
 
+/// How Brevo's answers are read.
+const BREVO: Reader =
+    Reader { judge: brevo::outcome::judge, meter: brevo::outcome::meter, answer_timeout: stack::ANSWER_TIMEOUT };
+
 /// What every leg is built from, at the start and again after it stood back.
 #[derive(Clone)]
 struct Room {
@@ -380,10 +399,10 @@ impl Room {
         self,
         first: MixpanelLeg,
         status: LegStatus,
+        requests: Requests,
         shutdown: CancellationToken,
     ) -> Result<(), RunError> {
         let mut first = Some(first);
-        let (_shift, requests) = shift::shift();
         let begin = |over: CancellationToken| {
             let (first, room, status) = (first.take(), &self, &status);
             async move {
@@ -402,10 +421,10 @@ impl Room {
         self,
         first: BrevoLeg,
         status: LegStatus,
+        requests: Requests,
         shutdown: CancellationToken,
     ) -> Result<(), RunError> {
         let mut first = Some(first);
-        let (_shift, requests) = shift::shift();
         let begin = |over: CancellationToken| {
             let (first, room, status) = (first.take(), &self, &status);
             async move {
@@ -420,7 +439,7 @@ impl Room {
         shift::run(requests, shutdown, begin).await
     }
 
-    fn app_routes(&self) -> Result<erasure::routes::Parts, StartError> {
+    fn app_routes(&self, desk: Arc<Desk>) -> Result<erasure::routes::Parts, StartError> {
         let mixpanel = &self.config.mixpanel;
         let tokens = Tokens::new(mixpanel.project_tokens.clone(), mixpanel.forward_tokens.clone());
         Ok(erasure::routes::Parts {
@@ -428,7 +447,29 @@ impl Room {
             calls: AppCalls::new(mixpanel)?,
             stack: stack::probe_stack(self.transport.clone(), self.budgets.clone(), MIXPANEL),
             clock: self.clock.clone(),
+            desk,
         })
+    }
+
+    /// What carries erasures out, with both legs' requests to stand back.
+    fn eraser(&self, desk: Arc<Desk>, mixpanel: Shift, brevo: Shift) -> Result<Worker, StartError> {
+        let contacts = match (&self.config.brevo, self.config.deletion.on_gdpr_deletion) {
+            (None, _) => Contacts::Keep { why: "Brevo is not configured" },
+            (_, OnGdprDeletion::Keep) => Contacts::Keep { why: "on_gdpr_deletion is keep" },
+            (Some(brevo), _) if brevo.mode != BrevoMode::Live => {
+                Contacts::Keep { why: "connectors.brevo.mode is not live" }
+            }
+            (Some(brevo), OnGdprDeletion::DeleteContact) => Contacts::Delete {
+                calls: Box::new(brevo::calls::Calls::new(brevo)?),
+                stack: stack::probe_stack(self.transport.clone(), self.budgets.clone(), BREVO),
+            },
+        };
+        let vendors = Vendors {
+            app: AppCalls::new(&self.config.mixpanel)?,
+            app_stack: stack::probe_stack(self.transport.clone(), self.budgets.clone(), MIXPANEL),
+            contacts,
+        };
+        Ok(Worker::new(worker::Parts { desk, journal: self.journal(), mixpanel, brevo, vendors }))
     }
 
     fn lookup_routes(&self) -> Result<edge::lookup_tables::Parts, StartError> {
@@ -476,11 +517,7 @@ impl Room {
     async fn brevo_leg(&self, status: &LegStatus) -> Result<BrevoLeg, StartError> {
         let gate = status.shared_gate();
         let (books, source) = self.books(status).await?;
-        let reader = Reader {
-            judge: brevo::outcome::judge,
-            meter: brevo::outcome::meter,
-            answer_timeout: stack::ANSWER_TIMEOUT,
-        };
+        let reader = BREVO;
         let companies = Arc::new(SharedGate::default());
         let vendor = match &self.config.brevo {
             Some(brevo) => Some(brevo_leg::VendorParts {

@@ -6,6 +6,7 @@
 mod answers;
 pub mod auth;
 mod dead_letters;
+mod people;
 mod status;
 
 use std::sync::Arc;
@@ -18,6 +19,7 @@ use self::auth::{AdminAuth, require_admin};
 use crate::clock::SharedClock;
 use crate::delivery::outlook::SharedPace;
 use crate::delivery::status::LegStatus;
+use crate::erasure::Desk;
 use crate::store::{Journal, State};
 use crate::tables::Catalog;
 use crate::vendor::budget::Budgets;
@@ -33,6 +35,7 @@ pub struct Parts {
     pub clock: SharedClock,
     pub pace: SharedPace,
     pub tables: Arc<Catalog>,
+    pub erasures: Arc<Desk>,
     pub auth: AdminAuth,
 }
 
@@ -43,6 +46,9 @@ pub const OPERATIONS: &[(&str, &str)] = &[
     ("get", "/v1/dead-letters"),
     ("post", "/v1/destinations/{name}/pause"),
     ("post", "/v1/destinations/{name}/resume"),
+    ("get", "/v1/erasures"),
+    ("get", "/v1/people/{id}"),
+    ("delete", "/v1/people/{id}"),
 ];
 
 fn api() -> Router<Parts> {
@@ -51,6 +57,8 @@ fn api() -> Router<Parts> {
         .route("/v1/dead-letters", get(dead_letters::list))
         .route("/v1/destinations/{name}/pause", post(status::pause))
         .route("/v1/destinations/{name}/resume", post(status::resume))
+        .route("/v1/erasures", get(people::erasures))
+        .route("/v1/people/{id}", get(people::about).delete(people::erase))
 }
 
 /// For the public listener: everything behind the admin token.

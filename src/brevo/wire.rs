@@ -59,6 +59,9 @@ pub struct ContactUpsert {
     pub list_ids: Vec<ListId>,
     /// True: an existing contact is updated instead of being an error.
     pub update_enabled: bool,
+    /// Only ever `true`, for whoever had asked for no emails before they were erased: nobody is subscribed again.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub email_blacklisted: Option<bool>,
 }
 
 /// `PUT /contacts/{identifier}` (contract §3.3). A new email address goes into `attributes` as `EMAIL`.

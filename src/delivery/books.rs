@@ -12,7 +12,7 @@ use super::ledger::{Ledger, Limits, Ticket};
 use super::status::{GroupsOwed, Snapshot};
 use super::tally::Tally;
 use crate::clock::UnixMillis;
-use crate::privacy::Tombstones;
+use crate::privacy::{Erased, Tombstones};
 use crate::record::{Destination, EntryId, Kind, Position, Record};
 use crate::settlement::{DeadReason, SkipRule};
 use crate::store::{Entry, State, StoreError, WriteBatch};
@@ -61,6 +61,11 @@ impl Books {
     pub fn obey(mut self, tombstones: Arc<Tombstones>) -> Self {
         self.tombstones = tombstones;
         self
+    }
+
+    /// Who is erased now.
+    pub fn erased(&self) -> Arc<Erased> {
+        self.tombstones.now()
     }
 
     pub fn has_room(&self) -> bool {

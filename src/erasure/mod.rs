@@ -1,7 +1,18 @@
-//! Mixpanel's app routes under the relay's own door: GDPR tasks and `/api/app/me` ([`routes`]).
+//! Forgetting people: Mixpanel's GDPR routes under the relay's own door ([`routes`]), erasures asked for and looked up
+//! ([`desk`]), carried out ([`worker`], [`vendors`]) and written down ([`receipt`]); what is held of a person ([`person`]);
+//! and every place that holds personal data ([`register`]).
 //!
-//! Callers prove themselves to the relay as they do for the read side (DESIGN 2.4) and never need the vendor's
-//! credentials. Calls go through one attempt of the vendor stack, with a budget of their own: neither a paused
-//! destination nor a backlog holds them up, and they wait for nobody longer than a caller would.
+//! Invariants:
+//! * from the moment that an erasure is asked for, nothing of the person is sent or stored any more;
+//! * what it takes away is counted as skipped, rule `erased`, in the write that takes it (P2);
+//! * no receipt names a person once nobody needs the name.
 
+pub mod desk;
+pub mod person;
+pub mod receipt;
+pub mod register;
 pub mod routes;
+pub mod vendors;
+pub mod worker;
+
+pub use desk::Desk;

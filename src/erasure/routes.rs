@@ -14,12 +14,15 @@ use http::header::{CONTENT_TYPE, HeaderValue, RETRY_AFTER};
 use http::{Method, StatusCode};
 use http_body_util::{BodyExt as _, Limited};
 use serde::Serialize;
+use serde_json::Value;
 use tokio::time::Instant;
 use tower::ServiceExt as _;
 
+use super::desk::{AskError, Desk};
+use super::receipt::{Asked, Side};
 use crate::clock::SharedClock;
 use crate::edge::auth::{Claim, Identity, Keys, ReplayGuard};
-use crate::mixpanel::app::{AppCalls, Task};
+use crate::mixpanel::app::{AppCalls, Task, task_id};
 use crate::telemetry;
 use crate::vendor::stack::Stack;
 use crate::vendor::{VendorAnswer, VendorRequest};
@@ -54,28 +57,30 @@ pub struct Parts {
     /// One attempt, past the destination's gate.
     pub stack: Stack,
     pub clock: SharedClock,
+    /// Where a deletion that Mixpanel has taken becomes one of the relay's own.
+    pub desk: Arc<Desk>,
 }
 
-struct Desk {
+struct Door {
     parts: Parts,
     replays: ReplayGuard,
 }
 
 pub fn router(parts: Parts) -> Router {
-    let desk = Arc::new(Desk { parts, replays: ReplayGuard::default() });
+    let door = Arc::new(Door { parts, replays: ReplayGuard::default() });
     let create = |task: Task, route: &'static str| {
-        routing::post(move |State(desk): State<Arc<Desk>>, request: Request| {
-            desk.serve(route, Some(task), None, request)
+        routing::post(move |State(door): State<Arc<Door>>, request: Request| {
+            door.serve(route, Some(task), None, request)
         })
     };
     let look = |task: Task, route: &'static str| {
-        let handler = move |State(desk): State<Arc<Desk>>, Path(id): Path<String>, request: Request| {
-            desk.serve(route, Some(task), Some(id), request)
+        let handler = move |State(door): State<Arc<Door>>, Path(id): Path<String>, request: Request| {
+            door.serve(route, Some(task), Some(id), request)
         };
-        let looking: MethodRouter<Arc<Desk>> = routing::get(handler);
+        let looking: MethodRouter<Arc<Door>> = routing::get(handler);
         if task == Task::Deletion { looking.delete(handler) } else { looking }
     };
-    let me = routing::get(|State(desk): State<Arc<Desk>>, request: Request| desk.serve(ME, None, None, request));
+    let me = routing::get(|State(door): State<Arc<Door>>, request: Request| door.serve(ME, None, None, request));
     let mut router = Router::new();
     // The vendor's own paths end in a slash; callers leave it out as often as not.
     for (path, handler) in [
@@ -87,7 +92,7 @@ pub fn router(parts: Parts) -> Router {
     ] {
         router = router.route(path, handler.clone()).route(&format!("{path}/"), handler);
     }
-    router.with_state(desk)
+    router.with_state(door)
 }
 
 /// Why the relay answers in the vendor's place.
@@ -105,6 +110,8 @@ enum Refusal {
     NoCredentials,
     #[error("Mixpanel takes one such call a second, and others are before this one")]
     Later,
+    #[error("Mixpanel has taken the deletion, and the relay's store has not: send it again")]
+    NotStored,
     #[error("Mixpanel did not answer")]
     NoAnswer,
 }
@@ -115,7 +122,7 @@ impl Refusal {
             Refusal::Unauthorized => StatusCode::UNAUTHORIZED,
             Refusal::BadBody | Refusal::Token => StatusCode::BAD_REQUEST,
             Refusal::NoOauth | Refusal::NoCredentials => StatusCode::NOT_IMPLEMENTED,
-            Refusal::Later => StatusCode::SERVICE_UNAVAILABLE,
+            Refusal::Later | Refusal::NotStored => StatusCode::SERVICE_UNAVAILABLE,
             Refusal::NoAnswer => StatusCode::BAD_GATEWAY,
         }
     }
@@ -128,7 +135,7 @@ struct Error {
     status: &'static str,
 }
 
-impl Desk {
+impl Door {
     async fn serve(
         self: Arc<Self>,
         route: &'static str,
@@ -154,11 +161,39 @@ impl Desk {
         let body = tokio::time::timeout(BODY_TIME, Limited::new(body, MAX_BODY).collect()).await;
         let body = body.ok().and_then(Result::ok).ok_or(Refusal::BadBody)?.to_bytes();
         self.admit(claim, &body)?;
+        let deletion = task == Some(Task::Deletion) && head.method == Method::POST;
         let request = match task {
             None => self.parts.calls.me(head.uri.query()).ok_or(Refusal::NoCredentials)?,
-            Some(task) => self.task(task, head.method, head.uri.query(), id, body)?,
+            Some(task) => self.task(task, head.method, head.uri.query(), id, body.clone())?,
         };
-        self.send(request).await
+        let answer = self.send(request).await?;
+        if deletion {
+            self.erase(&body, &answer).await?;
+        }
+        Ok(answer)
+    }
+
+    /// A deletion that Mixpanel has taken erases here too. Where that cannot be written down the caller gets no success,
+    /// and asks again.
+    async fn erase(&self, body: &[u8], answer: &VendorAnswer) -> Result<(), Refusal> {
+        let Some(task) = task_id(answer) else { return Ok(()) };
+        let body: Value = serde_json::from_slice(body).map_err(|_| Refusal::BadBody)?;
+        let id = |id: &Value| match id {
+            Value::String(id) => Some(id.clone()),
+            Value::Number(id) => Some(id.to_string()),
+            _ => None,
+        };
+        let ids = body["distinct_ids"].as_array().map(|ids| ids.iter().filter_map(id).collect()).unwrap_or_default();
+        let compliance = body["compliance_type"].as_str().unwrap_or("GDPR");
+        let side = Side::UnderWay { task, status: "PENDING".to_owned() };
+        match self.parts.desk.ask(ids, Asked::MixpanelDeletion, compliance, side).await {
+            // Ids that stand for nobody are Mixpanel's affair alone.
+            Ok(_) | Err(AskError::Nobody) => Ok(()),
+            Err(error) => {
+                tracing::error!(%error, "a deletion that Mixpanel has taken could not be written down");
+                Err(Refusal::NotStored)
+            }
+        }
     }
 
     /// The read side's door: the service account, an API key or a signature; a project token is a name, not a secret.
@@ -210,7 +245,7 @@ fn as_it_came(answer: VendorAnswer) -> Response {
 
 fn refused(refusal: Refusal) -> Response {
     let mut response = (refusal.status(), Json(Error { error: refusal.to_string(), status: "error" })).into_response();
-    if let Refusal::Later = refusal {
+    if let Refusal::Later | Refusal::NotStored = refusal {
         response.headers_mut().insert(RETRY_AFTER, HeaderValue::from_static("5"));
     }
     response

@@ -210,6 +210,7 @@ fn place(change: ProfileChange, rules: &AttributeRules, account: Option<&Account
         attributes: Attributes::new(),
         list_ids: Vec::new(),
         update_enabled: true,
+        email_blacklisted: None,
     };
     let mut placement = Placement { upsert, not_placed: Vec::new(), creates: Vec::new() };
     for unplaced in change.unplaced {

@@ -14,6 +14,7 @@
 
 pub mod company;
 pub mod debt;
+pub mod erase;
 pub mod identity;
 pub mod links;
 pub mod lists;

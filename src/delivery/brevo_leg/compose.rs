@@ -28,6 +28,8 @@ pub struct Write {
     /// every later value.
     pub identifiers: bool,
     pub lists: Vec<ListId>,
+    /// The contact is to be created without consent to emails: one of this address had none when it was erased.
+    pub blocklisted: bool,
 }
 
 /// A value that Brevo has no place for.
@@ -107,6 +109,7 @@ pub fn compose(
         phone: person.phone.is_some() && identifiers,
         identifiers,
         lists: lists.to_vec(),
+        blocklisted: false,
     };
     Composed::Write(Box::new(write), not_placed)
 }
@@ -136,6 +139,7 @@ impl Write {
     /// merge whom an ext_id leads them to.
     pub fn importable(&self) -> bool {
         self.person.email.is_some()
+            && !self.blocklisted
             && self.clear.is_empty()
             && !self.email_differs()
             && !self.renames()
@@ -177,6 +181,7 @@ impl Write {
             attributes: self.all_attributes(clearing),
             list_ids: self.lists.clone(),
             update_enabled: true,
+            email_blacklisted: self.blocklisted.then_some(true),
         }
     }
 

@@ -105,6 +105,11 @@ pub struct Parts {
     pub settings: Settings,
 }
 
+/// Whether an import that the relay has begun may still be running at Brevo: it would make contacts again.
+pub async fn import_runs(state: &Arc<dyn State>) -> Result<bool, StoreError> {
+    imports::left_running(state).await
+}
+
 pub struct VendorParts {
     pub calls: Calls,
     pub stack: Stack,

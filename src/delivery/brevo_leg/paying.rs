@@ -96,7 +96,13 @@ impl BrevoLeg {
         let rules = &self.parts.mapping.attribute_rules;
         let may_create = self.parts.settings.create_attributes;
         let composed = compose::compose(id, &resident.person, &debt, account, rules, may_create, &self.lists());
-        Some(self.without_refused(id, resident.person.clone(), debt, composed))
+        let mut composed = self.without_refused(id, resident.person.clone(), debt, composed);
+        if let (Composed::Write(write, _), Contact::Unknown) = (&mut composed, &resident.person.contact) {
+            let erased = self.parts.books.erased();
+            write.blocklisted =
+                resident.person.email.as_ref().is_some_and(|email| erased.keeps_blocklisted(email.as_str()));
+        }
+        Some(composed)
     }
 
     /// Attributes that Brevo has refused to create are not asked for again.

@@ -199,6 +199,16 @@ impl Relay {
         self.metrics().await.balance(destination)
     }
 
+    /// Waits until nothing accepted is still owed to the destination; what has no address may stay parked.
+    pub async fn drained_or_parked(&self, destination: &str) -> Balance {
+        eventually(PATIENCE, async || {
+            let balance = self.balance(destination).await;
+            let settled = balance.backlog == 0 && balance.adds_up();
+            if settled { Ok(balance) } else { Err(format!("{destination}: {balance:?}")) }
+        })
+        .await
+    }
+
     /// Waits until nothing accepted is still owed to the destination, nor parked: a person's records may wait on a shelf
     /// for a moment while what they depend on is under way.
     pub async fn drained(&self, destination: &str) -> Balance {

@@ -1,0 +1,368 @@
+//! Carries erasures out, one stage after the other, each written down before the next (CORE 12).
+//!
+//! ```text
+//! asked (tombstones stand) ─► marked in the journal ─► each leg stands back: rows, debts, shelves, dead letters go, counted
+//!   as skipped ─► blocks emptied up to the mark ─► files scrubbed ─► Mixpanel's task, Brevo's contacts ─► finished
+//! ```
+//!
+//! Every stage can be done again: a crash repeats the one that it interrupted. The mark is a record of the journal like any
+//! other (accepted as a profile record, for no destination), so that there is no doubt about what lies before it.
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use super::desk::Desk;
+use super::receipt::{ContactToGo, Erasure, ErasureId, Side, Stage};
+use super::vendors::{Outcome, Vendors};
+use crate::clock::UnixMillis;
+use crate::delivery::checkpoint::Checkpoint;
+use crate::delivery::dead_letters::{self, DeadLetterId};
+use crate::delivery::shift::Shift;
+use crate::mixpanel::keys;
+use crate::people::erase;
+use crate::people::person::{Contact, Person};
+use crate::record::{Destination, Destinations, EntryId, Kind, Origin, Project, Record};
+use crate::settlement::SkipRule;
+use crate::store::{AppendError, Journal, Picker, StoreError, WriteBatch, write_when_there_is_room};
+
+/// Between two looks at what may be due without anyone having said so.
+const LOOK_EVERY: Duration = Duration::from_secs(60);
+/// Between two looks for tombstones that have been kept long enough.
+const EXPIRE_EVERY: Duration = Duration::from_secs(3600);
+/// First wait before something is tried or asked again; doubles up to [`LAST_WAIT`].
+const FIRST_WAIT: Duration = Duration::from_millis(500);
+const LAST_WAIT: Duration = Duration::from_secs(15 * 60);
+/// Between two looks whether a request that was judged earlier has been stored.
+const SETTLE: Duration = Duration::from_millis(5);
+/// Tries to empty a log that a reader holds, before that waits its turn like everything else.
+const SCRUBS: usize = 20;
+const SCRUB_PAUSE: Duration = Duration::from_millis(50);
+/// Dead letters looked at by one read.
+const LETTERS: usize = 50;
+/// Erasures that go through the relay together.
+const TOGETHER: usize = 64;
+
+pub struct Parts {
+    pub desk: Arc<Desk>,
+    pub journal: Arc<dyn Journal>,
+    pub mixpanel: Shift,
+    pub brevo: Shift,
+    pub vendors: Vendors,
+}
+
+pub struct Worker {
+    parts: Parts,
+    /// When each erasure is looked at next, and how often it was without an end.
+    due: BTreeMap<ErasureId, (Instant, u32)>,
+}
+
+impl Worker {
+    pub fn new(parts: Parts) -> Self {
+        Self { parts, due: BTreeMap::new() }
+    }
+
+    /// Works for as long as the process lives.
+    pub async fn run(mut self) -> Result<(), StoreError> {
+        let mut expire_at = Instant::now();
+        loop {
+            for id in self.parts.desk.unfinished().await? {
+                self.due.entry(id).or_insert((Instant::now(), 0));
+            }
+            self.turn().await?;
+            if expire_at <= Instant::now() {
+                self.parts.desk.expire().await?;
+                expire_at = Instant::now() + EXPIRE_EVERY;
+            }
+            let next = self.due.values().map(|(at, _)| *at).min();
+            let next = next.unwrap_or_else(|| Instant::now() + LOOK_EVERY).min(Instant::now() + LOOK_EVERY);
+            tokio::select! {
+                () = self.parts.desk.wake.notified() => {}
+                () = tokio::time::sleep_until(next) => {}
+            }
+        }
+    }
+
+    /// Everything that is due.
+    async fn turn(&mut self) -> Result<(), StoreError> {
+        let now = Instant::now();
+        let ids: Vec<ErasureId> = self.due.iter().filter(|(_, (at, _))| *at <= now).map(|(id, _)| id.clone()).collect();
+        for ids in ids.chunks(TOGETHER) {
+            let mut erasures = Vec::new();
+            for id in ids {
+                match self.parts.desk.get(id).await? {
+                    Some(erasure) if !erasure.is_finished() => erasures.push(erasure),
+                    _ => {
+                        self.due.remove(id);
+                    }
+                }
+            }
+            self.in_the_relay(&mut erasures).await?;
+            for erasure in &mut erasures {
+                if erasure.stage == Stage::Done {
+                    self.at_the_vendors(erasure).await?;
+                }
+                self.put_off(erasure);
+            }
+        }
+        Ok(())
+    }
+
+    fn put_off(&mut self, erasure: &Erasure) {
+        if erasure.is_finished() {
+            self.due.remove(&erasure.id);
+            return;
+        }
+        if let Some((at, tries)) = self.due.get_mut(&erasure.id) {
+            *at = Instant::now() + FIRST_WAIT.saturating_mul(1 << (*tries).min(12)).min(LAST_WAIT);
+            *tries += 1;
+        }
+    }
+
+    /// The relay's own part, for all of them together: legs stand back once.
+    async fn in_the_relay(&self, erasures: &mut [Erasure]) -> Result<(), StoreError> {
+        if !self.mark(erasures).await? {
+            return Ok(());
+        }
+        for (destination, before, shift) in [
+            (Destination::Mixpanel, Stage::Marked, &self.parts.mixpanel),
+            (Destination::Brevo, Stage::MixpanelRows, &self.parts.brevo),
+        ] {
+            if !erasures.iter().any(|erasure| erasure.stage == before) {
+                continue;
+            }
+            let Some(stood_back) = shift.stand_back().await else { return std::future::pending().await };
+            for erasure in erasures.iter_mut().filter(|erasure| erasure.stage == before) {
+                self.take_rows(destination, erasure).await?;
+            }
+            drop(stood_back);
+        }
+        self.empty_journal(erasures).await?;
+        if erasures.iter().any(|erasure| erasure.stage == Stage::Journal) && self.scrub().await? {
+            for erasure in erasures.iter_mut().filter(|erasure| erasure.stage == Stage::Journal) {
+                erasure.stage = Stage::Done;
+                self.save(erasure).await?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Puts the mark of each into the journal. False: not now.
+    async fn mark(&self, erasures: &mut [Erasure]) -> Result<bool, StoreError> {
+        for erasure in erasures.iter_mut().filter(|erasure| erasure.stage == Stage::Asked) {
+            // What was judged before the tombstones stood is stored before the mark, too.
+            while !self.parts.desk.tombstones.settled() {
+                tokio::time::sleep(SETTLE).await;
+            }
+            match self.parts.journal.append(vec![mark(&erasure.id, self.parts.desk.clock.now())]).await {
+                Ok(position) => erasure.position = Some(position),
+                Err(AppendError::Poisoned(reason)) => return Err(StoreError::Failed(reason)),
+                Err(error) => {
+                    tracing::warn!(%error, "an erasure waits for the journal");
+                    return Ok(false);
+                }
+            }
+            erasure.stage = Stage::Marked;
+            self.save(erasure).await?;
+        }
+        Ok(true)
+    }
+
+    /// Takes what a leg that has stood back holds of these people, and counts it as skipped, in one write.
+    async fn take_rows(&self, destination: Destination, erasure: &mut Erasure) -> Result<(), StoreError> {
+        let state = &self.parts.desk.state;
+        let mut batch = WriteBatch::new();
+        let letters = self.letters(destination, &erasure.to_erase).await?;
+        letters.iter().for_each(|id| dead_letters::delete(*id, &mut batch));
+        let mut skipped = letters.len() as u64;
+        erasure.removed.dead_letters += skipped;
+        erasure.stage = Stage::MixpanelRows;
+        if destination == Destination::Brevo {
+            // Links may have been made since it was asked for: the leg has written down all that it knew.
+            let to_erase = erase::cluster(state, &erasure.to_erase).await?;
+            let taken = erase::take(state, &to_erase, &mut batch).await?;
+            skipped += taken.owed + taken.parked;
+            erasure.removed.people += taken.people.len() as u64;
+            erasure.removed.owed += taken.owed;
+            erasure.removed.parked += taken.parked;
+            if self.parts.vendors.deletes_contacts() {
+                erasure.to_go = contacts(&to_erase, taken.people.iter().map(|(id, person)| (id.as_ref(), person)));
+            }
+            erasure.stage = Stage::BrevoRows;
+        }
+        let mut checkpoint = Checkpoint::load(state, destination, self.parts.journal.epoch()).await?;
+        if skipped > 0 {
+            checkpoint.tally.skip(SkipRule::Erased, skipped);
+        }
+        checkpoint.put(destination, &mut batch)?;
+        erasure.put(&mut batch)?;
+        write_when_there_is_room(state.as_ref(), batch).await
+    }
+
+    async fn letters(&self, destination: Destination, ids: &[String]) -> Result<Vec<DeadLetterId>, StoreError> {
+        let ids = normal(ids.iter().map(|id| (id.as_str(), 0)));
+        let (mut found, mut after) = (Vec::new(), None);
+        loop {
+            let page = dead_letters::page(&self.parts.desk.state, destination, after, LETTERS).await?;
+            let Some((last, _)) = page.last() else { return Ok(found) };
+            after = Some(*last);
+            let of_them = |kind: Kind, record: &str| whose(&ids, kind, record.as_bytes()).is_some();
+            found.extend(page.into_iter().filter(|(_, letter)| of_them(letter.kind, &letter.record)).map(|(id, _)| id));
+        }
+    }
+
+    /// Empties blocks up to the last mark. Records behind it were emptied before they were stored.
+    async fn empty_journal(&self, erasures: &mut [Erasure]) -> Result<(), StoreError> {
+        let open = || erasures.iter().enumerate().filter(|(_, erasure)| erasure.stage == Stage::BrevoRows);
+        let Some(last) = open().filter_map(|(_, erasure)| erasure.position).map(|position| position.entry).max() else {
+            return Ok(());
+        };
+        let ids = normal(open().flat_map(|(at, erasure)| erasure.to_erase.iter().map(move |id| (id.as_str(), at))));
+        let counts = Arc::new(std::sync::Mutex::new(vec![0_u64; erasures.len()]));
+        let counting = counts.clone();
+        let belongs: Picker = Arc::new(move |record| {
+            let found = whose(&ids, record.kind, &record.body);
+            if let Some(at) = found {
+                counting.lock().unwrap_or_else(std::sync::PoisonError::into_inner)[at] += 1;
+            }
+            found.is_some()
+        });
+        let (mut from, below) = (EntryId::FIRST, last.next());
+        while from < below {
+            from = self.parts.journal.erase(from, below, belongs.clone()).await?.next;
+            tokio::task::yield_now().await;
+        }
+        drop(belongs);
+        let counts = std::mem::take(&mut *counts.lock().unwrap_or_else(std::sync::PoisonError::into_inner));
+        for (erasure, emptied) in erasures.iter_mut().zip(counts) {
+            if erasure.stage == Stage::BrevoRows {
+                erasure.removed.journal_records += emptied;
+                erasure.stage = Stage::Journal;
+                self.save(erasure).await?;
+            }
+        }
+        Ok(())
+    }
+
+    /// False: a reader stood in the way for too long.
+    async fn scrub(&self) -> Result<bool, StoreError> {
+        let (mut journal, mut state) = (false, false);
+        for _ in 0..SCRUBS {
+            journal = journal || self.parts.journal.scrub().await?;
+            state = state || self.parts.desk.state.scrub().await?;
+            if journal && state {
+                return Ok(true);
+            }
+            tokio::time::sleep(SCRUB_PAUSE).await;
+        }
+        tracing::warn!("an erasure waits: somebody reads the store's files, whose logs cannot be emptied meanwhile");
+        Ok(false)
+    }
+
+    async fn at_the_vendors(&self, erasure: &mut Erasure) -> Result<(), StoreError> {
+        let vendors = &self.parts.vendors;
+        if !erasure.mixpanel.ended() {
+            let outcome = vendors.mixpanel(&erasure.mixpanel, &erasure.asked_for, &erasure.compliance).await;
+            note(erasure, Destination::Mixpanel, outcome);
+            self.save(erasure).await?;
+        }
+        while !erasure.brevo.ended() {
+            let outcome = vendors.brevo(&self.parts.desk, erasure.to_go.last()).await?;
+            let go_on = matches!(outcome, Outcome::Gone(_));
+            if let Outcome::Gone(there) = outcome {
+                erasure.to_go.pop();
+                erasure.contacts += u64::from(there);
+            } else {
+                note(erasure, Destination::Brevo, outcome);
+            }
+            self.save(erasure).await?;
+            if !go_on {
+                break;
+            }
+        }
+        Ok(())
+    }
+
+    /// Writes the erasure down. Once nobody needs the ids any more they are forgotten, in the files too.
+    async fn save(&self, erasure: &mut Erasure) -> Result<(), StoreError> {
+        let settled = erasure.settle(self.parts.desk.clock.now());
+        let mut batch = WriteBatch::new();
+        erasure.put(&mut batch)?;
+        write_when_there_is_room(self.parts.desk.state.as_ref(), batch).await?;
+        if settled {
+            self.scrub().await?;
+        }
+        if erasure.is_finished() {
+            let failed = erasure.mixpanel == Side::Failed || erasure.brevo == Side::Failed;
+            tracing::info!(erasure = erasure.id, failed, "an erasure has ended");
+        }
+        Ok(())
+    }
+}
+
+/// Notes what a vendor's side has come to.
+fn note(erasure: &mut Erasure, destination: Destination, outcome: Outcome) {
+    let (side, said) = match outcome {
+        Outcome::Now(side) => (Some(side), None),
+        Outcome::Failed(said) => {
+            tracing::error!(erasure = erasure.id, %destination, said, "an erasure was refused");
+            (Some(Side::Failed), Some(said))
+        }
+        Outcome::Later(said) => {
+            tracing::warn!(erasure = erasure.id, %destination, said, "an erasure waits");
+            (None, Some(said))
+        }
+        Outcome::Gone(_) => (None, None),
+    };
+    if let Some(side) = side {
+        *erasure.side_mut(destination) = side;
+    }
+    if said.is_some() {
+        match destination {
+            Destination::Mixpanel => erasure.mixpanel_said = said,
+            Destination::Brevo => erasure.brevo_said = said,
+        }
+    }
+}
+
+fn mark(id: &str, now: UnixMillis) -> Record {
+    Record {
+        kind: Kind::Profile,
+        origin: Origin::Erasure,
+        destinations: Destinations::NONE,
+        project: Project::Ours,
+        received_at: now,
+        body: format!("{{\"erasure\":\"{id}\"}}").into(),
+    }
+}
+
+/// Ids without the prefix that devices have as people, each with what it stands for.
+fn normal<'a>(ids: impl Iterator<Item = (&'a str, usize)>) -> HashMap<String, usize> {
+    ids.map(|(id, at)| (bare(id).to_owned(), at)).collect()
+}
+
+fn bare(id: &str) -> &str {
+    id.strip_prefix("$device:").unwrap_or(id)
+}
+
+fn whose(ids: &HashMap<String, usize>, kind: Kind, body: &[u8]) -> Option<usize> {
+    keys::people(kind, body).iter().find_map(|id| ids.get(bare(id)).copied())
+}
+
+/// What to delete at Brevo: the contacts that it has confirmed, and whoever goes by one of the ids there.
+fn contacts<'a>(ids: &[String], people: impl Iterator<Item = (&'a str, &'a Person)>) -> Vec<ContactToGo> {
+    let mut contacts: BTreeMap<&str, ContactToGo> = BTreeMap::new();
+    for id in ids {
+        contacts.insert(id, ContactToGo { ext_id: Some(id.clone()), ..ContactToGo::default() });
+    }
+    for (id, person) in people {
+        let Some(contact) = contacts.get_mut(id) else { continue };
+        if let Contact::Known { email, contact_id, phone, known_as, .. } = &person.contact {
+            (contact.id, contact.email, contact.phone) = (*contact_id, email.clone(), phone.clone());
+            contact.ext_id = known_as.as_ref().map(|id| id.to_string()).or_else(|| contact.ext_id.take());
+        }
+    }
+    contacts.into_values().collect()
+}

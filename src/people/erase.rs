@@ -1,0 +1,118 @@
+//! Everything of one person in the state's tables: found, shown, taken away (CORE 12).
+//!
+//! Only while the leg stands back: it would write back what it holds in memory.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use serde_json::Value;
+
+use super::person::Person;
+use super::roster::PersonId;
+use super::shelf::{self, Parked};
+use crate::record::Position;
+use crate::store::{State, StoreError, Table, WriteBatch};
+
+/// Shelf rows looked at by one read.
+const ROWS: usize = 500;
+
+/// Tables with one row for each person, under the person's id.
+const TABLES: [Table; 3] = [Table::People, Table::Debts, Table::Bases];
+
+/// What was taken away.
+#[derive(Debug, Default)]
+pub struct Taken {
+    pub people: Vec<(PersonId, Person)>,
+    /// Records that were folded and not yet told to Brevo.
+    pub owed: u64,
+    /// Records that waited on shelves.
+    pub parked: u64,
+}
+
+/// `ids` with every id that is known to be the same person's.
+pub async fn cluster(state: &Arc<dyn State>, ids: &[String]) -> Result<Vec<String>, StoreError> {
+    let mut found: BTreeSet<PersonId> = ids.iter().map(|id| PersonId::from(id.as_str())).collect();
+    let mut ahead: Vec<PersonId> = found.iter().cloned().collect();
+    // A device may have been named without the prefix that it has as a person.
+    ahead.extend(ids.iter().filter(|id| !id.starts_with("$device:")).map(|id| format!("$device:{id}").into()));
+    while !ahead.is_empty() {
+        let people = people(state, &ahead).await?;
+        let mut next = Vec::new();
+        for (id, person) in people {
+            let links = &person.links;
+            let others = links.forward().into_iter().chain(links.merged()).chain(links.joining());
+            next.extend(others.filter(|other| found.insert((*other).clone())).cloned());
+            found.insert(id);
+        }
+        ahead = next;
+    }
+    Ok(found.into_iter().map(|id| id.to_string()).collect())
+}
+
+/// Those of `ids` of whom there is a row.
+pub async fn people(state: &Arc<dyn State>, ids: &[PersonId]) -> Result<Vec<(PersonId, Person)>, StoreError> {
+    let rows = rows(state, Table::People, ids).await?;
+    let person = |(id, row): (&PersonId, Option<Bytes>)| {
+        row.map(|row| {
+            let person = serde_json::from_slice(&row).map_err(|e| StoreError::Corrupt(format!("person: {e}")))?;
+            Ok((id.clone(), person))
+        })
+    };
+    ids.iter().zip(rows).filter_map(person).collect()
+}
+
+async fn rows(state: &Arc<dyn State>, table: Table, ids: &[PersonId]) -> Result<Vec<Option<Bytes>>, StoreError> {
+    state.get(table, ids.iter().map(|id| id.as_bytes().to_vec()).collect()).await
+}
+
+/// Adds to `batch` what takes everything of `ids` away; the caller counts the records among it as skipped.
+pub async fn take(state: &Arc<dyn State>, ids: &[String], batch: &mut WriteBatch) -> Result<Taken, StoreError> {
+    let ids: Vec<PersonId> = ids.iter().map(|id| PersonId::from(id.as_str())).collect();
+    let mut taken = Taken { people: people(state, &ids).await?, ..Taken::default() };
+    for table in [Table::Debts, Table::Bases] {
+        for row in rows(state, table, &ids).await?.into_iter().flatten() {
+            taken.owed += counted(table, &row)?;
+        }
+    }
+    for id in &ids {
+        for table in TABLES {
+            batch.delete(table, id.as_bytes());
+        }
+        let mut after = None;
+        loop {
+            let rows = shelf::of_person(state, id, after, ROWS).await?;
+            let Some(last) = rows.last() else { break };
+            after = Some(last.position);
+            taken.parked += rows.len() as u64;
+            for row in &rows {
+                shelf::remove(id, row.position, batch);
+            }
+        }
+    }
+    Ok(taken)
+}
+
+/// How many records a row stands for.
+fn counted(table: Table, row: &[u8]) -> Result<u64, StoreError> {
+    let row: Value =
+        serde_json::from_slice(row).map_err(|e| StoreError::Corrupt(format!("a row of {}: {e}", table.name())))?;
+    let listed = row["listed"]["records"].as_u64().unwrap_or(0);
+    Ok(row["records"].as_u64().unwrap_or(0) + listed)
+}
+
+/// What is held of one id, as the tables hold it: `(table, row)`.
+pub async fn held(state: &Arc<dyn State>, id: &str) -> Result<Vec<(Table, Value)>, StoreError> {
+    let mut held = Vec::new();
+    for table in TABLES {
+        let row = rows(state, table, &[PersonId::from(id)]).await?.into_iter().flatten().next();
+        held.extend(row.map(|row| (table, serde_json::from_slice(&row).unwrap_or(Value::Null))));
+    }
+    Ok(held)
+}
+
+/// Up to `limit` records on the shelf of `id`.
+pub async fn on_shelf(state: &Arc<dyn State>, id: &str, limit: usize) -> Result<Vec<(Position, Parked)>, StoreError> {
+    let rows = shelf::of_person(state, id, None, limit).await?;
+    Ok(rows.into_iter().map(|row| (row.position, row)).collect())
+}
