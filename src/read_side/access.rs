@@ -12,8 +12,8 @@ use http::header::AUTHORIZATION;
 use http::{HeaderMap, HeaderValue};
 use serde::Deserialize;
 use serde::de::IgnoredAny;
+use sha2::{Digest as _, Sha256};
 use tokio::time::Instant;
-use xxhash_rust::xxh3::xxh3_128;
 
 use super::upstream::{Failure, Upstream};
 use crate::clock::UnixMillis;
@@ -31,8 +31,8 @@ const MAX_PAGE: usize = 4 << 20;
 #[derive(Clone, Debug)]
 pub struct Credentials {
     pub authorization: HeaderValue,
-    /// Answers are kept apart by this: zero is the relay's own account.
-    pub scope: u128,
+    /// Answers are kept apart by this: noughts for the relay's own account, else the token's hash.
+    pub scope: [u8; 32],
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -60,7 +60,7 @@ pub struct Access {
     project_id: Option<String>,
     own: Option<HeaderValue>,
     pass_through: bool,
-    tokens: Mutex<HashMap<u128, (Instant, bool)>>,
+    tokens: Mutex<HashMap<[u8; 32], (Instant, bool)>>,
 }
 
 impl Access {
@@ -112,7 +112,7 @@ impl Access {
             self.refuse_other_project(asked)?;
         }
         let authorization = self.own.clone().ok_or(AccessError::NoCredentials)?;
-        Ok(Credentials { authorization, scope: 0 })
+        Ok(Credentials { authorization, scope: [0; 32] })
     }
 
     fn refuse_other_project(&self, asked: Option<&str>) -> Result<(), AccessError> {
@@ -124,8 +124,8 @@ impl Access {
 
     /// Asks the account's own page, which costs no query (contract §11), whether the token knows this project.
     async fn prove(&self, token: HeaderValue, upstream: &Upstream) -> Result<Credentials, AccessError> {
-        let scope = xxh3_128(token.as_bytes());
-        let good = match self.remembered(scope) {
+        let hash: [u8; 32] = Sha256::digest(token.as_bytes()).into();
+        let good = match self.remembered(hash) {
             Some(good) => good,
             None => {
                 let page = upstream.account_page(token.clone(), MAX_PAGE).await;
@@ -134,19 +134,19 @@ impl Access {
                     Ok(None) => false,
                     Err(Failure::NoAnswer | Failure::Broken | Failure::TooLong) => return Err(AccessError::NoAnswer),
                 };
-                self.remember(scope, good);
+                self.remember(hash, good);
                 good
             }
         };
-        if good { Ok(Credentials { authorization: token, scope }) } else { Err(AccessError::Unauthorized) }
+        if good { Ok(Credentials { authorization: token, scope: hash }) } else { Err(AccessError::Unauthorized) }
     }
 
-    fn remembered(&self, scope: u128) -> Option<bool> {
+    fn remembered(&self, hash: [u8; 32]) -> Option<bool> {
         let tokens = self.tokens.lock().unwrap_or_else(PoisonError::into_inner);
-        tokens.get(&scope).filter(|(at, good)| at.elapsed() < valid_for(*good)).map(|(_, good)| *good)
+        tokens.get(&hash).filter(|(at, good)| at.elapsed() < valid_for(*good)).map(|(_, good)| *good)
     }
 
-    fn remember(&self, scope: u128, good: bool) {
+    fn remember(&self, hash: [u8; 32], good: bool) {
         let mut tokens = self.tokens.lock().unwrap_or_else(PoisonError::into_inner);
         if tokens.len() >= MAX_TOKENS {
             tokens.retain(|_, (at, good)| at.elapsed() < valid_for(*good));
@@ -156,7 +156,7 @@ impl Access {
             tokens.retain(|_, (_, good)| *good);
         }
         if tokens.len() < MAX_TOKENS {
-            tokens.insert(scope, (Instant::now(), good));
+            tokens.insert(hash, (Instant::now(), good));
         }
     }
 }
@@ -187,7 +187,67 @@ fn knows_project(page: &[u8], project_id: Option<&str>) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use base64::Engine as _;
+    use base64::engine::general_purpose::STANDARD as BASE64;
+    use hmac::{Hmac, KeyInit as _, Mac as _};
+
     use super::*;
+    use crate::config;
+    use crate::mixpanel::validate::Tokens;
+
+    const CONFIG: &str = r#"
+connectors: { mixpanel: { project_token: "tok", service_account: { username: "sa", secret: "s" }, project_id: "12345" } }
+auth: { api_keys: ["key-1"], signing_secrets: ["whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"] }
+"#;
+    const NOW: UnixMillis = UnixMillis(1_750_000_000_000);
+
+    fn access() -> (Access, Upstream) {
+        // A second installation is refused, and the first serves as well.
+        drop(rustls::crypto::ring::default_provider().install_default());
+        let config = config::parse(CONFIG, "test.yaml", &|_| None).unwrap().config;
+        let keys = Keys::new(&config, Tokens::new(config.mixpanel.project_tokens.clone(), Vec::new()));
+        let own = Some(HeaderValue::from_static("Basic b3du"));
+        let access = Access::new(keys, own, config.mixpanel.project_id.clone(), false);
+        (access, Upstream::new(config.mixpanel.endpoints).unwrap())
+    }
+
+    async fn admitted(headers: &[(&'static str, String)], body: &[u8], access: &Access, upstream: &Upstream) -> bool {
+        let headers = headers.iter().map(|(name, value)| (name.parse().unwrap(), value.parse().unwrap())).collect();
+        let Ok(mut caller) = access.caller(&headers) else { return false };
+        if let Caller::Signed(verifier) = &mut caller {
+            verifier.update(body);
+        }
+        let credentials = access.admit(caller, None, upstream, NOW).await;
+        credentials.is_ok_and(|credentials| credentials.authorization == "Basic b3du" && credentials.scope == [0; 32])
+    }
+
+    #[tokio::test]
+    async fn a_signature_opens_the_door_once() {
+        let (access, upstream) = access();
+        let body = b"script=x";
+        let secret = BASE64.decode("MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw").unwrap();
+        let mut mac = Hmac::<Sha256>::new_from_slice(&secret).unwrap();
+        mac.update(b"msg_1.1750000000.");
+        mac.update(body);
+        let signature = format!("v1,{}", BASE64.encode(mac.finalize().into_bytes()));
+        let signed = [
+            ("webhook-id", "msg_1".to_owned()),
+            ("webhook-timestamp", "1750000000".to_owned()),
+            ("webhook-signature", signature),
+        ];
+        assert!(!admitted(&signed, b"script=y", &access, &upstream).await, "another body");
+        assert!(admitted(&signed, body, &access, &upstream).await);
+        assert!(!admitted(&signed, body, &access, &upstream).await, "replayed");
+    }
+
+    #[tokio::test]
+    async fn a_project_token_opens_nothing() {
+        let (access, upstream) = access();
+        let basic = |text: &str| [("authorization", format!("Basic {}", BASE64.encode(text)))];
+        for (text, opens) in [("sa:s", true), ("key-1:", true), ("key-1", true), ("tok:", false), ("sa:x", false)] {
+            assert_eq!(admitted(&basic(text), b"", &access, &upstream).await, opens, "{text}");
+        }
+    }
 
     #[test]
     fn only_a_token_of_this_project_is_good() {

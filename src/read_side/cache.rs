@@ -15,9 +15,10 @@ const MAX_BYTES: usize = 24 << 20;
 /// What an entry takes beside its body, roughly.
 const OVERHEAD: usize = 512;
 
-/// Hash of everything that an answer depends on: method, path, parameters, and whose credentials asked.
+/// Hash of everything that an answer depends on: method, path, parameters, and whose credentials asked. A cryptographic
+/// one, or a caller could make a question that meets somebody else's answer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub struct Key(pub u128);
+pub struct Key(pub [u8; 32]);
 
 /// A whole answer of the vendor.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -87,6 +88,10 @@ impl Cache {
 mod tests {
     use super::*;
 
+    fn key(n: u8) -> Key {
+        Key([n; 32])
+    }
+
     const KEEP: Duration = Duration::from_secs(60);
 
     fn answer(length: usize) -> Arc<Whole> {
@@ -97,31 +102,31 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn answers_grow_old() {
         let (mut cache, start) = (Cache::default(), Instant::now());
-        cache.put(Key(1), answer(10), KEEP, start);
-        cache.put(Key(2), answer(10), Duration::ZERO, start);
+        cache.put(key(1), answer(10), KEEP, start);
+        cache.put(key(2), answer(10), Duration::ZERO, start);
         let at = |seconds| start + Duration::from_secs(seconds);
-        let (_, age, keep) = cache.get(Key(1), None, at(20)).unwrap();
+        let (_, age, keep) = cache.get(key(1), None, at(20)).unwrap();
         assert_eq!((age, keep), (Duration::from_secs(20), KEEP));
-        assert!(cache.get(Key(1), Some(Duration::from_secs(20)), at(20)).is_none());
-        assert!(cache.get(Key(1), Some(Duration::ZERO), at(0)).is_none());
-        assert!(cache.get(Key(1), None, at(60)).is_none());
-        assert!(cache.get(Key(2), None, start).is_none(), "never kept");
+        assert!(cache.get(key(1), Some(Duration::from_secs(20)), at(20)).is_none());
+        assert!(cache.get(key(1), Some(Duration::ZERO), at(0)).is_none());
+        assert!(cache.get(key(1), None, at(60)).is_none());
+        assert!(cache.get(key(2), None, start).is_none(), "never kept");
     }
 
     #[tokio::test(start_paused = true)]
     async fn the_oldest_make_room() {
         let (mut cache, start) = (Cache::default(), Instant::now());
         for n in 0..100 {
-            cache.put(Key(n), answer(1 << 20), KEEP, start);
+            cache.put(key(n), answer(1 << 20), KEEP, start);
             assert!(cache.bytes <= MAX_BYTES);
         }
-        assert!(cache.get(Key(0), None, start).is_none());
-        assert!(cache.get(Key(99), None, start).is_some());
+        assert!(cache.get(key(0), None, start).is_none());
+        assert!(cache.get(key(99), None, start).is_some());
         // Asked again and again: one entry, and the queue of it does not grow for ever.
         for _ in 0..1000 {
-            cache.put(Key(99), answer(5), KEEP, start);
+            cache.put(key(99), answer(5), KEEP, start);
         }
-        cache.put(Key(100), answer(5), KEEP, start + KEEP);
+        cache.put(key(100), answer(5), KEEP, start + KEEP);
         assert_eq!((cache.entries.len(), cache.order.len()), (1, 1));
         assert_eq!(cache.bytes, 5 + OVERHEAD);
     }

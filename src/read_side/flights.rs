@@ -117,14 +117,14 @@ mod tests {
     use super::*;
 
     fn lead(flights: &Flights) -> Flight {
-        match flights.join(Key(1)) {
+        match flights.join(Key([1; 32])) {
             Turn::Lead(flight) => flight,
             Turn::Follow(_) => panic!("somebody leads already"),
         }
     }
 
     fn follow(flights: &Flights) -> Follower {
-        match flights.join(Key(1)) {
+        match flights.join(Key([1; 32])) {
             Turn::Follow(follower) => follower,
             Turn::Lead(_) => panic!("nobody leads"),
         }

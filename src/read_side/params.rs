@@ -1,7 +1,7 @@
 //! The parameters of a question, pure: what goes to the vendor, and what makes two questions the same.
 
 use bytes::Bytes;
-use xxhash_rust::xxh3::Xxh3;
+use sha2::{Digest as _, Sha256};
 
 /// Credentials of old clients (contract §2): the relay sends its own, and one of these beside them would confuse.
 const CREDENTIALS: [&str; 4] = ["api_key", "api_secret", "sig", "expire"];
@@ -72,7 +72,7 @@ impl Params {
     }
 
     /// Adds to `hash` what makes the question: parameters in any order and place are the same question.
-    pub fn hash(&self, hash: &mut Xxh3) {
+    pub fn hash(&self, hash: &mut Sha256) {
         let form = match &self.body {
             Body::Form(pairs) => pairs.as_slice(),
             Body::Raw(_) => &[],
@@ -81,7 +81,7 @@ impl Params {
         all.sort();
         let mut add = |text: &[u8]| {
             // Lengths go first, or `a=b&c` and `a=b&c` as one value would be the same.
-            hash.update(&(text.len() as u64).to_le_bytes());
+            hash.update((text.len() as u64).to_le_bytes());
             hash.update(text);
         };
         for (key, value) in all {
@@ -105,10 +105,10 @@ mod tests {
 
     const FORM: Option<&str> = Some("application/x-www-form-urlencoded; charset=utf-8");
 
-    fn key(query: &str, content_type: Option<&str>, body: &'static str) -> u128 {
-        let mut hash = Xxh3::new();
+    fn key(query: &str, content_type: Option<&str>, body: &'static str) -> [u8; 32] {
+        let mut hash = Sha256::new();
         Params::read(query, content_type, Bytes::from_static(body.as_bytes())).hash(&mut hash);
-        hash.digest128()
+        hash.finalize().into()
     }
 
     #[test]

@@ -8,9 +8,9 @@ use bytes::Bytes;
 use futures_util::stream;
 use http::header::CONTENT_TYPE;
 use http::{HeaderValue, Method, Response, StatusCode, request};
+use sha2::{Digest as _, Sha256};
 use tokio::sync::oneshot;
 use tokio::time::Instant;
-use xxhash_rust::xxh3::Xxh3;
 
 use super::access::Credentials;
 use super::answers::{self, Freshness, Refusal};
@@ -88,10 +88,12 @@ impl ReadSide {
             true => Some(HeaderValue::from_static("application/x-www-form-urlencoded")),
             false => head.headers.get(CONTENT_TYPE).cloned(),
         };
-        let mut hash = Xxh3::new();
-        hash.update(head.method.as_str().as_bytes());
-        hash.update(asked.path.as_bytes());
-        hash.update(&credentials.scope.to_le_bytes());
+        let mut hash = Sha256::new();
+        // Neither a method nor a path can hold a nought, and a scope has its length.
+        for part in [head.method.as_str().as_bytes(), asked.path.as_bytes(), &credentials.scope[..]] {
+            hash.update(part);
+            hash.update([0]);
+        }
         params.hash(&mut hash);
         let outgoing = Outgoing {
             method: head.method,
@@ -104,7 +106,7 @@ impl ReadSide {
         };
         let csv = params.get("format").is_some_and(|format| format != "json");
         let wishes = Wishes::of(&head.headers);
-        Ok(Question { endpoint: asked.endpoint, outgoing, credentials, csv, key: Key(hash.digest128()), wishes })
+        Ok(Question { endpoint: asked.endpoint, outgoing, credentials, csv, key: Key(hash.finalize().into()), wishes })
     }
 
     /// Reads the body and opens the door: what is asked, and with whose credentials.
