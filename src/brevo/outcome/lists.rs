@@ -28,7 +28,8 @@ pub fn list_change(answer: &VendorAnswer) -> ListOutcome {
             Ok(ListChanged::Wrapped { contacts } | ListChanged::Bare(contacts)) => changed(contacts),
             Err(_) => ListOutcome::Invalid(refusal),
         },
-        404 => ListOutcome::UnknownList,
+        // Without Brevo's own words it is the way there that was not found.
+        404 if !refusal.code.is_empty() => ListOutcome::UnknownList,
         // Its code is that of any other invalid parameter: only the text says it.
         400 if says_nobody_changed(&refusal.message) => ListOutcome::NothingChanged,
         _ => ListOutcome::Invalid(refusal),

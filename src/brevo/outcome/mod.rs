@@ -189,5 +189,11 @@ pub(in crate::brevo) fn is_misrouted(answer: &VendorAnswer) -> bool {
     matches!(answer.status.as_u16(), 404 | 405 | 406 | 410 | 415)
 }
 
+/// Whether a 404 has none of Brevo's own words: then it is the way there that was not found, and says nothing of the
+/// contact.
+pub fn lost_its_way(answer: &VendorAnswer) -> bool {
+    answer.status == http::StatusCode::NOT_FOUND && Refusal::read(answer).code.is_empty()
+}
+
 #[cfg(test)]
 mod tests;

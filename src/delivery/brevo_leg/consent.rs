@@ -125,9 +125,9 @@ impl BrevoLeg {
         // While somebody is being joined, what is theirs comes to this shelf, and nothing leaves it.
         let joining = self.is_joining(id) || self.roster.is_forward(id);
         let shelf_empty = self.roster.get(id).is_none_or(|resident| resident.person.shelf.is_empty());
-        let durable_page = self.durable_page;
+        let (durable_page, in_pilot) = (self.durable_page, self.is_in_pilot(id));
         let queue = self.queue(id);
-        if withdrawal && !joining && !queue.paying && !queue.listed_to_pay && queue.too_early == 0 {
+        if withdrawal && in_pilot && !joining && !queue.paying && !queue.listed_to_pay && queue.too_early == 0 {
             queue.listed_to_pay = true;
             self.to_pay.push_front(id.clone());
         }
@@ -153,15 +153,20 @@ impl BrevoLeg {
 
     /// A person in line to be paid does not agree: Brevo is told, where it is to be.
     pub(super) fn start_withdrawal(&mut self, id: &PersonId) {
-        self.queue(id).listed_to_pay = false;
-        let Some(resident) = self.roster.get(id) else { return };
-        if !resident.person.consent.withdrawal {
-            return self.refuse(id);
-        }
+        let owed = self.roster.get(id).filter(|resident| resident.person.consent.withdrawal);
+        let (Some(resident), Some(vendor), true) = (owed, &self.parts.vendor, self.is_in_pilot(id)) else {
+            self.queue(id).leave_line();
+            self.refuse(id);
+            // A merged id has nothing left now that it would pay for itself.
+            if self.roster.is_forward(id) {
+                self.list_to_join(id);
+            }
+            return;
+        };
         let withdrawal = Withdrawal { person: resident.person.clone(), how: self.parts.settings.on_consent_withdrawn };
-        let Some(vendor) = &self.parts.vendor else { return };
         let writer = Writer { calls: vendor.calls.clone(), stack: vendor.stack.clone(), clearing: self.clearing };
         self.begin_payment(id);
+        self.queue(id).withdrawing = true;
         self.payments_under_way += 1;
         let id = id.clone();
         self.spawn(Box::pin(async move {

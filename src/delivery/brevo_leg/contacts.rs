@@ -142,6 +142,9 @@ impl Writer {
     /// The contact, or how the payment ends without an answer to that.
     pub(super) async fn find(&self, at: ContactRef<'_>) -> Result<Result<Option<BrevoContact>, Payment>, LegError> {
         let answer = self.call(self.calls.contact(at)).await?;
+        if outcome::lost_its_way(&answer) {
+            return Ok(Err(Payment::TooEarly));
+        }
         Ok(match outcome::contact(&answer) {
             Ok(contact) => Ok(contact),
             Err(outcome::ReadError::Refused(Refusal { status: 409 | 425, .. }) | outcome::ReadError::Unreadable(_)) => {

@@ -11,7 +11,7 @@ use super::{BrevoLeg, Done};
 use crate::brevo::calls::Calls;
 use crate::brevo::identifiers::{ContactRef, Email, ListId, Membership};
 use crate::brevo::limits::MAX_LIST_CHANGE;
-use crate::brevo::outcome::{self, ListOutcome, UpdateOutcome};
+use crate::brevo::outcome::{self, ListOutcome, ReadError, Refusal, UpdateOutcome};
 use crate::brevo::wire::{ContactUpdate, ListMembers};
 use crate::delivery::LegError;
 use crate::people::person::Contact;
@@ -123,7 +123,7 @@ impl BrevoLeg {
     }
 
     fn member(&self, id: &PersonId, list: ListId, membership: Membership) -> Option<Member> {
-        let person = &self.roster.get(id)?.person;
+        let person = &self.roster.get(id).filter(|_| self.is_in_pilot(id))?.person;
         let confirmed = person.lists.is_confirmed(list, membership);
         person.lists.wants(list, membership).then(|| Member {
             id: id.clone(),
@@ -178,7 +178,11 @@ impl BrevoLeg {
             let id = &member.id;
             self.queue(id).listing = false;
             match listed {
-                Listed::Gone if self.roster.edit(id).person.addressable() => {
+                // Once: whom Brevo does not know right after it has taken the contact, it does not know by this identifier.
+                Listed::Gone
+                    if self.roster.edit(id).person.addressable()
+                        && !std::mem::replace(&mut self.queue(id).anew_for_list, true) =>
+                {
                     tracing::warn!("a contact is not at Brevo any more, and is written anew before it joins a list");
                     self.roster.edit(id).person.contact = Contact::Unknown;
                     self.change_lists(id, |lists| lists.forget_confirmed());
@@ -202,6 +206,7 @@ impl BrevoLeg {
     }
 
     fn listing_settled(&mut self, id: &PersonId, call: &ListCall, made: bool) {
+        self.queue(id).anew_for_list = false;
         let records = self.change_lists(id, |lists| lists.settle(call.list, call.membership, made));
         self.owed = self.owed.saturating_sub(records);
         self.parts.books.tally_mut().delivered.add(Kind::Event, records);
@@ -239,9 +244,8 @@ impl Lister {
             ListOutcome::UnknownList => {
                 Ok(vec![Listed::Refused(format!("the account has no list {}", call.list.0)); people.len()])
             }
-            // Smaller calls will tell who it is that Brevo does not like.
-            ListOutcome::Invalid(_) if people.len() > 1 => self.one_by_one(call).await,
-            ListOutcome::Invalid(refusal) => Ok(vec![Listed::Refused(refusal.to_string())]),
+            // Smaller calls will tell who it is that Brevo does not like, or who is busy.
+            ListOutcome::Invalid(_) => self.one_by_one(call).await,
         }
     }
 
@@ -264,6 +268,10 @@ impl Lister {
             }
             Ok(Some(_)) => Listed::Refused("Brevo says that nothing changed, and it is not so".to_owned()),
             Ok(None) => Listed::Gone,
+            Err(ReadError::Refused(Refusal { status: 409 | 425, .. })) => {
+                tokio::time::sleep(BUSY).await;
+                Listed::Later
+            }
             Err(error) => Listed::Refused(error.to_string()),
         })
     }

@@ -73,7 +73,11 @@ impl BrevoLeg {
     pub(super) fn pays_for_itself(&self, id: &PersonId) -> bool {
         let owes = |resident: &Resident| resident.debt.is_some() && resident.person.addressable();
         let simplified = self.parts.settings.identity == IdentityMode::Simplified;
-        simplified && self.sends() && self.roster.is_forward(id) && self.roster.get(id).is_some_and(owes)
+        simplified
+            && self.sends()
+            && self.is_in_pilot(id)
+            && self.roster.is_forward(id)
+            && self.roster.get(id).is_some_and(owes)
     }
 
     /// Lists a merged id to be looked at, once the handling of whatever has changed is done.
@@ -115,7 +119,12 @@ impl BrevoLeg {
             return self.forget_idle(from);
         }
         self.queue(from).merging = true;
-        if !self.queue(from).calls_are_back() || self.queue(&into).paying || self.held.contains(from) {
+        // A reading of the survivor's shelf that has begun does not see what is put there now, and passes it.
+        let survivor_is_back = {
+            let queue = self.queue(&into);
+            !queue.paying && queue.release != Release::Reading
+        };
+        if !self.queue(from).calls_are_back() || !survivor_is_back || self.held.contains(from) {
             return;
         }
         if self.pays_for_itself(from) {
@@ -218,6 +227,11 @@ impl BrevoLeg {
         let queue = self.queue(into);
         queue.released_through = None;
         queue.shelved_page = page;
+        // In line by an older page, the reading would come before the moved rows are in the store, and pass them.
+        if queue.release == Release::Wanted {
+            queue.release = Release::Idle;
+            self.releases.retain(|(_, id)| id != into);
+        }
         self.advance(into);
     }
 

@@ -80,7 +80,7 @@ impl BrevoLeg {
                     self.to_pay.push_front(id);
                     return self.create_missing(missing);
                 }
-                None => self.queue(&id).listed_to_pay = false,
+                None => self.queue(&id).leave_line(),
             }
         }
     }
@@ -88,7 +88,8 @@ impl BrevoLeg {
     fn compose_for(&self, id: &PersonId) -> Option<Composed> {
         let resident = self.roster.get(id)?;
         let merging = self.roster.is_forward(id) || self.is_joining(id);
-        if !resident.person.addressable() || self.withheld(id) || (merging && !self.pays_for_itself(id)) {
+        let held = self.withheld(id) || !self.is_in_pilot(id) || (merging && !self.pays_for_itself(id));
+        if !resident.person.addressable() || held {
             return None;
         }
         let debt = resident.debt.clone().unwrap_or_else(Debt::nothing);
@@ -200,6 +201,8 @@ impl BrevoLeg {
                 let wait = BUSY.saturating_mul(1 << (tries - 1).min(6)).min(Duration::from_secs(60));
                 self.later.push(Reverse((Instant::now() + wait, id.clone())));
                 self.shelve_events(id);
+                // Somebody may wait for this call in order to be joined.
+                self.advance(id);
             }
             Payment::Misrouted(refusal) => {
                 self.misrouted_payments = self.misrouted_payments.saturating_add(1);
@@ -217,7 +220,10 @@ impl BrevoLeg {
             }
             Payment::Withdrawn(how) => self.withdrawn(id, how),
             Payment::Refused(refusal) => {
-                self.withdrawal_refused(id, &refusal);
+                // Another write that is refused says nothing of a withdrawal that waits behind it.
+                if self.queue(id).withdrawing {
+                    self.withdrawal_refused(id, &refusal);
+                }
                 self.bury_debt(id, &refusal)?;
             }
         }

@@ -55,6 +55,8 @@ pub struct PersonQueue {
     pub in_call: bool,
     /// A contact write is under way.
     pub paying: bool,
+    /// The contact write under way carries out a withdrawal of consent.
+    pub withdrawing: bool,
     /// Stands in the list of people to be paid.
     pub listed_to_pay: bool,
     /// Stands in the list of people with events to send.
@@ -63,6 +65,8 @@ pub struct PersonQueue {
     pub listed_to_list: bool,
     /// A change of one of the person's lists is under way.
     pub listing: bool,
+    /// The contact has been written anew because a list change did not find it.
+    pub anew_for_list: bool,
     pub release: Release,
     /// The last position that came off the shelf into `events`: rows up to here may still be read back.
     pub released_through: Option<Position>,
@@ -96,11 +100,19 @@ impl PersonQueue {
 
     pub fn end_payment(&mut self, paid: bool) {
         self.paying = false;
+        self.withdrawing = false;
         self.importing = false;
         self.too_early = 0;
         if paid {
             self.paid = self.payments;
         }
+    }
+
+    /// Taken out of the line of people to be paid, and not paid. Whatever makes it possible later lists them again; for a
+    /// contact that was busy no timer runs any more.
+    pub fn leave_line(&mut self) {
+        self.listed_to_pay = false;
+        self.too_early = 0;
     }
 
     /// The payment found the contact busy; returns how often in a row that has been so.

@@ -173,12 +173,29 @@ impl BrevoLeg {
         }
         if !in_pilot(mode, &self.parts.settings.pilot_emails, &resident.person) {
             self.parts.books.skip(item.ticket, SkipRule::NotInPilot);
-            // What stands on the shelf is settled likewise.
-            return self.advance(&id);
+            return self.leave_pilot(&id);
         }
         self.parts.books.hand_over(item.ticket);
         self.owe_folded(&id, item.position, item.record.received_at, folded);
         self.advance(&id);
+    }
+
+    /// A person whom the pilot is not about, any more: what waits is settled likewise, what stands on the shelf included.
+    fn leave_pilot(&mut self, id: &PersonId) {
+        if let Some(debt) = self.take_debt(id) {
+            self.parts.books.tally_mut().skip(SkipRule::NotInPilot, debt.records);
+        }
+        let waiting: Vec<_> = self.queue(id).events.drain(..).collect();
+        for event in waiting {
+            self.settle_event_skipped(id, &event, SkipRule::NotInPilot);
+        }
+        self.advance(id);
+    }
+
+    /// Whether the mode lets Brevo have this person. What they were owed before the mode was changed stays owed.
+    pub(super) fn is_in_pilot(&self, id: &PersonId) -> bool {
+        let (mode, pilots) = (self.parts.settings.mode, &self.parts.settings.pilot_emails);
+        self.roster.get(id).is_some_and(|resident| in_pilot(mode, pilots, &resident.person))
     }
 
     /// What a record owes as far as its values are known; as for the rest, it waits.
@@ -288,9 +305,14 @@ impl BrevoLeg {
         if self.withheld(id) {
             return self.refuse(id);
         }
+        // Agreed, by what another id of theirs has brought along, or because nobody is asked any more.
+        if self.roster.get(id).is_some_and(|resident| resident.person.consent.withheld) {
+            self.roster.edit(id).person.consent.withheld = false;
+        }
+        let in_pilot = self.is_in_pilot(id);
         let Some(resident) = self.roster.get(id) else { return };
         let queue = self.queues.entry(id.clone()).or_default();
-        let owes_lists = resident.person.lists.owes();
+        let owes_lists = resident.person.lists.owes() && in_pilot;
         let contact_missing = resident.person.contact == Contact::Unknown && (!queue.events.is_empty() || owes_lists);
         let due = (resident.debt.is_some() || contact_missing) && resident.person.addressable();
         if due && joining.is_empty() {

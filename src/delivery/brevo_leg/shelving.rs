@@ -228,7 +228,10 @@ impl BrevoLeg {
             }
             // Off the shelf already, or on its way off: the release settles it.
             let releasing = self.queues.get(&id).is_some_and(|queue| {
-                queue.release == Release::Reading || queue.released_through.is_some_and(|last| last >= row.position)
+                // After a merge what is in line or in a call is told by nothing but itself.
+                let in_line = queue.in_call || queue.events.iter().any(|event| event.position == row.position);
+                let released = queue.released_through.is_some_and(|last| last >= row.position);
+                queue.release == Release::Reading || released || in_line
             });
             if releasing || self.unshelved.contains_key(&row.position) {
                 continue;

@@ -28,7 +28,8 @@ pub enum Withdrawn {
 }
 
 impl Writer {
-    /// Carries a withdrawal out. A contact that Brevo does not have needs nothing done.
+    /// Carries a withdrawal out. A contact that Brevo does not have needs nothing done; only Brevo's own word counts for
+    /// that, and without it the same is tried again.
     pub(super) async fn withdraw(&self, id: &str, withdrawal: &Withdrawal) -> Result<Payment, LegError> {
         let person = &withdrawal.person;
         // A contact of before this relay is known by its address alone.
@@ -64,6 +65,9 @@ impl Writer {
 
     async fn change(&self, at: ContactRef<'_>, update: &ContactUpdate) -> Result<Payment, LegError> {
         let answer = self.stack.clone().oneshot(self.calls.update_contact(at, update)).await?;
+        if outcome::lost_its_way(&answer) {
+            return Ok(Payment::TooEarly);
+        }
         Ok(match outcome::update(&answer) {
             UpdateOutcome::Updated => Payment::Withdrawn(Withdrawn::Kept),
             UpdateOutcome::NotFound => Payment::Withdrawn(Withdrawn::NoContact),
@@ -74,6 +78,9 @@ impl Writer {
 
     async fn delete(&self, at: ContactRef<'_>) -> Result<Payment, LegError> {
         let answer = self.stack.clone().oneshot(self.calls.delete_contact(at)).await?;
+        if outcome::lost_its_way(&answer) {
+            return Ok(Payment::TooEarly);
+        }
         Ok(match outcome::update(&answer) {
             UpdateOutcome::Updated | UpdateOutcome::NotFound => Payment::Withdrawn(Withdrawn::Deleted),
             UpdateOutcome::TooEarly => Payment::TooEarly,

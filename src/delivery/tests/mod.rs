@@ -8,6 +8,7 @@ mod contacts;
 mod core;
 mod groups;
 mod identity;
+mod interleavings;
 mod lists;
 mod mixpanel_answers;
 mod random;

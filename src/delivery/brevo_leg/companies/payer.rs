@@ -298,7 +298,13 @@ impl Payer {
                 End::Done { maybe_twice: answer.doubtful > 0 }
             }
             CreateOutcome::Invalid(refusal) => End::Refused(refusal),
-            CreateOutcome::Misrouted(refusal) => End::Misrouted(refusal),
+            CreateOutcome::Misrouted(refusal) => {
+                // A success that does not say what was made: it is looked for before another is.
+                if (200..300).contains(&refusal.status) {
+                    self.learn(Place::Unknown);
+                }
+                End::Misrouted(refusal)
+            }
         })
     }
 
