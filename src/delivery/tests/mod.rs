@@ -4,6 +4,7 @@
 
 mod brevo_answers;
 mod consent;
+mod consent_random;
 mod contacts;
 mod core;
 mod groups;
