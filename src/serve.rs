@@ -147,7 +147,8 @@ impl Relay {
         let budgets = Arc::new(Budgets::open(state.clone(), clock.clone()).await?);
         let transport = Transport::new()?;
         let tables = lookup_tables(&config).await?;
-        let erasures = Desk::open(state.clone(), clock.clone(), config.retention.tombstones).await?;
+        let hidden = Rules::new(&config.privacy.brevo, config.privacy.hash_key.as_ref());
+        let erasures = Desk::open(state.clone(), clock.clone(), config.retention.tombstones, hidden).await?;
         let room = Room {
             config: config.clone(),
             journal: store.journal.clone(),
@@ -466,6 +467,7 @@ impl Room {
         };
         let vendors = Vendors {
             app: AppCalls::new(&self.config.mixpanel)?,
+            hidden: self.rules(&self.config.privacy.mixpanel),
             app_stack: stack::probe_stack(self.transport.clone(), self.budgets.clone(), MIXPANEL),
             contacts,
         };

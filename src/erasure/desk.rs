@@ -11,7 +11,7 @@ use super::receipt::{Asked, Erasure, ErasureId, Removed, Side, Stage};
 use crate::clock::{SharedClock, UnixMillis};
 use crate::mixpanel::reserved::names_nobody;
 use crate::people::erase;
-use crate::privacy::{Mark, Tombstones};
+use crate::privacy::{Mark, Rules, Tombstones};
 use crate::store::{KeyRange, State, StoreError, Table, WriteBatch, write_when_there_is_room};
 
 /// Where the key of the tombstones stands in the table of singletons.
@@ -45,11 +45,18 @@ pub struct Desk {
     pub(super) tombstones: Arc<Tombstones>,
     pub(super) wake: Notify,
     keep: Duration,
+    /// What makes other ids of people's on the way to Brevo.
+    hidden: Option<Rules>,
 }
 
 impl Desk {
-    /// Reads who is erased. `keep`: `retention.tombstones`.
-    pub async fn open(state: Arc<dyn State>, clock: SharedClock, keep: Duration) -> Result<Arc<Self>, AskError> {
+    /// Reads who is erased. `keep`: `retention.tombstones`; `hidden`: `privacy.brevo`.
+    pub async fn open(
+        state: Arc<dyn State>,
+        clock: SharedClock,
+        keep: Duration,
+        hidden: Option<Rules>,
+    ) -> Result<Arc<Self>, AskError> {
         let key = key(&state).await?;
         let (mut ids, mut blocklisted) = (HashSet::new(), HashSet::new());
         let mut range = KeyRange::all();
@@ -67,7 +74,7 @@ impl Desk {
             }
         }
         let tombstones = Arc::new(Tombstones::new(&key, ids, blocklisted));
-        Ok(Arc::new(Self { state, clock, tombstones, wake: Notify::new(), keep }))
+        Ok(Arc::new(Self { state, clock, tombstones, wake: Notify::new(), keep, hidden }))
     }
 
     pub fn tombstones(&self) -> Arc<Tombstones> {
@@ -87,7 +94,9 @@ impl Desk {
         if ids.is_empty() {
             return Err(AskError::Nobody);
         }
-        let to_erase = erase::cluster(&self.state, &ids).await?;
+        let mut known_as = ids.clone();
+        known_as.extend(self.hidden.iter().flat_map(|rules| ids.iter().filter_map(|id| rules.pseudonym(id))));
+        let to_erase = erase::cluster(&self.state, &known_as).await?;
         let now = self.clock.now();
         let erased = self.tombstones.now();
         let marks = |ids: &[String]| ids.iter().map(|id| erased.of_id(id)).collect::<BTreeSet<Mark>>();
@@ -105,6 +114,8 @@ impl Desk {
             mixpanel,
             brevo: Side::Waiting,
             contacts: 0,
+            contacts_refused: 0,
+            to_scrub: false,
             mixpanel_said: None,
             brevo_said: None,
             finished_at: None,

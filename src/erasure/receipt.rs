@@ -97,12 +97,17 @@ pub struct Erasure {
     pub removed: Removed,
     pub mixpanel: Side,
     pub brevo: Side,
-    /// Contacts deleted at Brevo.
+    /// Contacts deleted at Brevo, and those that it would not delete.
     pub contacts: u64,
+    #[serde(default)]
+    pub contacts_refused: u64,
     /// The last words of each destination, less what could name somebody.
     pub mixpanel_said: Option<String>,
     pub brevo_said: Option<String>,
     pub finished_at: Option<UnixMillis>,
+    /// Names were forgotten in the row and may still stand in the files.
+    #[serde(default)]
+    pub to_scrub: bool,
     /// Personal data, each forgotten as soon as nobody needs it any more.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub asked_for: Vec<String>,
@@ -134,22 +139,25 @@ impl Erasure {
         self.finished_at.is_some()
     }
 
-    /// Lets go of what nobody needs any more, and notes the end. True when that changed something.
-    pub fn settle(&mut self, now: UnixMillis) -> bool {
-        let before = self.clone();
+    /// Lets go of the names that nobody needs any more.
+    pub fn forget(&mut self) {
+        let names = |erasure: &Self| erasure.asked_for.len() + erasure.to_erase.len() + erasure.to_go.len();
+        let before = names(self);
         if self.mixpanel != Side::Waiting {
             self.asked_for.clear();
         }
         if self.stage == Stage::Done {
             self.to_erase.clear();
-            if self.mixpanel.ended() && self.brevo.ended() && self.finished_at.is_none() {
-                self.finished_at = Some(now);
-            }
         }
         if self.brevo.ended() {
             self.to_go.clear();
         }
-        *self != before
+        self.to_scrub |= names(self) < before;
+    }
+
+    /// Whether nothing is left to do, and nothing to forget.
+    pub fn has_ended(&self) -> bool {
+        self.stage == Stage::Done && self.mixpanel.ended() && self.brevo.ended() && !self.to_scrub
     }
 
     /// What others may see.
@@ -169,7 +177,9 @@ impl Erasure {
                 "dead_letters": dead_letters, "journal_records": journal_records,
             },
             "mixpanel": { "state": self.mixpanel, "said": self.mixpanel_said },
-            "brevo": { "state": self.brevo, "contacts": self.contacts, "said": self.brevo_said },
+            "brevo": {
+                "state": self.brevo, "contacts": self.contacts, "refused": self.contacts_refused, "said": self.brevo_said,
+            },
             "finished_at": self.finished_at.map(|at| at.to_string()),
         })
     }

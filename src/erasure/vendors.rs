@@ -12,6 +12,7 @@ use crate::brevo::identifiers::ContactRef;
 use crate::brevo::wire;
 use crate::delivery::brevo_leg;
 use crate::mixpanel::app::{self, AppCalls, MAX_DELETION, Progress};
+use crate::privacy::Rules;
 use crate::store::StoreError;
 use crate::vendor::stack::Stack;
 use crate::vendor::{VendorAnswer, VendorRequest};
@@ -23,6 +24,8 @@ const MAX_WORDS: usize = 200;
 
 pub struct Vendors {
     pub app: AppCalls,
+    /// What makes other ids of people's on the way to Mixpanel.
+    pub hidden: Option<Rules>,
     pub app_stack: Stack,
     pub contacts: Contacts,
 }
@@ -42,6 +45,8 @@ pub enum Outcome {
     Later(String),
     /// One contact is not there any more; whether it was.
     Gone(bool),
+    /// One contact stays, in these words.
+    Kept(String),
 }
 
 impl Vendors {
@@ -65,8 +70,10 @@ impl Vendors {
                 }
             }
             _ => {
-                let ids = &ids[..ids.len().min(MAX_DELETION)];
-                let Some(request) = self.app.deletion(ids, compliance) else { return not_configured() };
+                let known_as = |id: &String| self.hidden.as_ref().and_then(|rules| rules.pseudonym(id));
+                let sent = ids.iter().map(|id| known_as(id).unwrap_or_else(|| id.clone()));
+                let sent: Vec<String> = sent.take(MAX_DELETION).collect();
+                let Some(request) = self.app.deletion(&sent, compliance) else { return not_configured() };
                 match send(&self.app_stack, request).await {
                     Err(outcome) => outcome,
                     Ok(answer) => match app::task_id(&answer) {
@@ -116,7 +123,7 @@ impl Vendors {
                 Ok(answer) => match answer.status {
                     StatusCode::NO_CONTENT | StatusCode::OK | StatusCode::NOT_FOUND => Outcome::Gone(true),
                     // A registered user of the account's (contract §3.4).
-                    StatusCode::METHOD_NOT_ALLOWED => Outcome::Failed(words(&answer, &[])),
+                    StatusCode::METHOD_NOT_ALLOWED => Outcome::Kept(words(&answer, &[])),
                     _ => Outcome::Later(words(&answer, &[])),
                 },
             });

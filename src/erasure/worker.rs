@@ -103,6 +103,9 @@ impl Worker {
             for erasure in &mut erasures {
                 if erasure.stage == Stage::Done {
                     self.at_the_vendors(erasure).await?;
+                    if erasure.to_scrub {
+                        self.save(erasure).await?;
+                    }
                 }
                 self.put_off(erasure);
             }
@@ -270,12 +273,20 @@ impl Worker {
         }
         while !erasure.brevo.ended() {
             let outcome = vendors.brevo(&self.parts.desk, erasure.to_go.last()).await?;
-            let go_on = matches!(outcome, Outcome::Gone(_));
-            if let Outcome::Gone(there) = outcome {
-                erasure.to_go.pop();
-                erasure.contacts += u64::from(there);
-            } else {
-                note(erasure, Destination::Brevo, outcome);
+            let go_on = matches!(outcome, Outcome::Gone(_) | Outcome::Kept(_));
+            match outcome {
+                Outcome::Gone(there) => {
+                    erasure.to_scrub |= erasure.to_go.pop().is_some();
+                    erasure.contacts += u64::from(there);
+                }
+                Outcome::Kept(said) => {
+                    tracing::error!(erasure = erasure.id, said, "Brevo would not delete a contact");
+                    erasure.to_scrub |= erasure.to_go.pop().is_some();
+                    erasure.contacts_refused += 1;
+                    erasure.brevo_said = Some(said);
+                }
+                Outcome::Now(Side::Done) if erasure.contacts_refused > 0 => erasure.brevo = Side::Failed,
+                outcome => note(erasure, Destination::Brevo, outcome),
             }
             self.save(erasure).await?;
             if !go_on {
@@ -287,18 +298,27 @@ impl Worker {
 
     /// Writes the erasure down. Once nobody needs the ids any more they are forgotten, in the files too.
     async fn save(&self, erasure: &mut Erasure) -> Result<(), StoreError> {
-        let settled = erasure.settle(self.parts.desk.clock.now());
-        let mut batch = WriteBatch::new();
-        erasure.put(&mut batch)?;
-        write_when_there_is_room(self.parts.desk.state.as_ref(), batch).await?;
-        if settled {
-            self.scrub().await?;
+        erasure.forget();
+        self.write(erasure).await?;
+        // As long as contacts are still to go, their names are in the row itself.
+        if erasure.to_scrub && erasure.to_go.is_empty() && self.scrub().await? {
+            erasure.to_scrub = false;
+            self.write(erasure).await?;
         }
-        if erasure.is_finished() {
+        // Not before nothing of it is in the files: whoever reads that it is finished may look.
+        if erasure.has_ended() && !erasure.is_finished() {
+            erasure.finished_at = Some(self.parts.desk.clock.now());
+            self.write(erasure).await?;
             let failed = erasure.mixpanel == Side::Failed || erasure.brevo == Side::Failed;
             tracing::info!(erasure = erasure.id, failed, "an erasure has ended");
         }
         Ok(())
+    }
+
+    async fn write(&self, erasure: &Erasure) -> Result<(), StoreError> {
+        let mut batch = WriteBatch::new();
+        erasure.put(&mut batch)?;
+        write_when_there_is_room(self.parts.desk.state.as_ref(), batch).await
     }
 }
 
@@ -314,7 +334,8 @@ fn note(erasure: &mut Erasure, destination: Destination, outcome: Outcome) {
             tracing::warn!(erasure = erasure.id, %destination, said, "an erasure waits");
             (None, Some(said))
         }
-        Outcome::Gone(_) => (None, None),
+        // One contact's, which the caller counts.
+        Outcome::Gone(_) | Outcome::Kept(_) => (None, None),
     };
     if let Some(side) = side {
         *erasure.side_mut(destination) = side;

@@ -18,6 +18,8 @@ use crate::record::Kind;
 
 /// Without these an event means nothing to the vendor: `only` keeps them, `drop` and `hash` reach them by name.
 pub const NEEDED: [&str; 6] = ["token", "time", "distinct_id", "$insert_id", "$device_id", "$user_id"];
+/// Those of them, and of an update's, that say who somebody is.
+const IDS: [&str; 4] = ["distinct_id", "$distinct_id", "$user_id", "$device_id"];
 /// The same for what an identity event links.
 const LINKED: [&str; 5] = ["$identified_id", "$anon_id", "$anon_distinct_id", "alias", "$distinct_ids"];
 /// The same for the top level of profile and group updates.
@@ -95,6 +97,12 @@ impl Rules {
         } else {
             Ruling::Keep
         }
+    }
+
+    /// The id that `id` leaves as, where ids are hashed.
+    pub fn pseudonym(&self, id: &str) -> Option<String> {
+        let hashes = IDS.iter().any(|name| self.ruling(name, true) == Ruling::Hash);
+        hashes.then(|| self.hex(id.as_bytes()))
     }
 
     /// `None`: as it came.
@@ -212,13 +220,17 @@ impl Rules {
         if value == "null" {
             return value.to_owned();
         }
-        let mut mac = self.key.0.clone();
-        match serde_json::from_str::<String>(value) {
-            Ok(text) => mac.update(text.as_bytes()),
-            Err(_) => mac.update(value.as_bytes()),
-        }
-        let hex: String = mac.finalize().into_bytes().iter().map(|byte| format!("{byte:02x}")).collect();
+        let hex = match serde_json::from_str::<String>(value) {
+            Ok(text) => self.hex(text.as_bytes()),
+            Err(_) => self.hex(value.as_bytes()),
+        };
         format!("\"{hex}\"")
+    }
+
+    fn hex(&self, bytes: &[u8]) -> String {
+        let mut mac = self.key.0.clone();
+        mac.update(bytes);
+        mac.finalize().into_bytes().iter().map(|byte| format!("{byte:02x}")).collect()
     }
 }
 

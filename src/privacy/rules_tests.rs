@@ -115,6 +115,12 @@ fn what_cannot_be_read_does_not_leave() {
     }
 }
 
+#[test]
+fn a_hashed_id_is_known_by_its_hash() {
+    assert_eq!(rules(json!({"hash": ["distinct_id"]})).pseudonym("ada").as_deref(), Some(ADA));
+    assert_eq!(rules(json!({"hash": ["$email"]})).pseudonym("ada"), None);
+}
+
 proptest! {
     /// Against a plain rebuild of the parsed object.
     #[test]
