@@ -80,6 +80,11 @@ fn change(operator: &Operator<'_>, attribute: String, raw: &RawValue) -> Option<
     })
 }
 
+/// The company attributes that groups of this mapping fill.
+pub fn attributes_of(target: &GroupMapping) -> impl Iterator<Item = &str> {
+    std::iter::once(NAME).chain(target.properties.values().map(String::as_str))
+}
+
 /// Where a group property goes: the name, an attribute, or both.
 fn attributes(target: &GroupMapping, property: &str) -> impl Iterator<Item = String> {
     let name = (target.name == property).then(|| NAME.to_owned());

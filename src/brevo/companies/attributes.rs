@@ -136,11 +136,12 @@ impl CompanyAttributes {
         Ok(PlacedValue { internal_name: known.internal_name.clone(), value, country_code })
     }
 
-    /// What stands at Brevo, by the names of `wanted`, as Mixpanel would have it: options by their labels, and a text into
-    /// which the relay joins lists as the list that it was.
+    /// What stands at Brevo, by the names of `wanted`, as Mixpanel would have it: null where nothing does, options by their
+    /// labels, and a text into which the relay joins lists as the list that it was.
     pub fn base<'a>(&self, held: &Map<String, Value>, wanted: impl Iterator<Item = &'a str>) -> Map<String, Value> {
         let mut base = Map::new();
         for name in wanted {
+            base.insert(name.to_owned(), Value::Null);
             let Some(known) = self.known.get(name) else { continue };
             let label = |value: &Value| {
                 let option = known.options.iter().find(|option| Some(option.value.as_str()) == value.as_str());

@@ -62,9 +62,19 @@ fn values_are_placed_by_the_attributes_type() {
 fn a_base_is_read_as_mixpanel_would_have_it() {
     let held =
         json!({"size": "label_1", "tags": ["t1", "t2"], "a7c1": "x, y", "revenue": 5, "customer": "", "name": "ACME"});
-    let wanted = ["size", "tags", "segment", "revenue", "customer"];
+    let wanted = ["size", "Size", "tags", "segment", "revenue", "customer", "new"];
     let base = account().base(held.as_object().unwrap(), wanted.into_iter());
-    assert_eq!(Value::from(base), json!({"size": "small", "tags": ["a", "b"], "segment": ["x", "y"], "revenue": 5}));
+    for (name, value) in [
+        ("size", json!("small")),
+        ("Size", json!("small")),
+        ("tags", json!(["a", "b"])),
+        ("segment", json!(["x", "y"])),
+        ("revenue", json!(5)),
+    ] {
+        assert_eq!(base.get(name), Some(&value), "{name}");
+    }
+    assert_eq!((base.get("customer"), base.get("new")), (Some(&Value::Null), Some(&Value::Null)));
+    assert_eq!(base.get("name"), None);
 }
 
 #[test]

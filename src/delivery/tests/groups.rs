@@ -370,3 +370,66 @@ async fn group_records_on_shelves_of_an_older_version_are_taken_off() {
     assert_eq!(report.parked, 0);
     relay.kill().await;
 }
+
+/// Calls that drew on the hundred an hour.
+async fn hourly_calls(world: &World) -> u64 {
+    world.show("/brevo/counts").await["counts"]["calls"]["other"].as_u64().unwrap()
+}
+
+/// 10,000 updates of 400 groups, half of which were at Brevo before, under the real limit: few calls, the right companies,
+/// and nobody else waits.
+#[tokio::test]
+async fn ten_thousand_updates_fit_into_a_hundred_calls_and_delay_nobody() {
+    const GROUPS: u64 = 400;
+    let world = World::new(setup()).await;
+    let before: Vec<Value> =
+        (0..GROUPS / 2).map(|n| json!({"name": format!("Company {n}"), "industry": "old", "domain": "kept"})).collect();
+    seed(&world, Value::from(before)).await;
+    let relay = world.relay().await;
+    for round in 0..25_u64 {
+        let update = |n: u64| {
+            let id = format!("g{n}");
+            match round {
+                0 => group(&world, &id, "$set", json!({"$name": format!("Company {n}")})),
+                1 => group(&world, &id, "$set_once", json!({"industry": "new"})),
+                _ => group(&world, &id, "$set", json!({"arr": round * 1_000 + n})),
+            }
+        };
+        relay.append((0..GROUPS).map(update).collect()).await;
+        // Somebody who has nothing to do with it.
+        let person = format!("u{round}");
+        relay.append(vec![known(&world, &person), world.purchase(&person, round.cast_signed())]).await;
+        if round % 5 == 0 {
+            let arrived = async || world.brevo_events().await.iter().any(|(n, _)| *n == round.cast_signed());
+            eventually("an event beside the groups", arrived).await;
+        }
+    }
+    relay.settled().await;
+    let tally = relay.tally(BREVO);
+    assert_eq!((tally.delivered.group, tally.delivered.event, tally.delivered.profile), (10_000, 25, 25));
+    let mut expected: Vec<Value> = (0..GROUPS)
+        .map(|n| {
+            let revenue = (24_000 + n) as f64;
+            let name = format!("Company {n}");
+            match n {
+                n if n < GROUPS / 2 => json!({"name": name, "industry": "old", "domain": "kept", "revenue": revenue}),
+                _ => json!({"name": name, "industry": "new", "revenue": revenue}),
+            }
+        })
+        .collect();
+    expected.sort_by_key(|attributes| attributes["name"].to_string());
+    let found = companies(&world).await;
+    let numbers = |all: Vec<Value>| -> Vec<Value> {
+        all.into_iter()
+            .map(|mut one| {
+                one["revenue"] = one["revenue"].as_f64().into();
+                one
+            })
+            .collect()
+    };
+    assert_eq!(numbers(found), numbers(expected));
+    let calls = hourly_calls(&world).await;
+    assert!(calls <= 50, "{calls} calls");
+    assert_eq!(world.answers("brevo", "/v3", 429).await, 0);
+    relay.drain().await;
+}

@@ -29,6 +29,11 @@ pub fn group_id(key: &str, id: &str) -> GroupId {
     GroupId::from(Value::from(vec![key, id]).to_string())
 }
 
+/// `group key` of a group; empty for a name that is none of ours.
+pub fn key(group: &str) -> String {
+    serde_json::from_str::<[String; 2]>(group).map(|[key, _]| key).unwrap_or_default()
+}
+
 /// `group id` of a group; empty for a name that is none of ours.
 pub fn own_id(group: &str) -> String {
     serde_json::from_str::<[String; 2]>(group).map(|[_, id]| id).unwrap_or_default()
@@ -168,21 +173,19 @@ impl Company {
         Company { values: [(NAME.to_owned(), name)].into(), ..Company::default() }.name()
     }
 
-    /// Attributes that some record has touched.
-    pub fn attributes(&self) -> impl Iterator<Item = &str> {
-        self.values.keys().map(String::as_str)
-    }
-
     /// Whether a value that is owed depends on what stands at Brevo.
     pub fn needs_base(&self, debt: &Debt) -> bool {
         debt.attributes.iter().any(|attribute| self.values.get(attribute).is_some_and(|slot| slot.known().is_none()))
     }
 
-    /// Takes the base: what stands at Brevo, as Mixpanel would have it. An empty map for a company that is about to be
-    /// made.
+    /// Takes the base: what stands at Brevo, as Mixpanel would have it, null where nothing does. Read once, it is known from
+    /// then on. An empty map for a company that is about to be made.
     pub fn take_base(&mut self, base: &Map<String, Value>) {
         for (attribute, slot) in &mut self.values {
             slot.resolve(base.get(attribute).unwrap_or(&Value::Null));
+        }
+        for (attribute, value) in base {
+            self.values.entry(attribute.clone()).or_insert_with(|| Slot::Known(value.clone()));
         }
     }
 

@@ -40,7 +40,8 @@ fn a_company_from_before_the_relay_keeps_what_no_record_has_set() {
     company.take_base(base.as_object().unwrap());
     assert!(!company.needs_base(&debt));
     assert_eq!((company.value("industry"), company.value("tags")), (Some(&json!("old")), Some(&json!(["a", "b"]))));
-    assert_eq!(company.value("revenue"), None, "nothing was asked of it");
+    assert_eq!(company.value("revenue"), Some(&json!(5)), "seen once, it is known");
+    assert_eq!(company.debt.unwrap().attributes.len(), 2, "and it is not owed");
 }
 
 #[test]

@@ -26,6 +26,9 @@ pub enum Step {
         removed: Vec<Value>,
         #[serde(default, skip_serializing_if = "Vec::is_empty")]
         added: Vec<Value>,
+        /// Something was added at some time: there is a list from then on, if an empty one.
+        #[serde(default)]
+        makes: bool,
     },
 }
 
@@ -47,8 +50,10 @@ impl Slot {
             GroupOp::Set(_, value) => return *self = Slot::Known(value),
             GroupOp::Unset(_) | GroupOp::Delete => return *self = Slot::Known(Value::Null),
             GroupOp::SetOnce(_, value) => Step::SetOnce(value),
-            GroupOp::Union(_, added) => Step::List { removed: Vec::new(), added: distinct(added) },
-            GroupOp::Remove(_, member) => Step::List { removed: vec![member], added: Vec::new() },
+            GroupOp::Union(_, added) => {
+                Step::List { makes: !added.is_empty(), removed: Vec::new(), added: distinct(added) }
+            }
+            GroupOp::Remove(_, member) => Step::List { removed: vec![member], added: Vec::new(), makes: false },
         };
         match self {
             Slot::Known(value) => *value = step.applied(std::mem::take(value)),
@@ -68,7 +73,11 @@ impl Slot {
 fn remember(steps: &mut Vec<Step>, step: Step) {
     let has_value = steps.iter().any(|step| matches!(step, Step::SetOnce(_)));
     match (steps.last_mut(), step) {
-        (Some(Step::List { removed, added }), Step::List { removed: more_removed, added: more_added }) => {
+        (
+            Some(Step::List { removed, added, makes }),
+            Step::List { removed: more_removed, added: more_added, makes: makes_too },
+        ) => {
+            *makes |= makes_too;
             for member in more_removed {
                 added.retain(|present| *present != member);
                 push_missing(removed, member);
@@ -97,16 +106,17 @@ fn distinct(members: Vec<Value>) -> Vec<Value> {
 
 impl Step {
     /// What Mixpanel makes of `value` (Mixpanel contract §5). `$union` on a single value is unconfirmed there: here it
-    /// becomes the first member. `$remove` from what is no list does nothing.
+    /// becomes the first member; and `$remove` of it leaves an empty list.
     fn applied(self, value: Value) -> Value {
-        let (removed, added) = match self {
+        let (removed, added, makes) = match self {
             Step::SetOnce(first) => return if value.is_null() { first } else { value },
-            Step::List { removed, added } => (removed, added),
+            Step::List { removed, added, makes } => (removed, added, makes),
         };
         let mut list = match value {
             Value::Array(list) => list,
-            value if added.is_empty() => return value,
+            Value::Null if !makes => return Value::Null,
             Value::Null => Vec::new(),
+            single if !makes && !removed.contains(&single) => return single,
             single => vec![single],
         };
         list.retain(|member| !removed.contains(member));

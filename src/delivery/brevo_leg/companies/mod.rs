@@ -15,6 +15,8 @@
 //! * a debt is settled by Brevo's answer alone.
 
 mod compose;
+mod directory;
+mod import;
 mod links;
 mod pace;
 mod payer;
@@ -27,6 +29,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
+use self::import::Imported;
 use self::links::{LinksOwed, LinksPaid};
 use self::payer::Paid;
 use super::Parts;
@@ -71,6 +74,7 @@ pub(super) enum Back {
         loaded: Vec<(PersonId, roster::Resident)>,
     },
     LinksPaid(GroupId, Box<LinksPaid>),
+    Imported(Imported),
 }
 
 /// A company in memory.
@@ -114,6 +118,11 @@ pub(super) struct Companies {
     refused: BTreeSet<String>,
     reported: BTreeSet<(String, &'static str)>,
 
+    /// Groups that an import or a reading of the account has not served: they are paid for by themselves.
+    alone: BTreeSet<GroupId>,
+    /// An earlier process's import has been looked after.
+    import_awaited: bool,
+
     /// Something is under way; what comes in meanwhile joins the line.
     busy: bool,
     /// Nothing goes out before.
@@ -149,6 +158,8 @@ impl Companies {
             wanted: Vec::new(),
             refused: BTreeSet::new(),
             reported: BTreeSet::new(),
+            alone: BTreeSet::new(),
+            import_awaited: false,
             busy: false,
             next_at: Instant::now(),
             misrouted: 0,
@@ -264,7 +275,7 @@ impl Companies {
             records: self.records,
             oldest: self.line.first().map(|(oldest, _)| *oldest),
             links: self.links.values().map(|links| links.people).sum(),
-            calls: self.line.len() as u64 + self.links_ready(),
+            calls: self.line_calls(),
             calls_per_hour: self.calls_per_hour,
         }
     }

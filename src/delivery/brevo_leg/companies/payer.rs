@@ -16,7 +16,9 @@ use crate::brevo::companies::{self as brevo, ChangeOutcome, CompanyId, CompanyWr
 use crate::brevo::outcome::{self, ReadError, Refusal};
 use crate::delivery::LegError;
 use crate::delivery::status::LegStatus;
-use crate::people::company::rows;
+use crate::mapping::CompiledMapping;
+use crate::mapping::group::attributes_of;
+use crate::people::company::{self, rows};
 use crate::people::company::{Company, Debt, Deletion, GroupId, Place, own_id};
 use crate::store::{State, StoreError, Table, WriteBatch};
 use crate::vendor::budget::{Budgets, Limit};
@@ -138,7 +140,7 @@ const DONE: End = End::Done { maybe_twice: false };
 #[derive(Debug, Default)]
 pub struct Facts {
     pub place: Option<Place>,
-    /// What stood at Brevo before this payment, as Mixpanel would have it.
+    /// What stood at Brevo before this payment in every mapped attribute, as Mixpanel would have it.
     pub base: Option<Map<String, Value>>,
     /// The id that is no group's any more.
     pub released: Option<CompanyId>,
@@ -149,6 +151,7 @@ pub struct Payer {
     pub caller: Caller,
     pub state: Arc<dyn State>,
     pub account: CompanyAttributes,
+    pub mapping: Arc<CompiledMapping>,
     pub may_create: bool,
     /// Attributes that Brevo would not make.
     pub refused: BTreeSet<String>,
@@ -158,6 +161,17 @@ pub struct Payer {
     pub company: Company,
     pub debt: Debt,
     pub facts: Facts,
+}
+
+/// What `held`, a company's attributes, say of the attributes that its group may fill.
+pub fn base_of(
+    group: &str,
+    held: &Map<String, Value>,
+    account: &CompanyAttributes,
+    mapping: &CompiledMapping,
+) -> Map<String, Value> {
+    let target = mapping.group(&company::key(group));
+    account.base(held, target.into_iter().flat_map(attributes_of))
 }
 
 /// Ends the payment early.
@@ -261,7 +275,7 @@ impl Payer {
                 }
             }
         };
-        let base = self.account.base(&held, self.company.attributes());
+        let base = base_of(&self.group, &held, &self.account, &self.mapping);
         self.company.take_base(&base);
         self.facts.base = Some(base);
         Ok(None)

@@ -7,6 +7,7 @@ use tokio::time::Instant;
 use super::compose::{NotPlaced, as_record};
 use super::payer::{self, Account, Caller, End, Facts, Paid, Payer};
 use super::{Back, Companies};
+use crate::brevo::companies::attributes::NewAttribute;
 use crate::brevo::outcome::Refusal;
 use crate::clock::UnixMillis;
 use crate::config::BrevoMode;
@@ -53,13 +54,13 @@ impl BrevoLeg {
         }
         let Some(caller) = self.company_caller() else { return };
         let companies = &mut self.companies;
+        if !std::mem::replace(&mut companies.import_awaited, true) {
+            return self.await_company_import(caller);
+        }
         let unread = companies.read_at.is_none_or(|at| now - at > READ_AGAIN_AFTER);
         let wanted = std::mem::take(&mut companies.wanted);
         if unread || !wanted.is_empty() {
-            companies.busy = true;
-            return self.spawn(Box::pin(async move {
-                Ok(Done::Companies(Back::Account(payer::read_account(caller, wanted).await?)))
-            }));
+            return self.read_company_account(caller, wanted);
         }
         companies.links_next = !companies.links_next;
         if (companies.links_next || companies.line.is_empty()) && self.start_links() {
@@ -74,9 +75,20 @@ impl BrevoLeg {
             return self
                 .spawn(Box::pin(async move { Ok(Done::Companies(Back::Loaded(rows::load(&state, missing).await?))) }));
         }
+        if self.start_company_import(&first, &caller) {
+            return;
+        }
         if let Some(group) = first.into_iter().next() {
             self.pay_company(group, caller);
         }
+    }
+
+    /// Reads the account's company attributes, after making `wanted`.
+    pub(super) fn read_company_account(&mut self, caller: Caller, wanted: Vec<NewAttribute>) {
+        self.companies.busy = true;
+        self.spawn(Box::pin(
+            async move { Ok(Done::Companies(Back::Account(payer::read_account(caller, wanted).await?))) },
+        ));
     }
 
     fn pay_company(&mut self, group: GroupId, caller: Caller) {
@@ -87,6 +99,7 @@ impl BrevoLeg {
             caller,
             state: self.parts.state.clone(),
             account,
+            mapping: self.parts.mapping.clone(),
             may_create: self.parts.settings.create_attributes,
             refused: self.companies.refused.clone(),
             held,
@@ -128,6 +141,7 @@ impl BrevoLeg {
                 self.take_in(loaded);
                 self.tell_links(group, people);
             }
+            Back::Imported(imported) => self.settle_company_import(imported),
             Back::LinksPaid(group, paid) => self.settle_links(&group, *paid),
         }
         Ok(())
@@ -155,6 +169,9 @@ impl BrevoLeg {
         let Paid { end, facts, not_placed, window } = paid;
         self.companies.learn_limit(window);
         self.companies.report(&not_placed);
+        if matches!(end, End::Done { .. } | End::NotPlaced | End::Refused(_)) {
+            self.companies.alone.remove(group);
+        }
         if !matches!(end, End::Misrouted(_)) {
             self.companies.misrouted = 0;
         }
@@ -207,7 +224,7 @@ impl BrevoLeg {
 
 impl Companies {
     /// Moves what is owed under the call that is about to go out.
-    fn begin(&mut self, group: &GroupId) -> Option<(company::Company, Debt)> {
+    pub(super) fn begin(&mut self, group: &GroupId) -> Option<(company::Company, Debt)> {
         let resident = self.residents.get_mut(group)?;
         let debt = company::join(resident.paying.take(), resident.company.debt.take())?;
         resident.paying = Some(debt.clone());
@@ -215,24 +232,23 @@ impl Companies {
     }
 
     /// Takes note of what a call that has come back has shown, and returns what it covered: settled, or owed again.
-    fn end(&mut self, group: &GroupId, facts: Facts, settled: bool) -> Debt {
+    pub(super) fn end(&mut self, group: &GroupId, facts: Facts, settled: bool) -> Debt {
         self.edit(group, |resident| {
-            let debt = resident.paying.take().unwrap_or_default();
+            let paying = resident.paying.take();
             if let Some(base) = &facts.base {
                 resident.company.take_base(base);
             }
             if let Some(place) = facts.place {
                 resident.company.place = place;
             }
-            if !settled {
-                let mut again = debt.clone();
+            if let (false, Some(mut again)) = (settled, paying.clone()) {
                 // It is gone, and must not go again with what has been made since.
                 if facts.released.is_some() || resident.company.place == Place::Absent {
                     again.delete = None;
                 }
                 resident.company.debt = company::join(Some(again), resident.company.debt.take());
             }
-            debt
+            paying.unwrap_or_default()
         })
     }
 
@@ -248,7 +264,7 @@ impl Companies {
         });
     }
 
-    fn report(&mut self, not_placed: &[NotPlaced]) {
+    pub(super) fn report(&mut self, not_placed: &[NotPlaced]) {
         for NotPlaced { attribute, reason } in not_placed {
             if self.reported.insert((attribute.clone(), reason.label())) {
                 tracing::warn!(
