@@ -7,6 +7,7 @@ mod docs;
 mod erasure;
 mod export;
 mod gdpr;
+mod groups;
 mod harness;
 mod lookup_tables;
 mod p10_flat;
