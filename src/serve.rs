@@ -21,7 +21,7 @@ use crate::clock::SharedClock;
 use crate::config::{self, BrevoMode, Config, OnGdprDeletion, PropertyPolicy, StoreEngine, WhenFull};
 use crate::delivery::LegError;
 use crate::delivery::books::{Books, HeldOutside};
-use crate::delivery::brevo_leg::{self, BrevoLeg};
+use crate::delivery::brevo_leg::{self, BaseSource, BrevoLeg, MixpanelBases};
 use crate::delivery::checkpoint::Checkpoint;
 use crate::delivery::mixpanel_leg::{self, MixpanelLeg};
 use crate::delivery::outlook::{self, SharedPace};
@@ -161,7 +161,7 @@ impl Relay {
         };
         let legs = vec![room.status(Destination::Mixpanel).await?, room.status(Destination::Brevo).await?];
         let mixpanel = room.mixpanel_leg(&legs[0]).await?;
-        let brevo = room.brevo_leg(&legs[1]).await?;
+        let brevo = room.brevo_leg(&legs[1], &legs[0]).await?;
 
         let app = room.app_routes(erasures.clone())?;
         let desk = Arc::new(ReadSide::new(&config, budgets.clone(), clock.clone())?);
@@ -248,8 +248,8 @@ impl Relay {
         let eraser = self.room.eraser(self.erasures, mixpanel, brevo)?;
         let (room, down) = (self.room.clone(), legs_down.clone());
         legs.spawn(room.mixpanel_shifts(self.mixpanel, self.legs[0].clone(), mixpanel_requests, down.clone()));
-        let room = self.room.clone();
-        legs.spawn(room.brevo_shifts(self.brevo, self.legs[1].clone(), brevo_requests, down));
+        let (room, statuses) = (self.room.clone(), (self.legs[1].clone(), self.legs[0].clone()));
+        legs.spawn(room.brevo_shifts(self.brevo, statuses, brevo_requests, down));
         let cursors = self.legs.iter().map(LegStatus::durable_cursor).collect();
         let trimming = trimmer::run(self.store.journal.clone(), cursors, self.tail, self.clock.clone());
         let pace = AbortOnDropHandle::new(tokio::spawn(outlook::watch(self.store.journal.clone(), self.pace)));
@@ -421,17 +421,17 @@ impl Room {
     async fn brevo_shifts(
         self,
         first: BrevoLeg,
-        status: LegStatus,
+        (status, mixpanel): (LegStatus, LegStatus),
         requests: Requests,
         shutdown: CancellationToken,
     ) -> Result<(), RunError> {
         let mut first = Some(first);
         let begin = |over: CancellationToken| {
-            let (first, room, status) = (first.take(), &self, &status);
+            let (first, room, status, mixpanel) = (first.take(), &self, &status, &mixpanel);
             async move {
                 let leg = match first {
                     Some(leg) => leg,
-                    None => room.brevo_leg(status).await?,
+                    None => room.brevo_leg(status, mixpanel).await?,
                 };
                 let ended = leg.run(over, DRAIN);
                 Ok(async move { ended.await.map_err(|source| RunError::Leg { name: "Brevo leg", source }) })
@@ -516,7 +516,7 @@ impl Room {
         Ok(MixpanelLeg::new(parts))
     }
 
-    async fn brevo_leg(&self, status: &LegStatus) -> Result<BrevoLeg, StartError> {
+    async fn brevo_leg(&self, status: &LegStatus, mixpanel: &LegStatus) -> Result<BrevoLeg, StartError> {
         let gate = status.shared_gate();
         let (books, source) = self.books(status).await?;
         let reader = BREVO;
@@ -546,6 +546,7 @@ impl Room {
             .with_enrichment(Enricher::new(&self.config.enrichment.columns, places, sources))
             .with_privacy(self.rules(&self.config.privacy.brevo))
             .with_consent(&self.config.privacy.consent);
+        let bases = self.bases(&mapping, mixpanel)?;
         let parts = brevo_leg::Parts {
             journal: self.journal(),
             state: self.state(),
@@ -553,6 +554,7 @@ impl Room {
             books,
             status: status.clone(),
             vendor,
+            bases,
             mapping: Arc::new(mapping),
             clock: self.clock.clone(),
             settings: brevo_leg::Settings {
@@ -568,5 +570,23 @@ impl Room {
             },
         };
         Ok(BrevoLeg::open(parts).await?)
+    }
+
+    /// Where the values are read that profile operators need.
+    fn bases(&self, mapping: &CompiledMapping, leg: &LegStatus) -> Result<BaseSource, StartError> {
+        let mixpanel = &self.config.mixpanel;
+        let calls = mixpanel::calls::Calls::new(mixpanel)?;
+        if !mixpanel.enabled || !calls.can_query() {
+            return Ok(BaseSource::Brevo);
+        }
+        let rules = self.rules(&self.config.privacy.mixpanel);
+        Ok(BaseSource::Mixpanel(Box::new(MixpanelBases {
+            calls,
+            stack: stack::probe_stack(self.transport.clone(), self.budgets.clone(), MIXPANEL),
+            budgets: self.budgets.clone(),
+            delivered: leg.durable_cursor(),
+            settle: brevo_leg::SETTLE,
+            properties: brevo_leg::unchanged_at_mixpanel(mapping, rules.as_ref()),
+        })))
     }
 }

@@ -2,7 +2,7 @@
 //!
 //! Each destination has a *leg*: one task that reads the journal from its own cursor, makes batches, sends them through
 //! its vendor stack and settles records one by one. Legs share nothing but the journal, so that one destination's
-//! trouble is never the other's (P3).
+//! trouble is never the other's (P3); the Brevo leg watches how far Mixpanel's is, for values that only Mixpanel can tell.
 //!
 //! Invariants:
 //! * every record read ends in exactly one [`crate::settlement`] outcome, counted in the leg's [`tally::Tally`];

@@ -20,7 +20,7 @@ use url::Url;
 
 use super::LegError;
 use super::books::Books;
-use super::brevo_leg::{self, BrevoLeg};
+use super::brevo_leg::{self, BaseSource, BrevoLeg, MixpanelBases};
 use super::checkpoint::Checkpoint;
 use super::dead_letters::{self, DeadLetter};
 use super::mixpanel_leg::{self, MixpanelLeg};
@@ -84,6 +84,8 @@ pub struct Setup {
     pub service_account: bool,
     pub identity: IdentityMode,
     pub answer_timeout: Duration,
+    /// How long Mixpanel is given to show what it has taken.
+    pub settle: Duration,
 }
 
 impl Setup {
@@ -127,6 +129,7 @@ impl Setup {
             service_account: true,
             identity: IdentityMode::Simplified,
             answer_timeout: stack::ANSWER_TIMEOUT,
+            settle: Duration::ZERO,
         }
     }
 
@@ -296,6 +299,7 @@ impl World {
             create_attributes: self.setup.create_attributes,
         };
         let mapping = CompiledMapping::compile(&self.setup.mapping, self.setup.sync).unwrap();
+        let mapping = mapping.with_consent(&self.setup.consent);
         let parts = brevo_leg::Parts {
             journal: relay.store.journal.clone(),
             state: relay.store.state.clone(),
@@ -312,7 +316,8 @@ impl World {
                     gate: companies,
                 },
             }),
-            mapping: Arc::new(mapping.with_consent(&self.setup.consent)),
+            bases: self.bases(relay, &mapping),
+            mapping: Arc::new(mapping),
             clock: self.clock.clone(),
             settings: brevo_leg::Settings {
                 mode: self.setup.mode,
@@ -330,17 +335,9 @@ impl World {
         Leg::start(status, |stop| leg.run(stop, Duration::from_secs(5)))
     }
 
-    async fn mixpanel_leg(&self, relay: &Relay) -> Leg {
-        let gate = Arc::new(SharedGate::default());
-        let (books, source, status) = self.books(relay, Destination::Mixpanel, gate.clone()).await;
-        let reader = Reader {
-            judge: mixpanel::answers::judge,
-            meter: mixpanel::answers::meter,
-            answer_timeout: self.setup.answer_timeout,
-        };
-        let transport = Transport::new().unwrap();
+    fn project(&self) -> config::Mixpanel {
         let account = ServiceAccount { username: "sandbox-sa".to_owned(), secret: Secret::new("sandbox-secret") };
-        let project = config::Mixpanel {
+        config::Mixpanel {
             enabled: true,
             project_tokens: vec![TOKEN.to_owned()],
             service_account: self.setup.service_account.then_some(account),
@@ -358,7 +355,40 @@ impl World {
                 cdn: self.mixpanel.clone(),
             },
             forward_tokens: Vec::new(),
+        }
+    }
+
+    /// Mixpanel where this relay delivers to it with a service account, else Brevo.
+    fn bases(&self, relay: &Relay, mapping: &CompiledMapping) -> BaseSource {
+        let calls = mixpanel::calls::Calls::new(&self.project()).unwrap();
+        let reader = Reader {
+            judge: mixpanel::answers::judge,
+            meter: mixpanel::answers::meter,
+            answer_timeout: self.setup.answer_timeout,
         };
+        match &relay.mixpanel {
+            Some(leg) if calls.can_query() => BaseSource::Mixpanel(Box::new(MixpanelBases {
+                calls,
+                stack: stack::probe_stack(Transport::new().unwrap(), relay.budgets.clone(), reader),
+                budgets: relay.budgets.clone(),
+                delivered: leg.status.durable_cursor(),
+                settle: self.setup.settle,
+                properties: brevo_leg::unchanged_at_mixpanel(mapping, None),
+            })),
+            _ => BaseSource::Brevo,
+        }
+    }
+
+    async fn mixpanel_leg(&self, relay: &Relay) -> Leg {
+        let gate = Arc::new(SharedGate::default());
+        let (books, source, status) = self.books(relay, Destination::Mixpanel, gate.clone()).await;
+        let reader = Reader {
+            judge: mixpanel::answers::judge,
+            meter: mixpanel::answers::meter,
+            answer_timeout: self.setup.answer_timeout,
+        };
+        let transport = Transport::new().unwrap();
+        let project = self.project();
         let parts = mixpanel_leg::Parts {
             privacy: None,
             state: relay.store.state.clone(),

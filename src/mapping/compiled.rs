@@ -199,6 +199,11 @@ impl CompiledMapping {
         self.properties.get(property)
     }
 
+    /// The profile properties that Brevo gets something of, in no order.
+    pub fn properties(&self) -> impl Iterator<Item = (&str, &Target)> {
+        self.properties.iter().map(|(property, target)| (property.as_str(), target))
+    }
+
     /// Every attribute that the mapping may write, identifiers left out.
     pub fn attributes(&self) -> impl Iterator<Item = &AttributeName> {
         self.properties.values().filter_map(|target| match target {

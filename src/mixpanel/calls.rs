@@ -65,7 +65,10 @@ pub struct BadCredentials;
 #[derive(Clone, Debug)]
 pub struct Calls {
     ingestion: Url,
+    pub(super) query: Url,
     app: Url,
+    /// Whether the credentials are a service account's.
+    service_account: bool,
     /// `Authorization` of the service account or the OAuth token.
     authorization: Option<HeaderValue>,
     project_id: Option<String>,
@@ -75,6 +78,8 @@ impl Calls {
     pub fn new(config: &config::Mixpanel) -> Result<Self, BadCredentials> {
         Ok(Self {
             ingestion: config.endpoints.ingestion.clone(),
+            query: config.endpoints.query.clone(),
+            service_account: config.service_account.is_some(),
             app: config.endpoints.app.clone(),
             authorization: authorization(config)?,
             project_id: config.project_id.clone(),
@@ -84,6 +89,16 @@ impl Calls {
     /// Whether `/import` can be used: it wants the account and the project that the account is to act for.
     pub fn can_import(&self) -> bool {
         self.authorization.is_some() && self.project_id.is_some()
+    }
+
+    /// What the query side wants: a service account and the project that it is to act for.
+    pub(super) fn query_credentials(&self) -> Option<(&HeaderValue, &str)> {
+        self.authorization.as_ref().filter(|_| self.service_account).zip(self.project_id.as_deref())
+    }
+
+    /// Whether profiles can be read.
+    pub fn can_query(&self) -> bool {
+        self.query_credentials().is_some()
     }
 
     /// One call that carries `bodies`, each a JSON object, in order.

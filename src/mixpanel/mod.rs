@@ -12,6 +12,7 @@ pub mod app;
 pub mod calls;
 pub mod keys;
 pub mod lookup;
+pub mod profiles;
 pub mod quota;
 pub mod reserved;
 pub mod validate;

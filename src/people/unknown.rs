@@ -139,6 +139,25 @@ impl Unknown {
         self.values.contains_key(name)
     }
 
+    /// Whether an address or phone number waits.
+    pub fn holds_identifier(&self) -> bool {
+        self.holds(&AttributeName::email()) || self.holds(&AttributeName::sms())
+    }
+
+    /// What `$set_once` would give to `name`, if there is nothing.
+    pub fn given_once(&self, name: &AttributeName) -> Option<&str> {
+        self.values.get(name)?.changes.iter().find_map(|change| match change {
+            Change::SetOnce(value) => value.as_str(),
+            _ => None,
+        })
+    }
+
+    /// Whether a step of `name` is one for lists.
+    pub fn wants_list(&self, name: &AttributeName) -> bool {
+        let for_lists = |change: &Change| matches!(change, Change::Append(_) | Change::Union(_) | Change::Remove(_));
+        self.values.get(name).is_some_and(|steps| steps.changes.iter().any(for_lists))
+    }
+
     /// `seen_from`: from this position on, nothing that touches the value can have been passed over.
     pub fn add(&mut self, name: AttributeName, position: Position, change: Change, seen_from: Position) {
         let first = Steps { needs: position.min(seen_from), held: 0, changes: Vec::new() };
@@ -195,6 +214,11 @@ impl Unknown {
     /// Forgets every step; what they change stays unknown. Returns how many records waited.
     pub fn give_up(&mut self) -> u64 {
         std::mem::take(self).records
+    }
+
+    /// No record waits any more, whatever becomes of the steps. Returns how many did.
+    pub fn uncount(&mut self) -> u64 {
+        std::mem::take(&mut self.records)
     }
 
     pub fn records(&self) -> u64 {

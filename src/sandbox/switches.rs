@@ -92,6 +92,8 @@ pub struct MixpanelSwitches {
     pub query_limits: bool,
     pub queries_per_hour: u64,
     pub concurrent_queries: usize,
+    /// How late the profile query shows a change.
+    pub profile_lag_ms: u64,
     /// How long a query occupies its slot.
     pub query_duration_ms: u64,
     /// A query error arrives inside a 200, as one old client reports.
@@ -131,6 +133,7 @@ impl Default for MixpanelSwitches {
             query_limits: true,
             queries_per_hour: 60,
             concurrent_queries: 5,
+            profile_lag_ms: 0,
             query_duration_ms: 0,
             query_error_in_ok: false,
             export_breaks_after: None,

@@ -114,6 +114,7 @@ impl BrevoLeg {
         if !withdrawal {
             self.skip_debt(id);
         }
+        self.let_waiting_go(id, SkipRule::NoConsent);
         // The events that asked for these lists are at Brevo.
         let delivered = self.change_lists(id, |lists| lists.drop_owed());
         self.owed = self.owed.saturating_sub(delivered);

@@ -172,6 +172,9 @@ impl BrevoLeg {
             self.bases.records = self.bases.records.saturating_sub(left_behind);
             self.parts.books.tally_mut().skip(SkipRule::MergedProfile, left_behind);
         }
+        if !self.roster.get(into).is_none_or(|resident| resident.person.unknown.is_empty()) {
+            self.base_wanted();
+        }
         self.after_waiting(into);
         if let Some(debt) = self.take_debt(from).filter(|debt| *debt != Debt::nothing()) {
             self.owe(into, debt);

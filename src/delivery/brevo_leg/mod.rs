@@ -16,6 +16,7 @@
 //! * rows of a shelf are read only when the page that wrote them is durable.
 
 mod account;
+mod base_sources;
 mod bases;
 mod companies;
 mod compose;
@@ -45,7 +46,9 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tower::ServiceExt as _;
 
-use self::bases::Bases;
+use self::base_sources::Asked;
+pub use self::base_sources::{BaseSource, MixpanelBases, SETTLE, unchanged_at_mixpanel};
+use self::bases::{Bases, Waiting};
 use self::companies::Companies;
 pub use self::companies::CompanyVendor;
 use self::contacts::Payment;
@@ -100,6 +103,8 @@ pub struct Parts {
     pub status: LegStatus,
     /// `None`: not configured; every record is skipped, rule `disabled`.
     pub vendor: Option<VendorParts>,
+    /// Where values are read that profile operators need.
+    pub bases: BaseSource,
     pub mapping: Arc<CompiledMapping>,
     pub clock: SharedClock,
     pub settings: Settings,
@@ -147,6 +152,8 @@ enum Done {
     Moved(PersonId, Vec<Parked>, Scan),
     Overdue(Overdue),
     Companies(companies::Back),
+    Waiting(Waiting),
+    Bases(Asked),
 }
 
 type Work = BoxFuture<'static, Result<Done, LegError>>;
@@ -350,6 +357,7 @@ impl BrevoLeg {
             self.start_what_can_start();
             self.publish();
             let retry_at = self.later.peek().map(|Reverse((at, _))| *at);
+            let look_at = self.bases.look_at().filter(|_| self.sends());
             let settled_at = (self.account_ready_at > now).then_some(self.account_ready_at);
             let companies_at = self.companies.wake_at(now);
             let gate = self.parts.status.gate();
@@ -384,6 +392,7 @@ impl BrevoLeg {
                 () = until(retry_at) => self.retry_busy(),
                 () = until(settled_at) => {}
                 () = until(companies_at) => {}
+                () = until(look_at) => {}
                 _ = checkpoints.tick(), if self.may_write() => self.checkpoint()?,
                 _ = expiries.tick() => {
                     self.look_for_overdue();
@@ -410,6 +419,7 @@ impl BrevoLeg {
         self.start_events();
         self.start_listings();
         self.start_companies();
+        self.start_bases();
     }
 
     /// How many calls of a kind may be under way, of `open` while the destination takes them. At a closed gate one stands
@@ -445,6 +455,8 @@ impl BrevoLeg {
             Done::Moved(id, rows, scan) => self.take_moved(&id, rows, scan),
             Done::Overdue(overdue) => self.expire(overdue),
             Done::Companies(back) => self.take_back_companies(back)?,
+            Done::Waiting(waiting) => self.take_waiting(waiting),
+            Done::Bases(asked) => self.take_asked(asked),
         }
         Ok(())
     }
@@ -539,14 +551,15 @@ impl BrevoLeg {
     /// would be as they were, and who is expected to be here would be made anew.
     fn let_go(&mut self) {
         let on_the_way = self.receiving.is_some()
+            || self.bases.looking()
             || self.companies.busy()
             || self.loading_debtors
             || self.looking_for_overdue
             || self.writing.is_some();
         if !on_the_way {
-            let queues = &self.queues;
-            self.roster.let_go(|id| queues.contains_key(id));
             self.companies.let_go();
+            let (queues, bases) = (&self.queues, &self.bases);
+            self.roster.let_go(|id| queues.contains_key(id) || bases.holds(id));
         }
     }
 

@@ -150,6 +150,9 @@ impl BrevoLeg {
             // Folded before a crash: what is owed for it is in the person's debt already.
             return self.parts.books.hand_over(item.ticket);
         };
+        if folded.waits {
+            self.base_wanted();
+        }
         match self.consent_after(&id, answer, &folded, deletes) {
             Turn::Allowed => {}
             Turn::Given => self.owe_everything(&id, &mut folded),

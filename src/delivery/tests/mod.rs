@@ -2,6 +2,7 @@
 //! vendors' answers, row by row. The sum of promise P2 is checked at the end of every one of them, by
 //! [`super::testing::Relay::drain`].
 
+mod bases;
 mod brevo_answers;
 mod consent;
 mod consent_random;

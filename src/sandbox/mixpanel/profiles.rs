@@ -1,6 +1,7 @@
 //! User and group profiles with their operators (contract §5).
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use serde_json::{Map, Value, json};
 
@@ -11,10 +12,15 @@ use crate::clock::UnixMillis;
 /// The operators in the order in which one record's are applied, should it hold several.
 const OPERATORS: [&str; 8] = ["$set", "$set_once", "$add", "$union", "$append", "$remove", "$unset", "$delete"];
 
+/// When a profile changed, and what was there before.
+type Change = (UnixMillis, Option<Map<String, Value>>);
+
 /// A profile's properties by its id; for groups the id is `group_key:group_id`.
 #[derive(Debug, Default)]
 pub struct Profiles {
     by_id: BTreeMap<String, Map<String, Value>>,
+    /// With a lag: what was there before each change that a query does not show yet, oldest first.
+    before: BTreeMap<String, Vec<Change>>,
 }
 
 /// How one update is to be read.
@@ -25,6 +31,8 @@ pub struct Rules {
     pub list_and_number_ops: bool,
     /// Groups have no `$last_seen`.
     pub keeps_last_seen: bool,
+    /// How late a query shows a change.
+    pub lag: Duration,
     pub now: UnixMillis,
 }
 
@@ -42,6 +50,19 @@ impl Profiles {
         self.by_id.iter()
     }
 
+    /// Profiles as they were at `then`.
+    pub fn as_of(&self, then: UnixMillis) -> BTreeMap<&String, &Map<String, Value>> {
+        let mut shown: BTreeMap<_, _> = self.by_id.iter().collect();
+        for (id, changes) in &self.before {
+            match changes.iter().find(|(at, _)| *at > then) {
+                Some((_, Some(before))) => drop(shown.insert(id, before)),
+                Some((_, None)) => drop(shown.remove(id)),
+                None => {}
+            }
+        }
+        shown
+    }
+
     pub fn len(&self) -> usize {
         self.by_id.len()
     }
@@ -56,6 +77,12 @@ impl Profiles {
 
     /// Applies all operators of `record`. `geo` are the keys that the caller's or the record's address gives.
     pub fn apply(&mut self, id: &str, record: &Map<String, Value>, geo: Map<String, Value>, rules: Rules) {
+        if !rules.lag.is_zero() {
+            let before = self.by_id.get(id).cloned();
+            let changes = self.before.entry(id.to_owned()).or_default();
+            changes.retain(|(at, _)| *at + rules.lag > rules.now);
+            changes.push((rules.now, before));
+        }
         for operator in OPERATORS {
             let Some(argument) = record.get(operator) else { continue };
             if operator == "$delete" {
@@ -169,7 +196,13 @@ mod tests {
 
     fn after(updates: &[Value], mismatch: TypeMismatch) -> Value {
         let mut profiles = Profiles::default();
-        let rules = Rules { mismatch, list_and_number_ops: true, keeps_last_seen: true, now: UnixMillis(0) };
+        let rules = Rules {
+            mismatch,
+            list_and_number_ops: true,
+            keeps_last_seen: true,
+            lag: Duration::ZERO,
+            now: UnixMillis(0),
+        };
         for update in updates {
             let mut record = update.as_object().expect("object").clone();
             record.insert("$ignore_time".into(), true.into());
@@ -213,10 +246,29 @@ mod tests {
             mismatch: TypeMismatch::Keep,
             list_and_number_ops: true,
             keeps_last_seen: true,
+            lag: Duration::ZERO,
             now: UnixMillis(0),
         };
         let record = json!({ "$set": { "a": 1 }, "$time": 1_700_000_000 });
         profiles.apply("u", record.as_object().expect("object"), Map::new(), rules);
         assert_eq!(profiles.get("u").expect("there")["$last_seen"], "2023-11-14T22:13:20");
+    }
+
+    #[test]
+    fn a_query_that_lags_shows_what_was_there_before() {
+        let mut profiles = Profiles::default();
+        for second in 1..4 {
+            let rules = Rules {
+                mismatch: TypeMismatch::Keep,
+                list_and_number_ops: true,
+                keeps_last_seen: false,
+                lag: Duration::from_secs(10),
+                now: UnixMillis(second * 1_000),
+            };
+            let record = json!({ "$add": { "n": 1 } });
+            profiles.apply("u", record.as_object().expect("object"), Map::new(), rules);
+        }
+        let shown = |then| profiles.as_of(UnixMillis(then)).get(&"u".to_owned()).map(|profile| profile["n"].clone());
+        assert_eq!([500, 1_500, 2_000, 9_000].map(shown), [None, Some(json!(1)), Some(json!(2)), Some(json!(3))]);
     }
 }

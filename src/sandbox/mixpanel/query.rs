@@ -4,6 +4,7 @@
 //! (`answers`, by endpoint), else all data, and says so in `x-sandbox-note`.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
 
 use axum::http::StatusCode;
 use serde_json::{Map, Value, json};
@@ -14,6 +15,7 @@ use super::arrivals::Arrival;
 use super::export::Days;
 use super::import::{basic, unauthorized};
 use super::{Context, Mixpanel, State};
+use crate::clock::UnixMillis;
 
 const PAGE_SIZE: usize = 1_000;
 
@@ -167,7 +169,8 @@ fn engage(state: &mut State, params: &Params, context: &Context<'_>) -> Result<V
         None if page > 0 => return Err(QueryError::Uncached),
         None => {
             let id = format!("{}-{}", context.now.0, state.sessions.len());
-            let result = select(state, params)?;
+            let shown = context.now - Duration::from_millis(context.switches.profile_lag_ms);
+            let result = select(state, params, shown)?;
             state.sessions.insert(id.clone(), result);
             id
         }
@@ -184,7 +187,7 @@ fn engage(state: &mut State, params: &Params, context: &Context<'_>) -> Result<V
     }))
 }
 
-fn select(state: &State, params: &Params) -> Result<Vec<Value>, QueryError> {
+fn select(state: &State, params: &Params, shown: UnixMillis) -> Result<Vec<Value>, QueryError> {
     let ids: Option<BTreeSet<String>> = params
         .get("distinct_id")
         .map(|id| BTreeSet::from([id.to_owned()]))
@@ -198,7 +201,7 @@ fn select(state: &State, params: &Params) -> Result<Vec<Value>, QueryError> {
     };
     let outputs = params.strings("output_properties");
     let groups = params.get("data_group_id").is_some();
-    let profiles = if groups { &state.groups } else { &state.people };
+    let profiles = if groups { &state.groups } else { &state.people }.as_of(shown);
     let wanted = |id: &String| {
         ids.as_ref().is_none_or(|ids| ids.contains(id)) && members.as_ref().is_none_or(|members| members.contains(id))
     };
@@ -214,7 +217,7 @@ fn select(state: &State, params: &Params) -> Result<Vec<Value>, QueryError> {
         .collect();
     if let (Some(members), true) = (&members, params.get("include_all_users") != Some("false")) {
         let bare =
-            members.iter().filter(|id| profiles.get(id).is_none() && ids.as_ref().is_none_or(|ids| ids.contains(*id)));
+            members.iter().filter(|id| !profiles.contains_key(id) && ids.as_ref().is_none_or(|ids| ids.contains(*id)));
         results.extend(bare.map(|id| json!({ "$distinct_id": id, "$properties": {} })));
     }
     Ok(results)

@@ -1,5 +1,7 @@
 //! `/track`, `/engage` and `/groups`: nearly always a 200, and a body that says 1 or 0 (contract §4, §5).
 
+use std::time::Duration;
+
 use axum::http::StatusCode;
 use serde_json::{Map, Value, json};
 
@@ -159,6 +161,7 @@ fn profile(
             mismatch: context.switches.operator_type_mismatch,
             list_and_number_ops: add_append,
             keeps_last_seen: kind == Kind::Profile,
+            lag: Duration::from_millis(context.switches.profile_lag_ms),
             now: context.now,
         };
         let place = arrival.ip.as_deref().map(place).unwrap_or_default();
