@@ -76,6 +76,11 @@ impl Books {
         self.ledger.cursor()
     }
 
+    /// The last position beyond the cursor that is settled.
+    pub fn settled_through(&self) -> Option<Position> {
+        self.ledger.settled_ranges().last().map(|range| range.last)
+    }
+
     /// Takes an entry's records in. Those that are not for this destination, those of erased people, and those that a
     /// damaged block has lost, are settled here; the rest is returned in order.
     pub fn admit(&mut self, entry: Entry) -> Vec<Item> {

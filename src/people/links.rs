@@ -127,13 +127,13 @@ impl Roster {
         Some(Merge { from, into })
     }
 
-    /// The second step of a merge whose first step is all that a crash has left.
+    /// The second step of a merge whose first step is all that a crash has left; the same for what has come to a merged id
+    /// since.
     pub fn retake(&mut self, id: &PersonId, mode: IdentityMode) -> Option<Merge> {
         let into = self.canonical(id);
         let (source, target) = (self.get(id)?, self.links(&into)?);
-        let listed = target.merged.contains(id) || target.joining.contains(id);
-        let unlisted_for_good = target.size() >= MAX_CLUSTER && !source.has_leftovers();
-        if into == *id || listed || unlisted_for_good {
+        let unlisted = !target.merged.contains(id) && target.size() < MAX_CLUSTER;
+        if into == *id || target.joining.contains(id) || !(unlisted || source.has_leftovers()) {
             return None;
         }
         self.take(id, &into, mode);

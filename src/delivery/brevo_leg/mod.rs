@@ -172,6 +172,9 @@ pub struct BrevoLeg {
     ready: VecDeque<PersonId>,
     /// Whose lists are to be changed, in the order of asking.
     to_list: VecDeque<PersonId>,
+    /// The last entry that an earlier process has settled a record of. Until it has been read again, unsettled records that
+    /// stand in front of what is on shelves may still come, and no shelf is released.
+    replay_through: Option<EntryId>,
     /// Whose shelf is to be read once a checkpoint page is durable.
     releases: VecDeque<(u64, PersonId)>,
     /// Merged ids of which something may be moved to their survivors.
@@ -254,8 +257,10 @@ impl BrevoLeg {
         let (parked, parked_bytes) = shelf::totals(&parts.state).await?;
         let window = Window::new(parts.settings.dedup_window);
         let bases = Bases::open(&parts).await?;
+        let replay_through = parts.books.settled_through().map(|position| position.entry);
         let mut leg = Self {
             parts,
+            replay_through,
             roster: Roster::default(),
             queues: HashMap::new(),
             window,

@@ -85,8 +85,18 @@ impl BrevoLeg {
         shelf.records = shelf.records.saturating_sub(1);
     }
 
+    /// Whether everything in front of what an earlier process put on shelves has been taken in.
+    fn has_replayed(&mut self) -> bool {
+        let next = self.parts.source.next_entry();
+        self.replay_through.take_if(|through| next > *through && self.receiving.is_none());
+        self.replay_through.is_none()
+    }
+
     /// Reads the shelves whose turn it is and whose rows are all in the store.
     pub(super) fn start_releases(&mut self) {
+        if !self.has_replayed() {
+            return;
+        }
         while self.sends() && self.waiting + self.releases_under_way * ROWS < MAX_RELEASED {
             if self.releases.front().is_none_or(|(page, _)| *page > self.durable_page) {
                 return;

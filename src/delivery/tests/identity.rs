@@ -8,6 +8,7 @@ use serde_json::{Value, json};
 use crate::config::{BrevoMode, IdentityMode, Sync};
 use crate::delivery::testing::{Relay, Setup, TOKEN, World, eventually};
 use crate::people::debt::Debt;
+use crate::people::shelf;
 use crate::record::{Destination, Kind, Record};
 use crate::settlement::SkipRule;
 use crate::store::{State, Table, WriteBatch};
@@ -329,5 +330,31 @@ async fn core7_the_oldest_expire_first_after_a_merge() {
     relay.append(vec![world.set("u", json!({"$email": "u@example.com"}))]).await;
     done(&relay).await;
     assert_eq!(world.arrived().await, all_of("u@example.com", 11..31));
+    relay.drain().await;
+}
+
+/// What a crash has caught in a call is read again from the journal, what came after it stands on the shelf: the shelf
+/// does not go first.
+#[tokio::test]
+async fn core7_a_shelf_does_not_overtake_what_a_crash_brings_back() {
+    let world = World::new(Setup::brevo()).await;
+    let relay = world.relay().await;
+    relay.append(vec![world.set("u", json!({"$email": "u@example.com"})), world.visit("x", 0)]).await;
+    relay.until(BREVO, "known", |report| report.parked == 1 && report.backlog == 0).await;
+    world.faults(json!({"vendor": "brevo", "path_prefix": "/v3/events", "kind": "black_hole"})).await;
+    relay.append(vec![world.purchase("u", 1)]).await;
+    eventually("under way", async || world.requests("brevo", "/v3/events").await == 1).await;
+    for n in 2..20 {
+        relay.append(vec![world.signed_in("x", "u", n)]).await;
+    }
+    relay.until(BREVO, "waiting", |report| report.parked == 19 && report.backlog == 1).await;
+    let state: Arc<dyn State> = relay.store.state.clone();
+    eventually("written down", async || shelf::totals(&state).await.unwrap().0 == 19).await;
+    drop(state);
+    relay.kill().await;
+    world.heal().await;
+    let relay = world.relay().await;
+    done(&relay).await;
+    assert_eq!(world.arrived().await, all_of("u@example.com", 0..20));
     relay.drain().await;
 }

@@ -14,3 +14,4 @@ mod interleavings;
 mod lists;
 mod mixpanel_answers;
 mod random;
+mod random_identity;

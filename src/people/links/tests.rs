@@ -152,6 +152,12 @@ fn what_one_write_has_left_undone_is_done_from_what_is_stored() {
     assert_eq!(merged(&roster, "u"), ["$device:x"]);
     assert!(roster.get(&id("u")).unwrap().person.links.is_joining());
     assert_eq!(roster.retake(&id("$device:x"), Simplified), None);
+    // Once joined, there is nothing more to do, unless something came since.
+    roster.joined(&id("$device:x"), &id("u"));
+    roster.edit(&id("$device:x")).person.shelf.records = 0;
+    assert_eq!(roster.retake(&id("$device:x"), Simplified), None);
+    roster.edit(&id("$device:x")).owe(Debt::nothing());
+    assert!(roster.retake(&id("$device:x"), Simplified).is_some());
 }
 
 #[test]
