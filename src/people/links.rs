@@ -172,7 +172,9 @@ impl Roster {
         // Mixpanel does not carry a device's profile over to its user.
         if mode == IdentityMode::Original {
             let gained = target.person.take_profile(&source);
-            if let (Some(gained), false) = (gained, target.person.contact == Contact::Unknown) {
+            // A write that is under way for the first time has not got it either.
+            let written = target.person.addressable() || target.person.contact != Contact::Unknown;
+            if let (Some(gained), true) = (gained, written) {
                 target.owe(gained);
             }
         }

@@ -58,7 +58,7 @@ impl BrevoLeg {
     fn hold_back(&mut self, into: &PersonId) {
         self.shelve_events(into);
         let queue = self.queue(into);
-        queue.released_through = None;
+        queue.look_again();
         let events = std::mem::take(&mut queue.events);
         self.waiting -= events.len();
     }
@@ -228,7 +228,7 @@ impl BrevoLeg {
         self.forget_idle(from);
         let page = self.page;
         let queue = self.queue(into);
-        queue.released_through = None;
+        queue.look_again();
         queue.shelved_page = page;
         // In line by an older page, the reading would come before the moved rows are in the store, and pass them.
         if queue.release == Release::Wanted {

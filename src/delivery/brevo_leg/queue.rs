@@ -77,6 +77,8 @@ pub struct PersonQueue {
     /// The shelf is to be read, or is being read, in order to be moved; up to where it has been moved.
     pub moving: bool,
     pub moved_through: Option<Position>,
+    /// Rows have come to the shelf in front of what a reading under way brings back.
+    pub passed_over: bool,
     /// The checkpoint page with the newest row put on the shelf.
     pub shelved_page: u64,
     /// Payments begun so far, and the number of the last that succeeded.
@@ -137,6 +139,13 @@ impl PersonQueue {
         } else {
             0
         }
+    }
+
+    /// A row has come to the shelf in front of others: whatever has been read of it, or is being read, may miss it. Rows
+    /// that are read twice by that are known by their removal.
+    pub fn look_again(&mut self) {
+        self.released_through = None;
+        self.passed_over |= self.release == Release::Reading;
     }
 
     /// Whether the first event waits for nothing but a call.

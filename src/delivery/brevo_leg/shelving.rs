@@ -43,7 +43,11 @@ impl BrevoLeg {
         self.roster.edit(id).person.shelf.records += 1;
         self.parts.books.hand_over(item.ticket);
         let page = self.page;
-        self.queue(id).shelved_page = page;
+        let queue = self.queue(id);
+        queue.shelved_page = page;
+        if queue.released_through >= Some(item.position) {
+            queue.look_again();
+        }
         self.advance(id);
     }
 
@@ -53,12 +57,14 @@ impl BrevoLeg {
         let bytes = shelf::put(id, position, record, self.parts.books.pending_mut());
         self.roster.edit(id).person.shelf.records += 1;
         let page = self.page;
-        self.queue(id).shelved_page = page;
+        let queue = self.queue(id);
+        queue.shelved_page = page;
+        queue.look_again();
         bytes
     }
 
     /// Puts events that are queued for a contact which waits alone on its shelf, so that they do not hold the ledger's
-    /// cursor and ranges for as long as that takes. They keep their places in the queue, as if just released.
+    /// cursor and ranges for as long as that takes. They keep their places in the queue, as if released.
     pub(super) fn shelve_events(&mut self, id: &PersonId) {
         let queue = self.queues.entry(id.clone()).or_default();
         let page = self.page;
@@ -67,7 +73,6 @@ impl BrevoLeg {
             let bytes = shelf::put(id, queued.position, &queued.record, self.parts.books.pending_mut());
             self.parts.books.hand_over(ticket);
             queued.slot = Slot::Shelf { bytes };
-            queue.released_through = queue.released_through.max(Some(queued.position));
             queue.shelved_page = page;
             self.roster.edit(id).person.shelf.records += 1;
             self.parked += 1;
@@ -103,9 +108,15 @@ impl BrevoLeg {
             }
             let Some((_, id)) = self.releases.pop_front() else { return };
             let merging = self.roster.is_forward(&id) || self.is_joining(&id);
+            let durable_page = self.durable_page;
             let queue = self.queue(&id);
             if merging {
                 queue.release = Release::Idle;
+                continue;
+            }
+            if queue.shelved_page > durable_page {
+                let page = queue.shelved_page;
+                self.releases.push_back((page, id));
                 continue;
             }
             queue.release = Release::Reading;
@@ -127,7 +138,8 @@ impl BrevoLeg {
         let durable_page = self.durable_page;
         let queue = self.queue(id);
         queue.release = Release::Idle;
-        if self.roster.is_forward(id) || self.is_joining(id) {
+        let passed_over = std::mem::take(&mut queue.passed_over);
+        if passed_over || self.roster.is_forward(id) || self.is_joining(id) {
             // Read again once everything of the person's is on one shelf.
             self.advance(id);
             return Ok(());

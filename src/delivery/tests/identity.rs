@@ -358,3 +358,19 @@ async fn core7_a_shelf_does_not_overtake_what_a_crash_brings_back() {
     assert_eq!(world.arrived().await, all_of("u@example.com", 0..20));
     relay.drain().await;
 }
+
+/// What a user gains by a link while their contact is being written for the first time is not in that write: it is owed.
+#[tokio::test]
+async fn core6_what_is_gained_during_a_first_write_is_owed() {
+    let world = World::new(original()).await;
+    let relay = world.relay().await;
+    relay.append(vec![world.set(UUID, json!({"plan": "free"}))]).await;
+    relay.until(BREVO, "parked", |report| report.parked == 1).await;
+    world.faults(json!({"vendor": "brevo", "path_prefix": "/v3/contacts", "kind": "latency", "ms": 700})).await;
+    relay.append(vec![world.set("u", json!({"$email": "u@example.com"}))]).await;
+    eventually("under way", async || world.requests("brevo", "/v3/contacts").await > 1).await;
+    relay.append(vec![world.identify(UUID, "u")]).await;
+    done(&relay).await;
+    assert_eq!(world.contact("u").await["attributes"]["PLAN_TYPE"], "free");
+    relay.drain().await;
+}
