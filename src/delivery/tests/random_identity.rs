@@ -88,7 +88,7 @@ impl Reference {
 
     fn link(&mut self, device: usize, person: usize) {
         let from = self.events.len();
-        let first = self.linked.get(&device).is_none();
+        let first = !self.linked.contains_key(&device);
         self.linked.entry(device).or_insert((person, from));
         if first && self.mode == IdentityMode::Original && self.plans[person].is_none() {
             self.plans[person].clone_from(&self.device_plans[device]);
