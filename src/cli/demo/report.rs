@@ -10,7 +10,7 @@ use super::figures::{Account, Figures, KINDS};
 use super::follow::Followed;
 use super::paper::{Ink, Paper, WIDTH, fill, fit};
 use super::story::{self, EXPECTED_CONTACTS, EXPECTED_DEAD_LETTERS, EXPECTED_PARKED, Step};
-use crate::people::shelf;
+use crate::people::{roster, shelf};
 use crate::record::{Destination, Kind};
 use crate::settlement::SkipRule;
 use crate::store::State;
@@ -142,18 +142,23 @@ fn wrap(text: &str, width: usize) -> Vec<String> {
     lines
 }
 
-/// Records on shelves: whose they are, and what they wait for.
+/// Records that wait for values or on shelves: whose they are, and what they wait for.
 async fn parked(state: &Arc<dyn State>) -> Result<Vec<(String, &'static str)>, DemoError> {
-    let waiting = shelf::oldest(state, 20).await?;
-    let told = waiting.into_iter().map(|row| {
+    let mut told = Vec::new();
+    for (person, awaiting) in roster::waiting_for_bases(state, None, 20).await? {
+        let why = "an operator on a value that is not known yet: it waits, nothing is guessed";
+        told.extend((0..awaiting.records).map(|_| (format!("{} {person}", Kind::Profile.label()), why)));
+    }
+    for row in shelf::oldest(state, 20).await? {
         let why = match row.kind {
-            Kind::Event | Kind::Identity => "nobody knows yet who this is: it waits for an email or a phone",
-            Kind::Profile => "an operator on a value that is not known yet: it waits, nothing is guessed",
+            Kind::Event | Kind::Identity | Kind::Profile => {
+                "nobody knows yet who this is: it waits for an email or a phone"
+            }
             Kind::Group => "a group waits for its company",
         };
-        (format!("{} {}", row.kind.label(), row.person), why)
-    });
-    Ok(told.collect())
+        told.push((format!("{} {}", row.kind.label(), row.person), why));
+    }
+    Ok(told)
 }
 
 /// What the vendors hold, and whether it is what it should be.
