@@ -61,9 +61,9 @@ pub fn of_table(table: Table) -> Holding {
         ),
         Table::Companies => Holding::of_people(
             place,
-            "names of firms, which may be a person's",
-            "with the group",
-            "nothing: a group is nobody's",
+            "names of firms, which may be a person's; ids of people whose links are owed",
+            "with the group; until Brevo has the link",
+            "links deleted; a group is nobody's",
         ),
         Table::Checkpoints | Table::Budgets | Table::Vendors | Table::Meta => Holding::of_nobody(place),
     }

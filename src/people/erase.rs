@@ -8,6 +8,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use serde_json::Value;
 
+use super::company::{GroupId, rows as company_rows};
 use super::person::Person;
 use super::roster::PersonId;
 use super::shelf::{self, Parked};
@@ -75,7 +76,10 @@ pub async fn take(state: &Arc<dyn State>, ids: &[String], batch: &mut WriteBatch
             taken.owed += counted(table, &row)?;
         }
     }
+    // A link is listed under the id that it was said of, which may have been merged since.
+    let groups: BTreeSet<GroupId> = taken.people.iter().flat_map(|(_, person)| person.groups.groups()).collect();
     for id in &ids {
+        groups.iter().for_each(|group| company_rows::remove_link(group, id, batch));
         for table in TABLES {
             batch.delete(table, id.as_bytes());
         }
@@ -115,4 +119,37 @@ pub async fn held(state: &Arc<dyn State>, id: &str) -> Result<Vec<(Table, Value)
 pub async fn on_shelf(state: &Arc<dyn State>, id: &str, limit: usize) -> Result<Vec<(Position, Parked)>, StoreError> {
     let rows = shelf::of_person(state, id, None, limit).await?;
     Ok(rows.into_iter().map(|row| (row.position, row)).collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::clock::SystemClock;
+    use crate::mapping::membership::Belonging;
+    use crate::people::company::group_id;
+    use crate::store::sqlite::{self, OpenOptions};
+
+    #[tokio::test]
+    async fn links_that_are_owed_go_with_the_person_and_others_stay() {
+        let binary = std::env::current_exe().unwrap();
+        let directory = tempfile::tempdir_in(binary.parent().unwrap()).unwrap();
+        let path = directory.path().join("m.db");
+        let options = OpenOptions { path, min_free: Some(1), allow_volatile: true, clock: Arc::new(SystemClock) };
+        let store = sqlite::open(options).unwrap();
+        let state: Arc<dyn State> = store.state.clone();
+        let mut ada = Person::default();
+        ada.groups.take(&[Belonging::Joins { key: "k".to_owned(), ids: vec!["a".to_owned()] }]);
+        let group = group_id("k", "a");
+        let mut batch = WriteBatch::new();
+        batch.put(Table::People, "ada", serde_json::to_vec(&ada).unwrap());
+        for id in ["ada", "bob"] {
+            company_rows::put_link(&group, &id.into(), &mut batch);
+        }
+        state.write(batch).await.unwrap();
+
+        let mut batch = WriteBatch::new();
+        take(&state, &["ada".to_owned()], &mut batch).await.unwrap();
+        state.write(batch).await.unwrap();
+        assert_eq!(company_rows::links(&state, &group, 10).await.unwrap(), [PersonId::from("bob")]);
+    }
 }

@@ -66,6 +66,11 @@ impl Memberships {
         }
     }
 
+    /// All of them, left ones that the company still has included.
+    pub fn groups(&self) -> impl Iterator<Item = GroupId> {
+        self.0.keys().cloned()
+    }
+
     /// Whether anything is in no line yet.
     pub fn has_new(&self) -> bool {
         self.0.values().any(|membership| membership.stage == Stage::New)
