@@ -13,5 +13,6 @@ mod identity;
 mod interleavings;
 mod lists;
 mod mixpanel_answers;
+mod operators;
 mod random;
 mod random_identity;
