@@ -51,7 +51,7 @@ struct Profile {
 impl Profile {
     /// Every other person was there before the relay.
     fn before(person: usize) -> Self {
-        if person % 2 == 0 { Self { number: Some(1_000), list: Some(vec![0, 1, 0]) } } else { Self::default() }
+        if person.is_multiple_of(2) { Self { number: Some(1_000), list: Some(vec![0, 1, 0]) } } else { Self::default() }
     }
 
     fn take(&mut self, step: Step) {
