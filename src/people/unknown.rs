@@ -51,7 +51,9 @@ struct Steps {
 impl Steps {
     fn add(&mut self, position: Position, change: Change) {
         let once = change.additive() || matches!(change, Change::Union(_)) && self.removes();
-        if self.bytes() > MAX_BYTES / 2 || !self.joined(&change) {
+        // What a base need not hold is kept apart from what it must.
+        let apart = self.held == self.changes.len() && !once;
+        if apart || self.bytes() > MAX_BYTES / 2 || !self.joined(&change) {
             self.changes.push(change);
         }
         if once {

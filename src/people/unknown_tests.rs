@@ -65,6 +65,14 @@ fn steps_are_bounded_in_number_and_bytes() {
     assert_eq!(unknown.take(&name(), Base::At(at(11_000)), &json!(["all"])), Some(json!(["all"])));
 }
 
+/// A step that an answer need not hold is no part of one that it must.
+#[test]
+fn a_union_behind_a_certain_one_is_done() {
+    let union = |items: &[u8]| Change::Union(items.iter().map(|item| json!(item)).collect());
+    let changes = [Change::Remove(json!(0)), union(&[]), union(&[]), union(&[0])];
+    assert_eq!(waiting(&changes).take(&name(), Base::At(at(2)), &json!([])), Some(json!([0])));
+}
+
 fn change() -> impl Strategy<Value = Change> {
     let item = || (0u8..3).prop_map(|n| json!(n));
     prop_oneof![
