@@ -9,6 +9,7 @@ use super::desk::Desk;
 use super::receipt::{ContactToGo, Side};
 use crate::brevo::calls::Calls;
 use crate::brevo::identifiers::ContactRef;
+use crate::brevo::outcome;
 use crate::brevo::wire;
 use crate::delivery::brevo_leg;
 use crate::mixpanel::app::{self, AppCalls, MAX_DELETION, Progress};
@@ -102,6 +103,10 @@ impl Vendors {
                 Ok(answer) => answer,
                 Err(outcome) => return Ok(outcome),
             };
+            // Somebody else's 404 does not say that there is no contact.
+            if outcome::lost_its_way(&answer) {
+                return Ok(Outcome::Later(words(&answer, &[])));
+            }
             match answer.status {
                 StatusCode::OK => {}
                 // Not a form that Brevo knows an identifier by.
@@ -120,6 +125,7 @@ impl Vendors {
             }
             return Ok(match send(stack, calls.delete_contact(ContactRef::Id(found.id))).await {
                 Err(outcome) => outcome,
+                Ok(answer) if outcome::lost_its_way(&answer) => Outcome::Later(words(&answer, &[])),
                 Ok(answer) => match answer.status {
                     StatusCode::NO_CONTENT | StatusCode::OK | StatusCode::NOT_FOUND => Outcome::Gone(true),
                     // A registered user of the account's (contract §3.4).

@@ -237,3 +237,27 @@ async fn core_12_a_deletion_forwarded_to_mixpanel_erases_here_and_a_blocklisted_
     eventually(PATIENCE, async || sandbox.brevo_contact("somebody-new").await.ok_or("not there yet".to_owned())).await;
     assert_eq!(sandbox.brevo_contact("somebody-new").await.unwrap()["emailBlacklisted"], true);
 }
+
+/// A 404 that is not Brevo's own says nothing of the contact: the receipt does not call it gone.
+#[tokio::test]
+async fn core_12_somebody_elses_404_does_not_end_an_erasure() {
+    let sandbox = Sandbox::start().await;
+    let relay = Relay::start(&sandbox, with_oauth()).await;
+    relay.take("/engage", &json!([set(ADA, json!({ "$email": ADDRESS }))])).await;
+    relay.drained("brevo").await;
+    let lost = json!({ "kind": "status", "status": 404, "body": { "message": "no such route" } });
+    sandbox.faults(Sandbox::fault("brevo", "/v3/contacts/", lost)).await;
+    let begun = relay.admin("DELETE", &format!("/v1/people/{ADA}")).await.json();
+    let id = begun["id"].as_str().unwrap().to_owned();
+    let asked = eventually(PATIENCE, async || {
+        let receipt = receipt(&relay, &id).await;
+        if receipt["brevo"]["said"].is_string() { Ok(receipt) } else { Err(format!("{receipt}")) }
+    })
+    .await;
+    assert!(asked["finished_at"].is_null(), "{asked}");
+    assert!(sandbox.brevo_contact(ADA).await.is_some());
+
+    sandbox.heal().await;
+    finished(&relay, &id).await;
+    assert!(sandbox.brevo_contact(ADA).await.is_none());
+}

@@ -8,8 +8,8 @@ use std::time::Duration;
 
 use tower::ServiceExt as _;
 
-use super::LegError;
 use super::compose::Write;
+use super::{LegError, VendorParts};
 use crate::brevo::calls::Calls;
 use crate::brevo::identifiers::{ContactRef, ListId, ProcessId};
 use crate::brevo::outcome::{self, ImportOutcome};
@@ -33,10 +33,9 @@ const SAMPLES: usize = 5;
 
 #[derive(Clone)]
 pub struct Importer {
-    pub calls: Calls,
-    pub stack: Stack,
-    pub state: Arc<dyn State>,
-    pub list: ListId,
+    calls: Calls,
+    stack: Stack,
+    state: Arc<dyn State>,
 }
 
 /// How an import ended for the people in it.
@@ -54,10 +53,14 @@ pub async fn left_running(state: &Arc<dyn State>) -> Result<bool, StoreError> {
 }
 
 impl Importer {
-    /// Imports as many of `writes` as fit into one call; returns how many that were, and how it ended.
-    pub async fn run(&self, writes: &[(PersonId, Write)]) -> Result<(usize, Imported), LegError> {
+    pub fn new(vendor: &VendorParts, state: &Arc<dyn State>) -> Self {
+        Self { calls: vendor.calls.clone(), stack: vendor.stack.clone(), state: state.clone() }
+    }
+
+    /// Imports as many of `writes` as fit into one call, onto `list`; returns how many that were, and how it ended.
+    pub async fn run(&self, list: ListId, writes: &[(PersonId, Write)]) -> Result<(usize, Imported), LegError> {
         let contacts: Vec<ImportContact> = writes.iter().map(|(_, write)| write.import()).collect();
-        let Some(first) = self.calls.import(&contacts, &[self.list]).into_iter().next() else {
+        let Some(first) = self.calls.import(&contacts, &[list]).into_iter().next() else {
             return Ok((0, Imported::NotDone));
         };
         let count = first.range.len();

@@ -314,7 +314,7 @@ impl BrevoLeg {
             purging: None,
         };
         leg.find_debtors().await?;
-        if leg.sends() && leg.imports() && imports::left_running(&leg.parts.state).await? {
+        if leg.sends() && imports::left_running(&leg.parts.state).await? {
             leg.held = leg.debtors.iter().cloned().collect();
         }
         // Before anyone can ask: what an earlier process left owed is backlog from the first moment on (P2).

@@ -316,12 +316,7 @@ impl BrevoLeg {
         }
         self.to_pay = others;
         let Some(vendor) = &self.parts.vendor else { return };
-        let importer = Importer {
-            calls: vendor.calls.clone(),
-            stack: vendor.stack.clone(),
-            state: self.parts.state.clone(),
-            list,
-        };
+        let importer = Importer::new(vendor, &self.parts.state);
         for (id, _) in &people {
             self.begin_payment(id);
             self.queue(id).importing = true;
@@ -329,14 +324,9 @@ impl BrevoLeg {
         }
         self.import_under_way = true;
         self.spawn(Box::pin(async move {
-            let (count, imported) = importer.run(&people).await?;
+            let (count, imported) = importer.run(list, &people).await?;
             Ok(Done::Imported { count, people, imported })
         }));
-    }
-
-    /// Whether there is a list for imports to fill.
-    pub(super) fn imports(&self) -> bool {
-        self.parts.mapping.list(ALL_USERS).is_some()
     }
 
     pub(super) fn earlier_import_ended(&mut self) {
@@ -347,13 +337,8 @@ impl BrevoLeg {
     }
 
     pub(super) fn await_earlier_import(&mut self) {
-        let (Some(vendor), Some(list)) = (&self.parts.vendor, self.parts.mapping.list(ALL_USERS)) else { return };
-        let importer = Importer {
-            calls: vendor.calls.clone(),
-            stack: vendor.stack.clone(),
-            state: self.parts.state.clone(),
-            list,
-        };
+        let Some(vendor) = &self.parts.vendor else { return };
+        let importer = Importer::new(vendor, &self.parts.state);
         self.import_under_way = true;
         self.spawn(Box::pin(async move {
             importer.await_earlier().await?;
