@@ -70,15 +70,6 @@ async fn stage(relay: &Relay, id: &str, stage: &str) -> Value {
     .await
 }
 
-async fn settles(relay: &Relay, destination: &str, expected: Balance) {
-    assert!(expected.adds_up(), "the test's own arithmetic: {expected:?}");
-    eventually(PATIENCE, async || {
-        let found = relay.balance(destination).await;
-        if found == expected { Ok(()) } else { Err(format!("{destination}: found {found:?}, expected {expected:?}")) }
-    })
-    .await;
-}
-
 /// Three events of Ada and three of Bob in one request, so in one block.
 fn both(round: &str) -> Value {
     let of = |who: &str, n: usize| event("Purchase", who, &format!("{who}-{round}-{n}"));
@@ -115,9 +106,9 @@ async fn core_12_an_erasure_while_mixpanel_is_paused_leaves_nothing_and_the_othe
 
     // 8 before, the mark, 7 after. Mixpanel: two profiles and Bob's six events; Ada's seven are skipped, and the mark.
     let mixpanel = Balance { accepted: 16, delivered: 8, skipped: 8, parked: 0, dead_letters: 0, backlog: 0 };
-    settles(&relay, "mixpanel", mixpanel).await;
+    relay.settles("mixpanel", mixpanel).await;
     // Brevo had Ada's three earlier events.
-    settles(&relay, "brevo", Balance { delivered: 11, skipped: 5, ..mixpanel }).await;
+    relay.settles("brevo", Balance { delivered: 11, skipped: 5, ..mixpanel }).await;
     let metrics = relay.metrics().await;
     for (destination, erased) in [("mixpanel", 7.0), ("brevo", 4.0)] {
         let labels = [("destination", destination), ("rule", "erased")];
@@ -156,9 +147,9 @@ async fn core_12_shelves_and_dead_letters_of_the_person_go_and_are_counted() {
         json!([event("Purchase", ADA, "a-1"), event("Purchase", ADA, "a-2"), deep, event("Purchase", "bob", "b-1")]);
     relay.take("/track", &records).await;
     let brevo = Balance { accepted: 4, delivered: 0, skipped: 1, parked: 3, dead_letters: 0, backlog: 0 };
-    settles(&relay, "brevo", brevo).await;
+    relay.settles("brevo", brevo).await;
     let mixpanel = Balance { accepted: 4, delivered: 3, skipped: 0, parked: 0, dead_letters: 1, backlog: 0 };
-    settles(&relay, "mixpanel", mixpanel).await;
+    relay.settles("mixpanel", mixpanel).await;
     relay.dead_letters("mixpanel", 1).await;
     let about = eventually(PATIENCE, async || {
         let about = relay.admin("GET", &format!("/v1/people/{ADA}")).await.ok().json();
@@ -170,8 +161,8 @@ async fn core_12_shelves_and_dead_letters_of_the_person_go_and_are_counted() {
     let begun = relay.admin("DELETE", &format!("/v1/people/{ADA}")).await.json();
     let receipt = finished(&relay, begun["id"].as_str().unwrap()).await;
     assert_eq!((&receipt["relay"]["parked"], &receipt["relay"]["dead_letters"]), (&json!(2), &json!(1)), "{receipt}");
-    settles(&relay, "brevo", Balance { accepted: 5, skipped: 4, parked: 1, ..brevo }).await;
-    settles(&relay, "mixpanel", Balance { accepted: 5, skipped: 2, dead_letters: 0, ..mixpanel }).await;
+    relay.settles("brevo", Balance { accepted: 5, skipped: 4, parked: 1, ..brevo }).await;
+    relay.settles("mixpanel", Balance { accepted: 5, skipped: 2, dead_letters: 0, ..mixpanel }).await;
     relay.kill().await;
     for (place, bytes) in remains(&relay).await {
         assert!(!names_ada(&bytes), "found in {place}");

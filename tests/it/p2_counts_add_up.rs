@@ -4,17 +4,7 @@ use serde_json::{Value, json};
 
 use crate::harness::metrics::Balance;
 use crate::harness::records::{event, set};
-use crate::harness::{PATIENCE, Relay, Sandbox, eventually};
-
-/// Waits for a quiet moment at which the destination's numbers are `expected`, the sum included.
-async fn settles(relay: &Relay, destination: &str, expected: Balance) {
-    assert!(expected.adds_up(), "the test's own arithmetic: {expected:?}");
-    eventually(PATIENCE, async || {
-        let found = relay.balance(destination).await;
-        if found == expected { Ok(()) } else { Err(format!("{destination}: found {found:?}, expected {expected:?}")) }
-    })
-    .await;
-}
+use crate::harness::{Relay, Sandbox};
 
 /// Deeper than the vendor's import takes; the edge lets it pass.
 fn poison(insert_id: &str) -> Value {
@@ -43,8 +33,8 @@ async fn accepted_is_delivered_skipped_parked_dead_and_backlog() {
     relay.take("/track", &json!([poison("poison-1")])).await;
     let mixpanel = Balance { accepted: 39, delivered: 38, skipped: 0, parked: 0, dead_letters: 1, backlog: 0 };
     let brevo = Balance { accepted: 39, delivered: 25, skipped: 11, parked: 3, dead_letters: 0, backlog: 0 };
-    settles(&relay, "mixpanel", mixpanel).await;
-    settles(&relay, "brevo", brevo).await;
+    relay.settles("mixpanel", mixpanel).await;
+    relay.settles("brevo", brevo).await;
     let metrics = relay.metrics().await;
     let skipped =
         metrics.sum("mixrelay_records_skipped_total", &[("destination", "brevo"), ("rule", "unmapped_event")]);
@@ -61,28 +51,28 @@ async fn accepted_is_delivered_skipped_parked_dead_and_backlog() {
         .await;
     let mixpanel = Balance { accepted: 45, backlog: 6, ..mixpanel };
     let brevo = Balance { accepted: 45, backlog: 6, ..brevo };
-    settles(&relay, "mixpanel", mixpanel).await;
-    settles(&relay, "brevo", brevo).await;
+    relay.settles("mixpanel", mixpanel).await;
+    relay.settles("brevo", brevo).await;
     assert!(relay.terminate().await.success());
     relay.start_again().await;
-    settles(&relay, "mixpanel", mixpanel).await;
-    settles(&relay, "brevo", brevo).await;
+    relay.settles("mixpanel", mixpanel).await;
+    relay.settles("brevo", brevo).await;
     relay.kill().await;
     relay.start_again().await;
-    settles(&relay, "mixpanel", mixpanel).await;
-    settles(&relay, "brevo", brevo).await;
+    relay.settles("mixpanel", mixpanel).await;
+    relay.settles("brevo", brevo).await;
 
     // The vendors are back, and the parked person becomes known.
     sandbox.heal().await;
     relay.take("/engage", &json!([set("nobody", json!({ "$email": "n@example.com" }))])).await;
     let mixpanel = Balance { accepted: 46, delivered: 45, backlog: 0, ..mixpanel };
     let brevo = Balance { accepted: 46, delivered: 35, parked: 0, backlog: 0, ..brevo };
-    settles(&relay, "mixpanel", mixpanel).await;
-    settles(&relay, "brevo", brevo).await;
+    relay.settles("mixpanel", mixpanel).await;
+    relay.settles("brevo", brevo).await;
     assert!(relay.terminate().await.success());
     relay.start_again().await;
-    settles(&relay, "mixpanel", mixpanel).await;
-    settles(&relay, "brevo", brevo).await;
+    relay.settles("mixpanel", mixpanel).await;
+    relay.settles("brevo", brevo).await;
 
     // The numbers are the vendors' too.
     assert_eq!(sandbox.mixpanel_events().await.len(), 37);
@@ -96,7 +86,8 @@ async fn a_dead_letter_at_one_destination_is_a_delivery_at_the_other() {
     let sandbox = Sandbox::start().await;
     let mut relay = Relay::start(&sandbox, json!({})).await;
     relay.take("/engage", &json!([set("p", json!({ "$email": "p@example.com" }))])).await;
-    settles(&relay, "brevo", Balance { accepted: 1, delivered: 1, skipped: 0, parked: 0, dead_letters: 0, backlog: 0 })
+    relay
+        .settles("brevo", Balance { accepted: 1, delivered: 1, skipped: 0, parked: 0, dead_letters: 0, backlog: 0 })
         .await;
     let refusal = json!({ "kind": "status", "status": 400, "times": 1,
         "body": { "code": "invalid_parameter", "message": "event_properties are not what they should be" } });
@@ -104,14 +95,14 @@ async fn a_dead_letter_at_one_destination_is_a_delivery_at_the_other() {
     let refused = event("Purchase", "p", "refused-1");
     relay.take("/track", &json!([refused])).await;
     let brevo = Balance { accepted: 2, delivered: 1, skipped: 0, parked: 0, dead_letters: 1, backlog: 0 };
-    settles(&relay, "brevo", brevo).await;
-    settles(&relay, "mixpanel", Balance { delivered: 2, dead_letters: 0, ..brevo }).await;
+    relay.settles("brevo", brevo).await;
+    relay.settles("mixpanel", Balance { delivered: 2, dead_letters: 0, ..brevo }).await;
     let letters = relay.dead_letters("brevo", 1).await;
     assert_eq!(letters[0]["record"], refused, "with the original bytes");
     assert!(letters[0]["answer"].as_str().unwrap().contains("not what they should be"), "{}", letters[0]);
     // Listed is written down: a kill does not bring it back to life.
     relay.kill().await;
     relay.start_again().await;
-    settles(&relay, "brevo", brevo).await;
+    relay.settles("brevo", brevo).await;
     assert_eq!(relay.dead_letters("brevo", 1).await, letters);
 }

@@ -6,9 +6,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use proptest::prelude::*;
-use proptest::test_runner::{Config, RngAlgorithm, TestRng, TestRunner};
 use serde_json::json;
 
+use super::histories::play_all;
 use crate::brevo::identifiers::Membership;
 use crate::config::{Consent, EventRule};
 use crate::delivery::testing::{Relay, Setup, World, text};
@@ -140,21 +140,5 @@ async fn run(steps: &[Step]) {
 
 #[test]
 fn nobody_who_does_not_agree_is_sent_and_everybody_who_does_is() {
-    let more = std::env::var("LEGS_CASES").ok().and_then(|cases| cases.parse().ok());
-    let cases = more.unwrap_or(4);
-    let config = Config { cases, max_shrink_iters: 0, failure_persistence: None, ..Config::default() };
-    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
-    let histories = proptest::collection::vec(step(), 20..60);
-    // The same histories every time, so that a failure is the change's; new ones where more are asked for.
-    let mut runner = match more {
-        None => TestRunner::new_with_rng(config, TestRng::deterministic_rng(RngAlgorithm::ChaCha)),
-        Some(_) => TestRunner::new(config),
-    };
-    let played = runner.run(&histories, |steps| {
-        runtime.block_on(run(&steps));
-        Ok(())
-    });
-    if let Err(error) = played {
-        panic!("{error}");
-    }
+    play_all(4, proptest::collection::vec(step(), 20..60), async |steps| run(&steps).await);
 }

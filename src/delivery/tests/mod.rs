@@ -9,6 +9,7 @@ mod consent_random;
 mod contacts;
 mod core;
 mod groups;
+mod histories;
 mod identity;
 mod interleavings;
 mod lists;

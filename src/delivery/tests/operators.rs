@@ -4,9 +4,9 @@
 use std::time::Duration;
 
 use proptest::prelude::*;
-use proptest::test_runner::{Config, RngAlgorithm, TestRng, TestRunner};
 use serde_json::{Value, json};
 
+use super::histories::play_all;
 use crate::delivery::testing::{Relay, Setup, World, text};
 use crate::record::Destination;
 
@@ -144,19 +144,5 @@ async fn run(steps: &[Step]) {
 
 #[test]
 fn whatever_happens_brevo_ends_with_a_plain_fold_of_what_was_accepted() {
-    let more = std::env::var("LEGS_CASES").ok().and_then(|cases| cases.parse().ok());
-    let config =
-        Config { cases: more.unwrap_or(3), max_shrink_iters: 0, failure_persistence: None, ..Config::default() };
-    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
-    let mut runner = match more {
-        None => TestRunner::new_with_rng(config, TestRng::deterministic_rng(RngAlgorithm::ChaCha)),
-        Some(_) => TestRunner::new(config),
-    };
-    let played = runner.run(&proptest::collection::vec(step(), 20..50), |steps| {
-        runtime.block_on(run(&steps));
-        Ok(())
-    });
-    if let Err(error) = played {
-        panic!("{error}");
-    }
+    play_all(3, proptest::collection::vec(step(), 20..50), async |steps| run(&steps).await);
 }

@@ -7,9 +7,9 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use proptest::prelude::*;
-use proptest::test_runner::{Config, RngAlgorithm, TestRng, TestRunner};
 use serde_json::{Value, json};
 
+use super::histories::play_all;
 use crate::config::IdentityMode;
 use crate::delivery::testing::{Relay, Setup, TOKEN, World, text};
 use crate::record::{Destination, Kind, Record};
@@ -245,22 +245,9 @@ fn number(event: &Value) -> usize {
 
 #[test]
 fn whoever_signs_in_where_brevo_ends_with_everybodys_own() {
-    let more = std::env::var("LEGS_CASES").ok().and_then(|cases| cases.parse().ok());
-    let config =
-        Config { cases: more.unwrap_or(4), max_shrink_iters: 0, failure_persistence: None, ..Config::default() };
-    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
     let histories = (any::<bool>(), proptest::collection::vec(step(), 20..60));
-    // The same histories every time, so that a failure is the change's; new ones where more are asked for.
-    let mut runner = match more {
-        None => TestRunner::new_with_rng(config, TestRng::deterministic_rng(RngAlgorithm::ChaCha)),
-        Some(_) => TestRunner::new(config),
-    };
-    let played = runner.run(&histories, |(original, steps)| {
+    play_all(4, histories, async |(original, steps)| {
         let mode = if original { IdentityMode::Original } else { IdentityMode::Simplified };
-        runtime.block_on(run(mode, &steps));
-        Ok(())
+        run(mode, &steps).await;
     });
-    if let Err(error) = played {
-        panic!("{error}");
-    }
 }

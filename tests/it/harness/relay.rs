@@ -199,6 +199,20 @@ impl Relay {
         self.metrics().await.balance(destination)
     }
 
+    /// Waits for a quiet moment at which the destination's numbers are `expected`, the sum included.
+    pub async fn settles(&self, destination: &str, expected: Balance) {
+        assert!(expected.adds_up(), "the test's own arithmetic: {expected:?}");
+        eventually(PATIENCE, async || {
+            let found = self.balance(destination).await;
+            if found == expected {
+                Ok(())
+            } else {
+                Err(format!("{destination}: found {found:?}, expected {expected:?}"))
+            }
+        })
+        .await;
+    }
+
     /// Waits until nothing accepted is still owed to the destination; what has no address may stay parked.
     pub async fn drained_or_parked(&self, destination: &str) -> Balance {
         eventually(PATIENCE, async || {
