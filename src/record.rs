@@ -28,6 +28,21 @@ pub enum Kind {
 impl Kind {
     pub const ALL: [Kind; 4] = [Kind::Event, Kind::Identity, Kind::Profile, Kind::Group];
 
+    /// The kind as it is stored: a byte that never changes its meaning.
+    pub fn code(self) -> u8 {
+        match self {
+            Kind::Event => 0,
+            Kind::Identity => 1,
+            Kind::Profile => 2,
+            Kind::Group => 3,
+        }
+    }
+
+    /// `None` for a code of some newer version.
+    pub fn from_code(code: u8) -> Option<Self> {
+        Self::ALL.into_iter().find(|kind| kind.code() == code)
+    }
+
     /// The published `kind` label: `event` (identity events too), `profile` or `group`.
     pub fn label(self) -> &'static str {
         match self {
@@ -35,6 +50,28 @@ impl Kind {
             Kind::Profile => "profile",
             Kind::Group => "group",
         }
+    }
+}
+
+/// Numbers of records by published kind.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PerKind {
+    pub event: u64,
+    pub profile: u64,
+    pub group: u64,
+}
+
+impl PerKind {
+    pub fn add(&mut self, kind: Kind, count: u64) {
+        match kind {
+            Kind::Event | Kind::Identity => self.event += count,
+            Kind::Profile => self.profile += count,
+            Kind::Group => self.group += count,
+        }
+    }
+
+    pub fn total(self) -> u64 {
+        self.event + self.profile + self.group
     }
 }
 
@@ -49,6 +86,28 @@ pub enum Origin {
     MixpanelStream,
     /// The relay itself: marks where in the journal an erasure was asked for (CORE 12). For no destination.
     Erasure,
+}
+
+impl Origin {
+    pub const ALL: [Origin; 6] =
+        [Origin::App, Origin::Replay, Origin::Pull, Origin::BrevoWebhook, Origin::MixpanelStream, Origin::Erasure];
+
+    /// The origin as it is stored: a byte that never changes its meaning.
+    pub fn code(self) -> u8 {
+        match self {
+            Origin::App => 0,
+            Origin::Replay => 1,
+            Origin::Pull => 2,
+            Origin::BrevoWebhook => 3,
+            Origin::MixpanelStream => 4,
+            Origin::Erasure => 5,
+        }
+    }
+
+    /// `None` for a code of some newer version.
+    pub fn from_code(code: u8) -> Option<Self> {
+        Self::ALL.into_iter().find(|origin| origin.code() == code)
+    }
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]

@@ -7,34 +7,13 @@ use serde::{Deserialize, Serialize};
 
 use crate::brevo::coerce::Unplaced;
 use crate::brevo::outcome::IdentifierKind;
-use crate::record::{Destination, Kind};
+use crate::record::{Destination, Kind, PerKind};
 use crate::settlement::{DeadReason, SkipRule};
 use crate::telemetry;
 
-/// Settled records by published kind.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct PerKind {
-    pub event: u64,
-    pub profile: u64,
-    pub group: u64,
-}
-
-impl PerKind {
-    pub fn add(&mut self, kind: Kind, count: u64) {
-        match kind {
-            Kind::Event | Kind::Identity => self.event += count,
-            Kind::Profile => self.profile += count,
-            Kind::Group => self.group += count,
-        }
-    }
-
-    pub fn total(self) -> u64 {
-        self.event + self.profile + self.group
-    }
-}
-
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Tally {
+    /// By published kind.
     pub delivered: PerKind,
     pub skipped: BTreeMap<SkipRule, u64>,
     pub dead: BTreeMap<DeadReason, u64>,

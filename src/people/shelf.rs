@@ -41,7 +41,7 @@ pub fn put(person: &str, position: Position, record: &Record, batch: &mut WriteB
     let mut order = BytesMut::with_capacity(17 + person.len());
     order.put_u64(record.received_at.0);
     order.put_u64(bytes);
-    order.put_u8(kind_to_byte(record.kind));
+    order.put_u8(record.kind.code());
     order.put_slice(person.as_bytes());
     batch.put(Table::Shelves, key(person, position), value);
     batch.put(Table::ShelfOrder, position.to_bytes(), order.freeze());
@@ -111,7 +111,7 @@ fn waiting(key: &[u8], value: &[u8]) -> Option<Waiting> {
         person: std::str::from_utf8(person).ok()?.to_owned(),
         received_at: UnixMillis(u64::from_be_bytes(received_at.try_into().ok()?)),
         bytes: u64::from_be_bytes(bytes.try_into().ok()?),
-        kind: kind_from_byte(*kind)?,
+        kind: Kind::from_code(*kind)?,
     })
 }
 
@@ -123,8 +123,8 @@ const HEADER: usize = 13;
 fn encode(record: &Record) -> Bytes {
     let mut out = BytesMut::with_capacity(HEADER + record.body.len());
     out.put_u8(VERSION);
-    out.put_u8(kind_to_byte(record.kind));
-    out.put_u8(origin_to_byte(record.origin));
+    out.put_u8(record.kind.code());
+    out.put_u8(record.origin.code());
     out.put_u8(record.destinations.bits());
     out.put_u8(u8::from(record.project == Project::Foreign));
     out.put_u64(record.received_at.0);
@@ -135,44 +135,13 @@ fn encode(record: &Record) -> Bytes {
 fn decode(value: Bytes) -> Option<Record> {
     let [VERSION, kind, origin, destinations, foreign, received_at @ ..] = value.get(..HEADER)? else { return None };
     Some(Record {
-        kind: kind_from_byte(*kind)?,
-        origin: origin_from_byte(*origin)?,
+        kind: Kind::from_code(*kind)?,
+        origin: Origin::from_code(*origin)?,
         destinations: Destinations::from_bits(*destinations),
         project: if *foreign == 1 { Project::Foreign } else { Project::Ours },
         received_at: UnixMillis(u64::from_be_bytes(received_at.try_into().ok()?)),
         body: value.slice(HEADER..),
     })
-}
-
-fn kind_to_byte(kind: Kind) -> u8 {
-    match kind {
-        Kind::Event => 0,
-        Kind::Identity => 1,
-        Kind::Profile => 2,
-        Kind::Group => 3,
-    }
-}
-
-fn kind_from_byte(byte: u8) -> Option<Kind> {
-    Kind::ALL.into_iter().find(|kind| kind_to_byte(*kind) == byte)
-}
-
-const ORIGINS: [Origin; 6] =
-    [Origin::App, Origin::Replay, Origin::Pull, Origin::BrevoWebhook, Origin::MixpanelStream, Origin::Erasure];
-
-fn origin_to_byte(origin: Origin) -> u8 {
-    match origin {
-        Origin::App => 0,
-        Origin::Replay => 1,
-        Origin::Pull => 2,
-        Origin::BrevoWebhook => 3,
-        Origin::MixpanelStream => 4,
-        Origin::Erasure => 5,
-    }
-}
-
-fn origin_from_byte(byte: u8) -> Option<Origin> {
-    ORIGINS.into_iter().find(|origin| origin_to_byte(*origin) == byte)
 }
 
 #[cfg(test)]
@@ -183,7 +152,7 @@ mod tests {
     #[test]
     fn rows_read_back() {
         let position = Position { epoch: Epoch(1), entry: EntryId(9), index: 3 };
-        for origin in ORIGINS {
+        for origin in Origin::ALL {
             for kind in Kind::ALL {
                 let record = Record {
                     kind,

@@ -24,7 +24,7 @@ use futures_util::future::BoxFuture;
 use tokio::sync::watch;
 
 use crate::clock::UnixMillis;
-use crate::record::{EntryId, Epoch, Kind, Position, Record};
+use crate::record::{EntryId, Epoch, PerKind, Position, Record};
 
 /// Why an append did not happen. Nothing of the request is stored in any of these cases, except that after
 /// [`AppendError::Poisoned`] it is unknown.
@@ -71,28 +71,6 @@ pub struct Entry {
 impl Entry {
     pub fn position(&self, index: usize) -> Position {
         Position { epoch: self.epoch, entry: self.id, index: u32::try_from(index).unwrap_or(u32::MAX) }
-    }
-}
-
-/// Records accepted since the store was created, by published kind.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Accepted {
-    pub event: u64,
-    pub profile: u64,
-    pub group: u64,
-}
-
-impl Accepted {
-    pub fn add(&mut self, kind: Kind, count: u64) {
-        match kind {
-            Kind::Event | Kind::Identity => self.event += count,
-            Kind::Profile => self.profile += count,
-            Kind::Group => self.group += count,
-        }
-    }
-
-    pub fn total(self) -> u64 {
-        self.event + self.profile + self.group
     }
 }
 
@@ -149,7 +127,8 @@ pub trait Journal: Send + Sync + 'static {
 
     fn epoch(&self) -> Epoch;
 
-    fn accepted(&self) -> Accepted;
+    /// Records accepted since the store was created.
+    fn accepted(&self) -> PerKind;
 
     /// How many records stand in entries at or after `from`, lost ones included, counted from the entries themselves.
     fn count_from(&self, from: EntryId) -> BoxFuture<'_, Result<u64, StoreError>>;

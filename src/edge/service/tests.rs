@@ -16,8 +16,8 @@ use tower::ServiceExt as _;
 use super::*;
 use crate::clock::{ManualClock, UnixMillis};
 use crate::config;
-use crate::record::{EntryId, Epoch, Position, Record};
-use crate::store::{Accepted, Entry, EraseReport, JournalSize, Picker, StoreError, Tail, TrimReport};
+use crate::record::{EntryId, Epoch, PerKind, Position, Record};
+use crate::store::{Entry, EraseReport, JournalSize, Picker, StoreError, Tail, TrimReport};
 
 mod answers;
 mod document;
@@ -49,8 +49,8 @@ impl Journal for MemoryJournal {
     fn epoch(&self) -> Epoch {
         Epoch::default()
     }
-    fn accepted(&self) -> Accepted {
-        Accepted::default()
+    fn accepted(&self) -> PerKind {
+        PerKind::default()
     }
     fn count_from(&self, _: EntryId) -> BoxFuture<'_, Result<u64, StoreError>> {
         Box::pin(async { Ok(0) })

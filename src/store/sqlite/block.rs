@@ -52,8 +52,8 @@ pub(super) fn push_record(payload: &mut Vec<u8>, record: &Record) {
     // Callers refuse payloads above MAX_RAW, which is far below u32::MAX.
     let len = u32::try_from(record.body.len()).unwrap_or(u32::MAX);
     payload.extend_from_slice(&[
-        kind_code(record.kind),
-        origin_code(record.origin),
+        record.kind.code(),
+        record.origin.code(),
         record.destinations.bits(),
         project_code(record.project),
     ]);
@@ -172,8 +172,8 @@ pub(super) fn decode_payload(payload: &Bytes, count: u32) -> Result<Vec<Record>,
         at += RECORD_HEADER;
         let end = at.checked_add(len).filter(|end| *end <= payload.len()).ok_or(BlockError::Layout)?;
         records.push(Record {
-            kind: kind_from(kind)?,
-            origin: origin_from(origin)?,
+            kind: Kind::from_code(kind).ok_or(BlockError::Unknown { field: "kind", value: kind })?,
+            origin: Origin::from_code(origin).ok_or(BlockError::Unknown { field: "origin", value: origin })?,
             destinations: Destinations::from_bits(destinations),
             project: project_from(project)?,
             received_at: UnixMillis(received_at),
@@ -197,48 +197,6 @@ fn field_u32(bytes: &[u8], at: usize) -> Option<u32> {
 
 fn field_u64(bytes: &[u8], at: usize) -> Option<u64> {
     Some(u64::from_le_bytes(bytes.get(at..at + 8)?.try_into().ok()?))
-}
-
-fn kind_code(kind: Kind) -> u8 {
-    match kind {
-        Kind::Event => 0,
-        Kind::Identity => 1,
-        Kind::Profile => 2,
-        Kind::Group => 3,
-    }
-}
-
-fn kind_from(value: u8) -> Result<Kind, BlockError> {
-    match value {
-        0 => Ok(Kind::Event),
-        1 => Ok(Kind::Identity),
-        2 => Ok(Kind::Profile),
-        3 => Ok(Kind::Group),
-        _ => Err(BlockError::Unknown { field: "kind", value }),
-    }
-}
-
-fn origin_code(origin: Origin) -> u8 {
-    match origin {
-        Origin::App => 0,
-        Origin::Replay => 1,
-        Origin::Pull => 2,
-        Origin::BrevoWebhook => 3,
-        Origin::MixpanelStream => 4,
-        Origin::Erasure => 5,
-    }
-}
-
-fn origin_from(value: u8) -> Result<Origin, BlockError> {
-    match value {
-        0 => Ok(Origin::App),
-        1 => Ok(Origin::Replay),
-        2 => Ok(Origin::Pull),
-        3 => Ok(Origin::BrevoWebhook),
-        4 => Ok(Origin::MixpanelStream),
-        5 => Ok(Origin::Erasure),
-        _ => Err(BlockError::Unknown { field: "origin", value }),
-    }
 }
 
 fn project_code(project: Project) -> u8 {
@@ -265,8 +223,8 @@ mod tests {
     fn records() -> impl Strategy<Value = Vec<Record>> {
         let record = (0..4u8, 0..5u8, any::<u8>(), 0..2u8, any::<u64>(), "[a-e]{0,400}").prop_map(
             |(kind, origin, destinations, project, at, body)| Record {
-                kind: kind_from(kind).unwrap(),
-                origin: origin_from(origin).unwrap(),
+                kind: Kind::from_code(kind).unwrap(),
+                origin: Origin::from_code(origin).unwrap(),
                 destinations: Destinations::from_bits(destinations),
                 project: project_from(project).unwrap(),
                 received_at: UnixMillis(at),

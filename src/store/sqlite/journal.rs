@@ -20,10 +20,8 @@ use super::schema::is_damage;
 use super::watermark::Watermark;
 use super::writer::Writer;
 use crate::clock::UnixMillis;
-use crate::record::{EntryId, Epoch, Position, Record};
-use crate::store::{
-    Accepted, AppendError, Entry, EraseReport, Journal, JournalSize, Picker, StoreError, Tail, TrimReport,
-};
+use crate::record::{EntryId, Epoch, PerKind, Position, Record};
+use crate::store::{AppendError, Entry, EraseReport, Journal, JournalSize, Picker, StoreError, Tail, TrimReport};
 
 /// Bytes that may wait for the writer.
 const QUEUE_BYTES: usize = 32 << 20;
@@ -211,7 +209,7 @@ impl Journal for SqliteJournal {
         self.progress.counters().epoch
     }
 
-    fn accepted(&self) -> Accepted {
+    fn accepted(&self) -> PerKind {
         self.progress.counters().accepted
     }
 
@@ -264,7 +262,7 @@ pub(super) fn prepare(
     permit: OwnedSemaphorePermit,
 ) -> Append {
     let mut payload = Vec::with_capacity(len);
-    let mut accepted = Accepted::default();
+    let mut accepted = PerKind::default();
     for record in records {
         block::push_record(&mut payload, record);
         accepted.add(record.kind, 1);

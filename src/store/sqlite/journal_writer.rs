@@ -14,8 +14,8 @@ use super::upkeep::{is_full, is_transient, scrub};
 use super::watermark::Watermark;
 use super::writer::Work;
 use crate::clock::UnixMillis;
-use crate::record::{EntryId, Epoch, Position};
-use crate::store::{Accepted, AppendError, StoreError};
+use crate::record::{EntryId, Epoch, PerKind, Position};
+use crate::store::{AppendError, StoreError};
 
 /// Small requests are packed together up to this many bytes before compression. Larger blocks gain nothing, and cost
 /// whoever reads one record of them.
@@ -46,7 +46,7 @@ pub(super) enum Command {
 pub(super) struct Append {
     pub payload: Payload,
     pub records: u32,
-    pub accepted: Accepted,
+    pub accepted: PerKind,
     /// Of the request's earliest record.
     pub received_at: UnixMillis,
     pub reply: oneshot::Sender<Result<Position, AppendError>>,
@@ -74,7 +74,7 @@ impl Payload {
 pub(super) struct Counters {
     pub epoch: Epoch,
     pub next_entry: EntryId,
-    pub accepted: Accepted,
+    pub accepted: PerKind,
     /// Stored bytes of all entries since creation.
     pub bytes: u64,
 }
@@ -344,7 +344,7 @@ pub(super) fn read_counters(conn: &Connection) -> rusqlite::Result<Counters> {
         Ok(Counters {
             epoch: Epoch(row.get(0)?),
             next_entry: EntryId(number(1)?),
-            accepted: Accepted { event: number(2)?, profile: number(3)?, group: number(4)? },
+            accepted: PerKind { event: number(2)?, profile: number(3)?, group: number(4)? },
             bytes: number(5)?,
         })
     })
