@@ -1,0 +1,71 @@
+//! What stands beside the legs: the routes that call vendors, and the worker that erases.
+
+use std::sync::Arc;
+
+use super::error::StartError;
+use super::room::{BREVO, MIXPANEL, Room};
+use crate::brevo;
+use crate::config::{BrevoMode, OnGdprDeletion};
+use crate::delivery::shift::Shift;
+use crate::edge;
+use crate::edge::auth::Keys;
+use crate::erasure::vendors::{Contacts, Vendors};
+use crate::erasure::worker::{self, Worker};
+use crate::erasure::{self, Desk};
+use crate::mixpanel::app::AppCalls;
+use crate::mixpanel::lookup::LookupCalls;
+use crate::mixpanel::validate::Tokens;
+use crate::vendor::stack;
+
+impl Room {
+    pub(super) fn app_routes(&self, desk: Arc<Desk>) -> Result<erasure::routes::Parts, StartError> {
+        let mixpanel = &self.config.mixpanel;
+        let tokens = Tokens::new(mixpanel.project_tokens.clone(), mixpanel.forward_tokens.clone());
+        Ok(erasure::routes::Parts {
+            keys: Keys::new(&self.config, tokens),
+            calls: AppCalls::new(mixpanel)?,
+            stack: stack::probe_stack(self.transport.clone(), self.budgets.clone(), MIXPANEL),
+            clock: self.clock.clone(),
+            desk,
+        })
+    }
+
+    pub(super) fn lookup_routes(&self) -> Result<edge::lookup_tables::Parts, StartError> {
+        let mixpanel = &self.config.mixpanel;
+        let tokens = Tokens::new(mixpanel.project_tokens.clone(), mixpanel.forward_tokens.clone());
+        Ok(edge::lookup_tables::Parts {
+            keys: Keys::new(&self.config, tokens),
+            calls: LookupCalls::new(mixpanel)?,
+            project_id: mixpanel.project_id.clone(),
+            cors_origins: self.config.server.cors_origins.clone(),
+            transport: self.transport.clone(),
+            budgets: self.budgets.clone(),
+            reader: MIXPANEL,
+            journal: self.journal(),
+            tables: self.tables.clone(),
+            clock: self.clock.clone(),
+        })
+    }
+
+    /// What carries erasures out, with both legs' requests to stand back.
+    pub(super) fn eraser(&self, desk: Arc<Desk>, mixpanel: Shift, brevo: Shift) -> Result<Worker, StartError> {
+        let contacts = match (&self.config.brevo, self.config.deletion.on_gdpr_deletion) {
+            (None, _) => Contacts::Keep { why: "Brevo is not configured" },
+            (_, OnGdprDeletion::Keep) => Contacts::Keep { why: "on_gdpr_deletion is keep" },
+            (Some(brevo), _) if brevo.mode != BrevoMode::Live => {
+                Contacts::Keep { why: "connectors.brevo.mode is not live" }
+            }
+            (Some(brevo), OnGdprDeletion::DeleteContact) => Contacts::Delete {
+                calls: Box::new(brevo::calls::Calls::new(brevo)?),
+                stack: stack::probe_stack(self.transport.clone(), self.budgets.clone(), BREVO),
+            },
+        };
+        let vendors = Vendors {
+            app: AppCalls::new(&self.config.mixpanel)?,
+            hidden: self.rules(&self.config.privacy.mixpanel),
+            app_stack: stack::probe_stack(self.transport.clone(), self.budgets.clone(), MIXPANEL),
+            contacts,
+        };
+        Ok(Worker::new(worker::Parts { desk, journal: self.journal(), mixpanel, brevo, vendors }))
+    }
+}

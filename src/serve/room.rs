@@ -1,0 +1,120 @@
+//! What every part of the relay is built from, at the start and again after a leg stood back.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use tokio::net::TcpListener;
+
+use super::error::StartError;
+use crate::brevo;
+use crate::clock::SharedClock;
+use crate::config::{Config, PropertyPolicy, StoreEngine};
+use crate::delivery::books::{Books, HeldOutside};
+use crate::delivery::checkpoint::Checkpoint;
+use crate::delivery::pauses;
+use crate::delivery::source::Source;
+use crate::delivery::status::LegStatus;
+use crate::mixpanel;
+use crate::privacy::{Rules, Tombstones};
+use crate::record::Destination;
+use crate::store::sqlite::{self, OpenOptions, SqliteJournal, SqliteState, SqliteStore};
+use crate::store::{Journal, State};
+use crate::tables::{self, Catalog};
+use crate::vendor::Transport;
+use crate::vendor::budget::Budgets;
+use crate::vendor::gate::SharedGate;
+use crate::vendor::stack::{self, Reader};
+use crate::vendor::verdict::PauseCause;
+
+/// How Mixpanel's answers are read.
+pub const MIXPANEL: Reader =
+    Reader { judge: mixpanel::answers::judge, meter: mixpanel::answers::meter, answer_timeout: stack::ANSWER_TIMEOUT };
+
+/// How Brevo's answers are read.
+pub const BREVO: Reader =
+    Reader { judge: brevo::outcome::judge, meter: brevo::outcome::meter, answer_timeout: stack::ANSWER_TIMEOUT };
+
+/// What every leg is built from, at the start and again after it stood back.
+#[derive(Clone)]
+pub struct Room {
+    pub config: Arc<Config>,
+    pub journal: Arc<SqliteJournal>,
+    pub state: Arc<SqliteState>,
+    pub clock: SharedClock,
+    pub budgets: Arc<Budgets>,
+    pub transport: Transport,
+    pub tables: Arc<Catalog>,
+    pub tombstones: Arc<Tombstones>,
+}
+
+impl Room {
+    pub(super) fn state(&self) -> Arc<dyn State> {
+        self.state.clone()
+    }
+
+    pub(super) fn journal(&self) -> Arc<dyn Journal> {
+        self.journal.clone()
+    }
+
+    /// What others see of a leg, for as long as the process lives.
+    pub(super) async fn status(&self, destination: Destination) -> Result<LegStatus, StartError> {
+        let gate = Arc::new(SharedGate::default());
+        if pauses::remembered(&self.state(), destination).await? {
+            tracing::warn!(%destination, "still paused by hand: resume it when ready");
+            gate.pause(PauseCause::ByHand);
+        }
+        let cursor = Checkpoint::load(&self.state(), destination, self.journal.epoch()).await?.cursor;
+        Ok(LegStatus::new(destination, self.journal(), self.clock.clone(), gate, cursor))
+    }
+
+    /// The leg's books, opened at its checkpoint.
+    pub(super) async fn books(&self, status: &LegStatus) -> Result<(Books, Source), StartError> {
+        let destination = status.destination();
+        let checkpoint = Checkpoint::load(&self.state(), destination, self.journal.epoch()).await?;
+        self.journal.check_cursor(checkpoint.cursor)?;
+        let cursor = checkpoint.cursor;
+        let books = Books::open(&self.state(), destination, checkpoint).await?.obey(self.tombstones.clone());
+        status.publish(books.snapshot(cursor.entry, HeldOutside::default()));
+        Ok((books, Source::start(self.journal(), cursor.entry)))
+    }
+
+    /// What a destination may have of every record.
+    pub(super) fn rules(&self, policy: &PropertyPolicy) -> Option<Rules> {
+        Rules::new(policy, self.config.privacy.hash_key.as_ref())
+    }
+}
+
+pub async fn open(config: &Arc<Config>, clock: SharedClock) -> Result<SqliteStore, StartError> {
+    let StoreEngine::Sqlite(path) = &config.store.engine;
+    let options = OpenOptions {
+        path: path.clone(),
+        min_free: config.store.min_free,
+        allow_volatile: config.store.allow_volatile,
+        clock,
+    };
+    let store = tokio::task::spawn_blocking(move || sqlite::open(options)).await??;
+    let found = &store.recovery;
+    tracing::info!(
+        epoch = found.epoch.0,
+        entries = found.entries,
+        records = found.records,
+        next_entry = found.tip.0,
+        log_bytes = found.log_bytes,
+        damaged_entries = found.quarantined.len(),
+        took_ms = found.took.as_millis() as u64,
+        "store opened"
+    );
+    Ok(store)
+}
+
+pub async fn lookup_tables(config: &Arc<Config>) -> Result<Arc<Catalog>, StartError> {
+    let config = config.clone();
+    let StoreEngine::Sqlite(path) = &config.store.engine;
+    let directory = tables::directory(path);
+    let opened = tokio::task::spawn_blocking(move || Catalog::open(&config.enrichment.lookup_tables, directory));
+    Ok(Arc::new(opened.await??))
+}
+
+pub async fn listen(key: &'static str, address: SocketAddr) -> Result<TcpListener, StartError> {
+    TcpListener::bind(address).await.map_err(|source| StartError::Listen { key, address, source })
+}
