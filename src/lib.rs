@@ -17,6 +17,7 @@ pub mod config;
 pub mod delivery;
 pub mod edge;
 pub mod erasure;
+pub mod feed;
 pub mod geoip;
 pub mod hashed;
 pub mod mapping;

@@ -108,6 +108,18 @@ impl Origin {
     pub fn from_code(code: u8) -> Option<Self> {
         Self::ALL.into_iter().find(|origin| origin.code() == code)
     }
+
+    /// The `origin` label of metrics.
+    pub fn label(self) -> &'static str {
+        match self {
+            Origin::App => "app",
+            Origin::Replay => "replay",
+            Origin::Pull => "pull",
+            Origin::BrevoWebhook => "brevo_webhook",
+            Origin::MixpanelStream => "mixpanel_stream",
+            Origin::Erasure => "erasure",
+        }
+    }
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]

@@ -23,7 +23,7 @@ pub mod source;
 pub mod status;
 pub mod tally;
 #[cfg(test)]
-mod testing;
+pub(crate) mod testing;
 #[cfg(test)]
 mod tests;
 pub mod trimmer;

@@ -70,6 +70,15 @@ impl GroupsOwed {
     }
 }
 
+/// A leg's backlog in its two parts, groups left out: their hundred calls an hour keep them there for days.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Load {
+    /// Records in the journal that the leg has not read.
+    pub unread: u64,
+    /// Read and not settled, or owed.
+    pub unsettled: u64,
+}
+
 /// One destination's leg, seen from outside. Cloning shares it.
 #[derive(Clone)]
 pub struct LegStatus {
@@ -179,11 +188,24 @@ impl LegStatus {
         self.given_up.subscribe()
     }
 
+    /// What the leg has before it.
+    pub async fn load(&self) -> Result<Load, StoreError> {
+        let snapshot = self.snapshot();
+        let unread = self.unread(&snapshot).await?;
+        let groups = snapshot.groups.map_or(0, |groups| groups.records);
+        Ok(Load { unread, unsettled: snapshot.unsettled.saturating_sub(groups) })
+    }
+
+    async fn unread(&self, snapshot: &Snapshot) -> Result<u64, StoreError> {
+        let counted = self.journal.count_from(snapshot.next_entry).await?;
+        Ok(counted.saturating_sub(snapshot.settled_unread))
+    }
+
     /// Publishes everything to the metrics and returns it. Backlog is counted from the journal's entries and from what
     /// the leg holds, never as a difference of totals, or the sum of promise P2 would be true by construction.
     pub async fn report(&self) -> Result<Report, StoreError> {
         let snapshot = self.snapshot();
-        let unread = self.journal.count_from(snapshot.next_entry).await?.saturating_sub(snapshot.settled_unread);
+        let unread = self.unread(&snapshot).await?;
         let oldest_unread = if snapshot.oldest.is_none() && unread > 0 {
             let next = self.journal.read(snapshot.next_entry, 1).await?;
             next.first().and_then(|entry| entry.records.first()).map(|record| record.received_at)

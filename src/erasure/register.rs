@@ -186,6 +186,7 @@ mod tests {
         ("vendor/budget", "budgets"),
         ("vendor/gate", "whether a destination takes calls"),
         ("erasure/worker", "counts of one erasure under way"),
+        ("feed", "whose turn it is"),
     ];
 
     /// Rooms that never run in a relay, or only before it does.

@@ -9,11 +9,12 @@ use std::time::Duration;
 
 use metrics_exporter_prometheus::{BuildError, Matcher, PrometheusBuilder, PrometheusHandle};
 
-use crate::record::{Destination, Kind};
+use crate::record::{Destination, Kind, Origin};
 
 const HTTP_REQUESTS: &str = "mixrelay_http_requests_total";
 const HTTP_SECONDS: &str = "mixrelay_http_request_seconds";
 const ACCEPTED: &str = "mixrelay_records_accepted_total";
+const FED: &str = "mixrelay_records_fed_total";
 const REJECTED: &str = "mixrelay_records_rejected_total";
 const APPEND_SECONDS: &str = "mixrelay_append_seconds";
 const DELIVERED: &str = "mixrelay_records_delivered_total";
@@ -62,6 +63,7 @@ fn describe() {
     metrics::describe_counter!(HTTP_REQUESTS, "Requests answered, by route and status.");
     metrics::describe_histogram!(HTTP_SECONDS, "Time from a request's head to its answer.");
     metrics::describe_counter!(ACCEPTED, "Records stored and acknowledged, since the store was created.");
+    metrics::describe_counter!(FED, "Records that the relay has fetched or received by itself, and stored.");
     metrics::describe_counter!(REJECTED, "Records refused at the edge, by reason.");
     metrics::describe_histogram!(APPEND_SECONDS, "Time from handing records to the store to their sync.");
     metrics::describe_counter!(DELIVERED, "Records that the destination has confirmed.");
@@ -150,6 +152,10 @@ mod emit {
     /// `kind` is a published kind label; `total` counts since the store was created.
     pub fn accepted_total(kind: &'static str, total: u64) {
         metrics::counter!(ACCEPTED, "kind" => kind).absolute(total);
+    }
+
+    pub fn fed(origin: Origin, kind: Kind) {
+        metrics::counter!(FED, "origin" => origin.label(), "kind" => kind.label()).increment(1);
     }
 
     pub fn rejected(kind: Kind, reason: &'static str, count: u64) {
