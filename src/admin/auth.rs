@@ -14,6 +14,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use http::header::{AUTHORIZATION, WWW_AUTHENTICATE};
 use http::{HeaderMap, HeaderValue, Method};
+use subtle::Choice;
 
 use super::answers::AdminError;
 use crate::config::{Config, NamedToken, Role, Secret, StoreEngine};
@@ -72,31 +73,48 @@ fn read(path: &Path) -> Result<Secret, AdminTokenError> {
     }
 }
 
+/// Someone whom a token lets in.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Caller {
+    /// The token's name in the configuration, `admin` for the admin token. What the audit log writes down.
+    pub name: Arc<str>,
+    pub role: Role,
+}
+
 /// What admin routes ask of callers: the admin token, or a named one with its role.
 #[derive(Clone)]
 pub struct AdminAuth {
-    tokens: Arc<[(Hashed, Role)]>,
+    tokens: Arc<[(Hashed, Caller)]>,
 }
 
 impl AdminAuth {
     pub fn new(admin: &Secret, named: &[NamedToken]) -> Self {
-        let admin = std::iter::once((Hashed::of(admin.expose()), Role::Admin));
-        let named = named.iter().map(|named| (Hashed::of(named.token.expose()), named.role));
+        let known = |token: &Secret, name: &str, role| (Hashed::of(token.expose()), Caller { name: name.into(), role });
+        let admin = std::iter::once(known(admin, "admin", Role::Admin));
+        let named = named.iter().map(|named| known(&named.token, &named.name, named.role));
         Self { tokens: admin.chain(named).collect() }
     }
 
-    /// The role that `Authorization: Bearer <token>` gives its caller. Every token is compared, so that the time does
-    /// not tell which one was near.
-    pub fn role(&self, headers: &HeaderMap) -> Option<Role> {
+    /// Whom a token stands for. Every token is compared, so that the time does not tell which one was near; of several
+    /// with the same text the one with the highest role counts.
+    pub fn caller(&self, token: &str) -> Option<Caller> {
+        let presented = Hashed::of(token);
+        self.matching(|known| known.matches(&presented))
+    }
+
+    /// The same for whatever can be told from a token's hash, such as a session that names its token.
+    pub fn matching(&self, is: impl Fn(&Hashed) -> Choice) -> Option<Caller> {
+        let found = self.tokens.iter().fold(None::<&Caller>, |found, (token, caller)| {
+            let better = found.is_none_or(|found| found.role < caller.role);
+            if bool::from(is(token)) && better { Some(caller) } else { found }
+        });
+        found.cloned()
+    }
+
+    /// Whom `Authorization: Bearer <token>` stands for.
+    fn bearer(&self, headers: &HeaderMap) -> Option<Caller> {
         let (scheme, token) = headers.get(AUTHORIZATION)?.to_str().ok()?.split_once(' ')?;
-        if !scheme.eq_ignore_ascii_case("bearer") {
-            return None;
-        }
-        let presented = Hashed::of(token.trim());
-        self.tokens.iter().fold(None, |found, (token, role)| {
-            let matches = bool::from(token.matches(&presented));
-            if matches { found.max(Some(*role)) } else { found }
-        })
+        scheme.eq_ignore_ascii_case("bearer").then(|| self.caller(token.trim()))?
     }
 }
 
@@ -110,12 +128,11 @@ fn needed(method: &Method) -> Role {
 }
 
 /// The layer for admin routes: `axum::middleware::from_fn_with_state(AdminAuth, require_admin)`. Lets a request through
-/// when its token's role is enough for its method, with the [`Role`] in its extensions.
+/// when its token's role is enough for its method, with the [`Caller`] in its extensions.
 pub async fn require_admin(State(auth): State<AdminAuth>, mut request: Request, next: Next) -> Response {
-    let role = auth.role(request.headers());
-    match role {
-        Some(role) if role >= needed(request.method()) => {
-            request.extensions_mut().insert(role);
+    match auth.bearer(request.headers()) {
+        Some(caller) if caller.role >= needed(request.method()) => {
+            request.extensions_mut().insert(caller);
             next.run(request).await
         }
         Some(_) => AdminError::forbidden().into_response(),
