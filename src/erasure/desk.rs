@@ -99,7 +99,7 @@ impl Desk {
         let to_erase = erase::cluster(&self.state, &known_as).await?;
         let now = self.clock.now();
         let erased = self.tombstones.now();
-        let marks = |ids: &[String]| ids.iter().map(|id| erased.of_id(id)).collect::<BTreeSet<Mark>>();
+        let subjects: BTreeSet<Mark> = ids.iter().map(|id| erased.of_id(id)).collect();
         let erasure = Erasure {
             id: new_id(now)?,
             asked,
@@ -107,7 +107,7 @@ impl Desk {
             compliance: compliance.to_owned(),
             ids: ids.len() as u64,
             erased_ids: to_erase.len() as u64,
-            subjects: marks(&ids).iter().map(hex).collect(),
+            subjects: subjects.iter().map(hex).collect(),
             stage: Stage::Asked,
             position: None,
             removed: Removed::default(),
@@ -123,16 +123,27 @@ impl Desk {
             to_erase: to_erase.clone(),
             to_go: Vec::new(),
         };
-        let marks = marks(&to_erase);
         drop(erased);
         let mut batch = WriteBatch::new();
         erasure.put(&mut batch)?;
-        put_marks(&marks, ID, now, &mut batch)?;
-        write_when_there_is_room(self.state.as_ref(), batch).await?;
-        self.tombstones.replace(|ids, _| ids.extend(marks));
+        self.entomb(&to_erase, batch).await?;
         self.wake.notify_one();
         tracing::info!(erasure = erasure.id, ids = erasure.ids, "an erasure has begun");
         Ok(erasure)
+    }
+
+    /// Writes `batch` with a tombstone for each of `ids`: when this returns, they stand.
+    pub(super) async fn entomb(&self, ids: &[String], mut batch: WriteBatch) -> Result<(), StoreError> {
+        let erased = self.tombstones.now();
+        let marks: BTreeSet<Mark> = ids.iter().map(|id| erased.of_id(id)).collect();
+        // Held until then, it would count as an answer that somebody still judges by.
+        drop(erased);
+        put_marks(&marks, ID, self.clock.now(), &mut batch)?;
+        write_when_there_is_room(self.state.as_ref(), batch).await?;
+        if !marks.is_empty() {
+            self.tombstones.replace(|ids, _| ids.extend(marks));
+        }
+        Ok(())
     }
 
     /// Erasures, newest first, below `before`.

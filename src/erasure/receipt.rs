@@ -63,10 +63,14 @@ pub struct Removed {
 pub enum Stage {
     /// Tombstones stand; nothing of the person is let through any more.
     Asked,
-    /// The journal holds the mark up to which it is to be emptied.
+    /// The journal holds the mark.
+    #[serde(alias = "mixpanel_rows")]
     Marked,
-    MixpanelRows,
+    /// What waits for Brevo is gone, and every id of these people is known and stands among the tombstones.
     BrevoRows,
+    /// What waits for Mixpanel is gone too.
+    Rows,
+    /// The journal's blocks are emptied.
     Journal,
     /// Nothing is left in the files.
     Done,

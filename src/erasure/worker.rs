@@ -2,8 +2,11 @@
 //!
 //! ```text
 //! asked (tombstones stand) ─► marked in the journal ─► each leg stands back: rows, debts, shelves, dead letters go, counted
-//!   as skipped ─► blocks emptied up to the mark ─► files scrubbed ─► Mixpanel's task, Brevo's contacts ─► finished
+//!   as skipped ─► blocks emptied ─► files scrubbed ─► Mixpanel's task, Brevo's contacts ─► finished
 //! ```
+//!
+//! Brevo's leg stands back first: it is the one that links ids, and only when it has written everything down is it known
+//! which ids are these people's. Links that it has made since the asking widen the erasure there, tombstones included.
 //!
 //! Every stage can be done again: a crash repeats the one that it interrupted. The mark is a record of the journal like any
 //! other (accepted as a profile record, for no destination), so that there is no doubt about what lies before it.
@@ -130,8 +133,8 @@ impl Worker {
             return Ok(());
         }
         for (destination, before, shift) in [
-            (Destination::Mixpanel, Stage::Marked, &self.parts.mixpanel),
-            (Destination::Brevo, Stage::MixpanelRows, &self.parts.brevo),
+            (Destination::Brevo, Stage::Marked, &self.parts.brevo),
+            (Destination::Mixpanel, Stage::BrevoRows, &self.parts.mixpanel),
         ] {
             if !erasures.iter().any(|erasure| erasure.stage == before) {
                 continue;
@@ -155,10 +158,7 @@ impl Worker {
     /// Puts the mark of each into the journal. False: not now.
     async fn mark(&self, erasures: &mut [Erasure]) -> Result<bool, StoreError> {
         for erasure in erasures.iter_mut().filter(|erasure| erasure.stage == Stage::Asked) {
-            // What was judged before the tombstones stood is stored before the mark, too.
-            while !self.parts.desk.tombstones.settled() {
-                tokio::time::sleep(SETTLE).await;
-            }
+            self.settled().await;
             match self.parts.journal.append(vec![mark(&erasure.id, self.parts.desk.clock.now())]).await {
                 Ok(position) => erasure.position = Some(position),
                 Err(AppendError::Poisoned(reason)) => return Err(StoreError::Failed(reason)),
@@ -173,35 +173,49 @@ impl Worker {
         Ok(true)
     }
 
+    /// What was judged before the tombstones stood is stored, too.
+    async fn settled(&self) {
+        while !self.parts.desk.tombstones.settled() {
+            tokio::time::sleep(SETTLE).await;
+        }
+    }
+
     /// Takes what a leg that has stood back holds of these people, and counts it as skipped, in one write.
     async fn take_rows(&self, destination: Destination, erasure: &mut Erasure) -> Result<(), StoreError> {
-        let state = &self.parts.desk.state;
+        let desk = &self.parts.desk;
         let mut batch = WriteBatch::new();
-        let letters = self.letters(destination, &erasure.to_erase).await?;
-        letters.iter().for_each(|id| dead_letters::delete(*id, &mut batch));
-        let mut skipped = letters.len() as u64;
-        erasure.removed.dead_letters += skipped;
-        erasure.stage = Stage::MixpanelRows;
+        let (mut skipped, mut found) = (0, Vec::new());
         if destination == Destination::Brevo {
             // Links may have been made since it was asked for: the leg has written down all that it knew.
-            let to_erase = erase::cluster(state, &erasure.to_erase).await?;
-            let taken = erase::take(state, &to_erase, &mut batch).await?;
+            let all = erase::cluster(&desk.state, &erasure.to_erase).await?;
+            found = all.iter().filter(|id| !erasure.to_erase.contains(id)).cloned().collect();
+            erasure.to_erase = all;
+            erasure.erased_ids = erasure.to_erase.len() as u64;
+            let taken = erase::take(&desk.state, &erasure.to_erase, &mut batch).await?;
             skipped += taken.owed + taken.parked;
             erasure.removed.people += taken.people.len() as u64;
             erasure.removed.owed += taken.owed;
             erasure.removed.parked += taken.parked;
             if self.parts.vendors.deletes_contacts() {
-                erasure.to_go = contacts(&to_erase, taken.people.iter().map(|(id, person)| (id.as_ref(), person)));
+                let people = taken.people.iter().map(|(id, person)| (id.as_ref(), person));
+                erasure.to_go = contacts(&erasure.to_erase, people);
             }
-            erasure.stage = Stage::BrevoRows;
         }
-        let mut checkpoint = Checkpoint::load(state, destination, self.parts.journal.epoch()).await?;
+        let letters = self.letters(destination, &erasure.to_erase).await?;
+        letters.iter().for_each(|id| dead_letters::delete(*id, &mut batch));
+        erasure.removed.dead_letters += letters.len() as u64;
+        skipped += letters.len() as u64;
+        erasure.stage = match destination {
+            Destination::Brevo => Stage::BrevoRows,
+            Destination::Mixpanel => Stage::Rows,
+        };
+        let mut checkpoint = Checkpoint::load(&desk.state, destination, self.parts.journal.epoch()).await?;
         if skipped > 0 {
             checkpoint.tally.skip(SkipRule::Erased, skipped);
         }
         checkpoint.put(destination, &mut batch)?;
         erasure.put(&mut batch)?;
-        write_when_there_is_room(state.as_ref(), batch).await
+        desk.entomb(&found, batch).await
     }
 
     async fn letters(&self, destination: Destination, ids: &[String]) -> Result<Vec<DeadLetterId>, StoreError> {
@@ -216,12 +230,15 @@ impl Worker {
         }
     }
 
-    /// Empties blocks up to the last mark. Records behind it were emptied before they were stored.
+    /// Empties blocks. Records that are stored later are emptied before that.
     async fn empty_journal(&self, erasures: &mut [Erasure]) -> Result<(), StoreError> {
-        let open = || erasures.iter().enumerate().filter(|(_, erasure)| erasure.stage == Stage::BrevoRows);
-        let Some(last) = open().filter_map(|(_, erasure)| erasure.position).map(|position| position.entry).max() else {
+        let open = || erasures.iter().enumerate().filter(|(_, erasure)| erasure.stage == Stage::Rows);
+        if open().next().is_none() {
             return Ok(());
-        };
+        }
+        // Not only up to the mark: ids that were found when Brevo's leg stood back had no tombstones at that time.
+        self.settled().await;
+        let below = *self.parts.journal.tip().borrow();
         let ids = normal(open().flat_map(|(at, erasure)| erasure.to_erase.iter().map(move |id| (id.as_str(), at))));
         let counts = Arc::new(std::sync::Mutex::new(vec![0_u64; erasures.len()]));
         let counting = counts.clone();
@@ -232,7 +249,7 @@ impl Worker {
             }
             found.is_some()
         });
-        let (mut from, below) = (EntryId::FIRST, last.next());
+        let mut from = EntryId::FIRST;
         while from < below {
             from = self.parts.journal.erase(from, below, belongs.clone()).await?.next;
             tokio::task::yield_now().await;
@@ -240,7 +257,7 @@ impl Worker {
         drop(belongs);
         let counts = std::mem::take(&mut *counts.lock().unwrap_or_else(std::sync::PoisonError::into_inner));
         for (erasure, emptied) in erasures.iter_mut().zip(counts) {
-            if erasure.stage == Stage::BrevoRows {
+            if erasure.stage == Stage::Rows {
                 erasure.removed.journal_records += emptied;
                 erasure.stage = Stage::Journal;
                 self.save(erasure).await?;
@@ -387,3 +404,6 @@ fn contacts<'a>(ids: &[String], people: impl Iterator<Item = (&'a str, &'a Perso
     }
     contacts.into_values().collect()
 }
+
+#[cfg(test)]
+mod tests;
