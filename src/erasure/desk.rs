@@ -10,6 +10,7 @@ use tokio::sync::Notify;
 use super::receipt::{Asked, Erasure, ErasureId, Removed, Side, Stage};
 use crate::clock::{SharedClock, UnixMillis};
 use crate::mixpanel::reserved::names_nobody;
+use crate::people::address_book::stand_in;
 use crate::people::erase;
 use crate::privacy::{Mark, Rules, Tombstones};
 use crate::store::{KeyRange, State, StoreError, Table, WriteBatch, write_when_there_is_room};
@@ -132,10 +133,13 @@ impl Desk {
         Ok(erasure)
     }
 
-    /// Writes `batch` with a tombstone for each of `ids`: when this returns, they stand.
+    /// Writes `batch` with a tombstone for each of `ids`: when this returns, they stand. What Brevo pushes names people by
+    /// their address, so the ids that are made of one are theirs too.
     pub(super) async fn entomb(&self, ids: &[String], mut batch: WriteBatch) -> Result<(), StoreError> {
+        let addresses = erase::addresses(&self.state, ids).await?;
         let erased = self.tombstones.now();
-        let marks: BTreeSet<Mark> = ids.iter().map(|id| erased.of_id(id)).collect();
+        let mut marks: BTreeSet<Mark> = ids.iter().map(|id| erased.of_id(id)).collect();
+        marks.extend(addresses.iter().flat_map(|address| [erased.of_id(address), erased.of_id(&stand_in(address))]));
         // Held until then, it would count as an answer that somebody still judges by.
         drop(erased);
         put_marks(&marks, ID, self.clock.now(), &mut batch)?;

@@ -65,6 +65,9 @@ pub fn of_table(table: Table) -> Holding {
             "with the group; until Brevo has the link",
             "links deleted; a group is nobody's",
         ),
+        Table::Addresses => {
+            Holding::of_people(place, "addresses and numbers of contacts, whose they are", "with the person", ROWS)
+        }
         Table::Checkpoints | Table::Budgets | Table::Vendors | Table::Meta => Holding::of_nobody(place),
     }
 }

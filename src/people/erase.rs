@@ -8,8 +8,9 @@ use std::sync::Arc;
 use bytes::Bytes;
 use serde_json::Value;
 
+use super::address_book;
 use super::company::{GroupId, rows as company_rows};
-use super::person::Person;
+use super::person::{Contact, Person};
 use super::roster::PersonId;
 use super::shelf::{self, Parked};
 use crate::record::Position;
@@ -67,6 +68,19 @@ async fn rows(state: &Arc<dyn State>, table: Table, ids: &[PersonId]) -> Result<
     state.get(table, ids.iter().map(|id| id.as_bytes().to_vec()).collect()).await
 }
 
+/// The addresses by which Brevo knows `ids`, or may.
+pub async fn addresses(state: &Arc<dyn State>, ids: &[String]) -> Result<BTreeSet<String>, StoreError> {
+    let ids: Vec<PersonId> = ids.iter().map(|id| PersonId::from(id.as_str())).collect();
+    let of = |(_, person): (PersonId, Person)| {
+        let confirmed = match person.contact {
+            Contact::Known { email, .. } => email,
+            Contact::Unknown => None,
+        };
+        [person.email, confirmed].into_iter().flatten().map(|email| email.as_str().to_owned())
+    };
+    Ok(people(state, &ids).await?.into_iter().flat_map(of).collect())
+}
+
 /// Adds to `batch` what takes everything of `ids` away; the caller counts the records among it as skipped.
 pub async fn take(state: &Arc<dyn State>, ids: &[String], batch: &mut WriteBatch) -> Result<Taken, StoreError> {
     let ids: Vec<PersonId> = ids.iter().map(|id| PersonId::from(id.as_str())).collect();
@@ -74,6 +88,11 @@ pub async fn take(state: &Arc<dyn State>, ids: &[String], batch: &mut WriteBatch
     for table in [Table::Debts, Table::Bases] {
         for row in rows(state, table, &ids).await?.into_iter().flatten() {
             taken.owed += counted(table, &row)?;
+        }
+    }
+    for (id, person) in &taken.people {
+        for way in address_book::ways(person).keys() {
+            batch.delete(Table::Addresses, address_book::key(way, id));
         }
     }
     // A link is listed under the id that it was said of, which may have been merged since.

@@ -12,6 +12,7 @@
 //! * a position is folded into a person once ([`person::Person::applied`]), and a debt is only settled by Brevo's answer;
 //! * person, debt and shelf rows that follow from a checkpoint are written in the checkpoint's own transaction.
 
+pub mod address_book;
 pub mod company;
 pub mod debt;
 pub mod erase;

@@ -8,6 +8,7 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
+use super::address_book::{self, Ways};
 use super::debt::{self, Debt};
 use super::person::Person;
 use crate::clock::UnixMillis;
@@ -30,6 +31,8 @@ pub struct Resident {
     pub paying: Option<Debt>,
     /// Whether the store lists the person among those who wait for a base.
     listed_for_base: bool,
+    /// The person's rows in the address book, as the store has them.
+    ways: Ways,
 }
 
 impl Resident {
@@ -131,6 +134,7 @@ impl Roster {
                 batch.delete(Table::Bases, id.as_bytes());
             }
             resident.listed_for_base = waits;
+            put_ways(&id, resident, batch)?;
         }
         Ok(())
     }
@@ -156,6 +160,19 @@ impl Roster {
     pub fn is_empty(&self) -> bool {
         self.residents.is_empty()
     }
+}
+
+/// Brings the person's rows in the address book up to date.
+fn put_ways(id: &PersonId, resident: &mut Resident, batch: &mut WriteBatch) -> Result<(), StoreError> {
+    let ways = address_book::ways(&resident.person);
+    for gone in resident.ways.keys().filter(|way| !ways.contains_key(*way)) {
+        batch.delete(Table::Addresses, address_book::key(gone, id));
+    }
+    for (way, claim) in ways.iter().filter(|(way, claim)| resident.ways.get(*way) != Some(*claim)) {
+        batch.put(Table::Addresses, address_book::key(way, id), json(claim)?);
+    }
+    resident.ways = ways;
+    Ok(())
 }
 
 fn json(value: &impl serde::Serialize) -> Result<Vec<u8>, StoreError> {
@@ -190,8 +207,8 @@ async fn load_rows(state: &Arc<dyn State>, ids: Vec<PersonId>) -> Result<Vec<(Pe
         let person: Option<Person> = person.map(|value| read("person", &id, &value)).transpose()?;
         let person = person.unwrap_or_default();
         let debt = debt.map(|value| read("debt", &id, &value)).transpose()?;
-        let listed_for_base = !person.unknown.is_empty();
-        loaded.push((id, Resident { person, debt, paying: None, listed_for_base }));
+        let (listed_for_base, ways) = (!person.unknown.is_empty(), address_book::ways(&person));
+        loaded.push((id, Resident { person, debt, paying: None, listed_for_base, ways }));
     }
     Ok(loaded)
 }

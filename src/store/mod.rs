@@ -182,12 +182,15 @@ pub enum Table {
     /// owed (the rows are in `people::company::rows`). Personal data: group ids and mapped group properties, which name firms and
     /// may name people; the identifiers of people whose links are owed.
     Companies,
+    /// `address or number of a contact, id` → how sure it is that the contact is that person's. Personal data: addresses and
+    /// identifiers.
+    Addresses,
     /// Small singletons of the relay itself (generated admin token excluded: that is a file). No personal data.
     Meta,
 }
 
 impl Table {
-    pub const ALL: [Table; 14] = [
+    pub const ALL: [Table; 15] = [
         Table::Checkpoints,
         Table::People,
         Table::Debts,
@@ -201,6 +204,7 @@ impl Table {
         Table::Tombstones,
         Table::Erasures,
         Table::Companies,
+        Table::Addresses,
         Table::Meta,
     ];
 
@@ -220,6 +224,7 @@ impl Table {
             Table::Tombstones => "tombstones",
             Table::Erasures => "erasures",
             Table::Companies => "companies",
+            Table::Addresses => "addresses",
             Table::Meta => "meta",
         }
     }

@@ -269,7 +269,9 @@ async fn a_newer_schema_is_refused() {
 async fn an_older_schema_is_brought_up_to_date() {
     let directory = directory();
     let store = open_in(&directory);
-    store.state.write(put(Table::People, "ada", "known")).await.unwrap();
+    let ada = r#"{"email":"a@b.c","contact":{"known":{"email":"a@b.c","ext_id":true,"contact_id":7}}}"#;
+    store.state.write(put(Table::People, "ada", ada)).await.unwrap();
+    store.state.write(put(Table::People, "bob", r#"{"email":"a@b.c"}"#)).await.unwrap();
     drop(store);
     let state = sideways(&directory, "mixrelay.state.db");
     // As the first version made it.
@@ -280,14 +282,18 @@ async fn an_older_schema_is_brought_up_to_date() {
     drop(state);
     let store = open_in(&directory);
     let people = store.state.get(Table::People, vec![b"ada".to_vec()]).await.unwrap();
-    assert_eq!(people[0].as_deref(), Some(&b"known"[..]));
+    assert_eq!(people[0].as_deref(), Some(ada.as_bytes()));
+    let addresses = store.state.scan(Table::Addresses, KeyRange::all(), 10).await.unwrap();
+    let rows = [("aa@b.c\u{1f}ada", "\"owns\""), ("aa@b.c\u{1f}bob", "\"claims\""), ("c7\u{1f}ada", "\"owns\"")];
+    assert_eq!(addresses, rows.map(|(key, claim)| (key.as_bytes().to_vec(), claim.into())));
     for table in Table::ALL {
         store.state.write(put(table, "key", "value")).await.unwrap();
     }
 }
 
 /// Tables that the first version did not have.
-const SINCE_VERSION_2: [Table; 4] = [Table::Tombstones, Table::Erasures, Table::Bases, Table::Companies];
+const SINCE_VERSION_2: [Table; 5] =
+    [Table::Tombstones, Table::Erasures, Table::Bases, Table::Companies, Table::Addresses];
 
 fn put(table: Table, key: &str, value: &'static str) -> WriteBatch {
     let mut batch = WriteBatch::new();
