@@ -33,3 +33,4 @@ pub mod store;
 pub mod tables;
 pub mod telemetry;
 pub mod vendor;
+pub mod webhooks;

@@ -41,6 +41,7 @@ use crate::tables::{self, Catalog};
 use crate::telemetry;
 use crate::vendor::Transport;
 use crate::vendor::budget::Budgets;
+use crate::webhooks;
 
 /// How long requests and calls under way may take to end after a SIGTERM.
 const DRAIN: Duration = Duration::from_secs(10);
@@ -110,11 +111,14 @@ impl Relay {
             auth: AdminAuth::new(&admin_token(&config)?, &config.auth.tokens),
         };
         let tombstones = room.tombstones.clone();
-        let edge = edge::router(EdgeParts { tombstones, ..EdgeParts::new(config.clone(), journal, clock.clone())? })
+        let edge = EdgeParts { tombstones, ..EdgeParts::new(config.clone(), journal, clock.clone())? };
+        let pushes = room.webhooks(&edge);
+        let edge = edge::router(edge)
             .merge(admin::public_router(admin.clone()))
             .merge(erasure::routes::router(app))
             .merge(read_side::router(desk, &config.server.cors_origins))
-            .merge(edge::lookup_tables::router(lookups));
+            .merge(edge::lookup_tables::router(lookups))
+            .merge(webhooks::router(pushes));
         let listener = listen("listen", config.server.listen).await?;
         let private = match config.server.admin_listen {
             Some(address) => Some((listen("admin_listen", address).await?, admin::private_router(admin))),

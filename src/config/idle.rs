@@ -11,7 +11,7 @@ const IDLE: [(&str, &str); 9] = [
     ("retention.unseen_people", "people are kept without a limit of time"),
     ("server.tls", "the listener speaks plain HTTP, so TLS must end in front of it"),
     ("sync_profiles_every", "no profiles are pulled from Mixpanel"),
-    ("webhooks", "the vendors' webhooks are not served"),
+    ("webhooks.mixpanel", "Mixpanel's webhooks are not served"),
 ];
 
 /// What happens instead, for a key of `pattern` (as in `cohorts[].id`) that is not acted on.

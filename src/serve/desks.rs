@@ -7,8 +7,8 @@ use super::room::{BREVO, MIXPANEL, Room};
 use crate::brevo;
 use crate::config::{BrevoMode, OnGdprDeletion};
 use crate::delivery::shift::Shift;
-use crate::edge;
 use crate::edge::auth::Keys;
+use crate::edge::{self, EdgeParts};
 use crate::erasure::vendors::{Contacts, Vendors};
 use crate::erasure::worker::{self, Worker};
 use crate::erasure::{self, Desk};
@@ -16,6 +16,7 @@ use crate::mixpanel::app::AppCalls;
 use crate::mixpanel::lookup::LookupCalls;
 use crate::mixpanel::validate::Tokens;
 use crate::vendor::stack;
+use crate::webhooks;
 
 impl Room {
     pub(super) fn app_routes(&self, desk: Arc<Desk>) -> Result<erasure::routes::Parts, StartError> {
@@ -45,6 +46,19 @@ impl Room {
             tables: self.tables.clone(),
             clock: self.clock.clone(),
         })
+    }
+
+    /// What the vendors' webhooks work with; bytes come out of the edge's budget.
+    pub(super) fn webhooks(&self, edge: &EdgeParts) -> webhooks::Shared {
+        webhooks::Shared {
+            config: self.config.clone(),
+            journal: self.journal(),
+            state: self.state(),
+            clock: self.clock.clone(),
+            tombstones: self.tombstones.clone(),
+            budget: edge.budget.clone(),
+            limits: edge.limits,
+        }
     }
 
     /// What carries erasures out, with both legs' requests to stand back.

@@ -31,6 +31,7 @@ const NOT_PLACED: &str = "mixrelay_values_not_placed_total";
 const VENDOR_REQUESTS: &str = "mixrelay_vendor_requests_total";
 const BUDGET_REMAINING: &str = "mixrelay_budget_remaining";
 const LOOKUPS: &str = "mixrelay_lookups_total";
+const PUSHED: &str = "mixrelay_webhook_items_total";
 
 /// Upper bounds, in seconds, for the two latency histograms: from a fast sync to a timeout.
 const SECONDS: [f64; 14] = [0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0];
@@ -80,6 +81,7 @@ fn describe() {
     metrics::describe_counter!(VENDOR_REQUESTS, "Calls made to a vendor, by endpoint and answer.");
     metrics::describe_gauge!(BUDGET_REMAINING, "Calls left in the current window of a vendor's limit.");
     metrics::describe_counter!(LOOKUPS, "Look-ups in tables for Brevo, by result.");
+    metrics::describe_counter!(PUSHED, "What the vendors' webhooks brought, by what became of it.");
 }
 
 /// A hot route's metrics, looked up once instead of once a request.
@@ -109,6 +111,37 @@ impl Lookup {
             Lookup::NoKey => "no_key",
             Lookup::NoTable => "no_table",
             Lookup::Failed => "failed",
+        }
+    }
+}
+
+/// Where a push came in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Webhook {
+    Brevo,
+}
+
+impl Webhook {
+    fn label(self) -> &'static str {
+        match self {
+            Webhook::Brevo => "brevo",
+        }
+    }
+}
+
+/// What became of one thing in a push.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Pushed {
+    Stored,
+    /// It cannot be used.
+    Refused,
+}
+
+impl Pushed {
+    fn label(self) -> &'static str {
+        match self {
+            Pushed::Stored => "stored",
+            Pushed::Refused => "refused",
         }
     }
 }
@@ -212,6 +245,12 @@ mod emit {
 
     pub fn looked_up(result: Lookup) {
         metrics::counter!(LOOKUPS, "result" => result.label()).increment(1);
+    }
+
+    pub fn pushed(webhook: Webhook, outcome: Pushed, count: u64) {
+        if count > 0 {
+            metrics::counter!(PUSHED, "webhook" => webhook.label(), "outcome" => outcome.label()).increment(count);
+        }
     }
 
     pub fn budget_remaining(vendor: &'static str, family: &'static str, remaining: u64) {

@@ -27,3 +27,4 @@ mod sdk_browser;
 mod sdk_journeys;
 mod sdks;
 mod starting;
+mod webhooks;

@@ -1,0 +1,136 @@
+//! `POST /webhooks/brevo`: what becomes of mails and contacts at Brevo, onto the timelines of people at Mixpanel.
+//!
+//! The way of a push: [`push`] reads it, `people::address_book` says whose it is, [`records`] puts it into Mixpanel's
+//! terms, the journal stores it, and then it is answered. Its records are for Mixpanel only (CORE 9).
+
+mod push;
+pub mod records;
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use axum::body::Body;
+use axum::response::IntoResponse as _;
+use bytes::Bytes;
+use http::{Response, StatusCode, request};
+use serde::Serialize;
+
+use self::push::{Push, Unusable};
+use self::records::Naming;
+use super::Shared;
+use super::door::{self, Door, Refusal};
+use crate::people::address_book::{self, Sought};
+use crate::people::roster::PersonId;
+use crate::record::{Kind, Record};
+use crate::telemetry::{self, Pushed, Webhook};
+
+/// Things in one body: Brevo puts up to 500 into a batch (Brevo contract §8.3).
+const MAX_ITEMS: usize = 5_000;
+
+pub struct BrevoWebhook {
+    shared: Arc<Shared>,
+    door: Door,
+    naming: Naming,
+}
+
+/// One that was not taken.
+#[derive(Debug, Serialize)]
+struct Refused {
+    index: usize,
+    reason: String,
+}
+
+/// What was taken of a body. Those that were refused would be refused again, so they do not keep the others back.
+#[derive(Debug, Serialize)]
+struct Taken {
+    stored: usize,
+    refused: Vec<Refused>,
+}
+
+impl BrevoWebhook {
+    pub fn new(shared: Arc<Shared>) -> Self {
+        let config = &shared.config;
+        let door = Door::of_token("webhooks.brevo.token", config.webhooks.brevo.as_ref());
+        let naming = Naming {
+            token: config.mixpanel.project_tokens.first().cloned().unwrap_or_default(),
+            mode: config.mixpanel.identity,
+            address_hidden: Naming::hides_addresses(&config.privacy.mixpanel),
+        };
+        Self { shared, door, naming }
+    }
+
+    pub async fn answer(&self, head: request::Parts, body: Body) -> Response<Body> {
+        match self.take(&head, body).await {
+            Ok(taken) => {
+                // 400 ends a push for good, which is what one deserves of which nothing can be used.
+                let none = taken.stored == 0 && !taken.refused.is_empty();
+                let status = if none { StatusCode::BAD_REQUEST } else { StatusCode::OK };
+                (status, axum::Json(taken)).into_response()
+            }
+            Err(refusal) => refusal.into_response(),
+        }
+    }
+
+    async fn take(&self, head: &request::Parts, body: Body) -> Result<Taken, Refusal> {
+        self.door.admit(&head.headers)?;
+        let (body, account) = door::read(&head.headers, body, &self.shared.limits, &self.shared.budget).await?;
+        let items = super::off_the_workers(body, read).await??;
+        let people = self.people(&items).await?;
+        // Held until the records are stored: an erasure waits for those that were judged before it.
+        let erased = self.shared.tombstones.now();
+        let now = self.shared.clock.now();
+        let (mut records, mut taken) = (Vec::new(), Taken { stored: 0, refused: Vec::new() });
+        for (index, item) in items.into_iter().enumerate() {
+            match item {
+                Ok(push) => {
+                    let person = people.get(&push.sought).and_then(Option::as_ref);
+                    records.extend(records::records(&push, person, &self.naming, now));
+                    taken.stored += 1;
+                }
+                Err(unusable) => {
+                    telemetry::rejected(Kind::Event, unusable.label(), 1);
+                    taken.refused.push(Refused { index, reason: unusable.to_string() });
+                }
+            }
+        }
+        for record in &mut records {
+            erase_if(&erased, record);
+        }
+        self.shared.append(records, account).await?;
+        drop(erased);
+        telemetry::pushed(Webhook::Brevo, Pushed::Stored, taken.stored as u64);
+        telemetry::pushed(Webhook::Brevo, Pushed::Refused, taken.refused.len() as u64);
+        Ok(taken)
+    }
+
+    /// Everyone whom the pushes are about, each looked up once.
+    async fn people(&self, items: &[Result<Push, Unusable>]) -> Result<BTreeMap<Sought, Option<PersonId>>, Refusal> {
+        let mut people = BTreeMap::new();
+        for push in items.iter().flatten() {
+            if !people.contains_key(&push.sought) {
+                let found = address_book::find(&self.shared.state, &push.sought).await?;
+                people.insert(push.sought.clone(), found);
+            }
+        }
+        Ok(people)
+    }
+}
+
+/// An erased person's record is taken, since its sender would only try again, and its place alone is kept.
+fn erase_if(erased: &crate::privacy::Erased, record: &mut Record) {
+    if erased.covers(record.kind, &record.body) {
+        record.body = Bytes::new();
+    }
+}
+
+fn read(body: &Bytes) -> Result<Vec<Result<Push, Unusable>>, Refusal> {
+    let body = serde_json::from_slice(body).map_err(|_| Refusal::BadBody("is not JSON"))?;
+    let items = push::items(body).ok_or(Refusal::BadBody("is neither an object nor an array of them"))?;
+    if items.len() > MAX_ITEMS {
+        return Err(Refusal::TooLarge);
+    }
+    Ok(items.into_iter().map(Push::read).collect())
+}
+
+#[cfg(test)]
+mod tests;

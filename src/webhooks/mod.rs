@@ -1,0 +1,105 @@
+//! What the vendors push: Brevo's email events to Mixpanel.
+//!
+//! Owns the routes under `/webhooks`, what a push must carry ([`door`]), and how each vendor's body becomes records. It
+//! appends to the journal as the edge does, from the edge's own budget of bytes.
+//!
+//! Must not know: how a record is delivered, which leg takes it, HTTP calls to a vendor.
+//!
+//! Invariants:
+//! * what was pushed is stored before it is answered (P1), and trouble of our own is "come back later" (429), never an answer
+//!   that makes a vendor throw the push away or switch the webhook off;
+//! * a push is for one destination, the other vendor: nothing goes back where it came from (CORE 9);
+//! * one bad thing in a batch does not keep its neighbours out.
+
+pub mod brevo;
+pub mod door;
+#[cfg(test)]
+mod testing;
+
+use std::sync::Arc;
+
+use axum::Router;
+use axum::extract::Request;
+use axum::routing;
+use bytes::Bytes;
+use tokio::time::Instant;
+
+use self::brevo::BrevoWebhook;
+use self::door::Refusal;
+use crate::clock::SharedClock;
+use crate::config::Config;
+use crate::edge::IntakeLimits;
+use crate::edge::budget::{Account, Budget};
+use crate::privacy::Tombstones;
+use crate::record::Record;
+use crate::store::{Journal, State};
+use crate::telemetry;
+
+/// From this size on a body is read on the blocking pool: parsing megabytes would hold up other connections.
+const BIG: usize = 256 << 10;
+
+const BREVO: &str = "/webhooks/brevo";
+
+/// Every operation served here, for the test that holds the published description against it.
+pub const OPERATIONS: &[(&str, &str)] = &[("post", BREVO)];
+
+/// What all webhooks work with.
+pub struct Shared {
+    pub config: Arc<Config>,
+    pub journal: Arc<dyn Journal>,
+    pub state: Arc<dyn State>,
+    pub clock: SharedClock,
+    pub tombstones: Arc<Tombstones>,
+    /// The edge's.
+    pub budget: Budget,
+    pub limits: IntakeLimits,
+}
+
+impl Shared {
+    /// Stores `records`. The account is closed when they are synced, not before.
+    async fn append(&self, records: Vec<Record>, account: Account) -> Result<(), Refusal> {
+        if records.is_empty() {
+            return Ok(());
+        }
+        let started = Instant::now();
+        let appended = self.journal.append(records).await;
+        drop(account);
+        telemetry::append(started.elapsed());
+        Ok(appended.map(|_position| ())?)
+    }
+}
+
+/// The routes, with and without a trailing slash.
+pub fn router(shared: Shared) -> Router {
+    let shared = Arc::new(shared);
+    let brevo = Arc::new(BrevoWebhook::new(shared));
+    let on_brevo = routing::post(move |request: Request| {
+        let brevo = brevo.clone();
+        async move {
+            let started = Instant::now();
+            let (head, body) = request.into_parts();
+            let response = brevo.answer(head, body).await;
+            telemetry::http_request(BREVO, response.status().as_u16(), started.elapsed());
+            response
+        }
+    });
+    Router::new().route(BREVO, on_brevo.clone()).route(&format!("{BREVO}/"), on_brevo)
+}
+
+/// Runs `read` over a body, beside the workers when it is big.
+async fn off_the_workers<T: Send + 'static>(
+    body: Bytes,
+    read: impl FnOnce(&Bytes) -> T + Send + 'static,
+) -> Result<T, Refusal> {
+    if body.len() < BIG {
+        return Ok(read(&body));
+    }
+    match tokio::task::spawn_blocking(move || read(&body)).await {
+        Ok(read) => Ok(read),
+        Err(error) => match error.try_into_panic() {
+            Ok(panic) => std::panic::resume_unwind(panic),
+            // Only a runtime that is shutting down cancels.
+            Err(_cancelled) => Err(Refusal::Later { why: "the relay is shutting down", retry_after: 1 }),
+        },
+    }
+}

@@ -1,0 +1,134 @@
+//! What the vendors push, through the whole relay.
+
+use serde_json::{Value, json};
+
+use crate::harness::http::JSON;
+use crate::harness::records::{event, now_ms, set};
+use crate::harness::{PATIENCE, Relay, Sandbox, eventually, same};
+
+const BREVO: &str = "/webhooks/brevo";
+const TOKEN: (&str, &str) = ("authorization", "Bearer brevo-token");
+
+fn served() -> Value {
+    json!({ "webhooks": { "brevo": { "token": "brevo-token" } } })
+}
+
+async fn push(relay: &Relay, items: &Value) -> Value {
+    relay.post(BREVO, &[TOKEN, JSON], items.to_string()).await.ok().json()
+}
+
+fn item(event: &str, email: &str) -> Value {
+    json!({ "event": event, "email": email, "ts_event": now_ms() / 1000, "message-id": "<m@relay>", "subject": "Hello" })
+}
+
+/// Until the relay has written down whose contact it is, which comes with the checkpoint after the write at Brevo.
+async fn known_at_brevo(relay: &Relay, id: &str) {
+    eventually(PATIENCE, async || {
+        let about = relay.admin("GET", &format!("/v1/people/{id}")).await.ok().json();
+        let contact = about["held"][0]["people"]["contact"]["known"]["email"].clone();
+        if contact.is_string() { Ok(()) } else { Err(format!("{about}")) }
+    })
+    .await;
+}
+
+async fn named(sandbox: &Sandbox, name: &str) -> Vec<Value> {
+    let events = sandbox.mixpanel_events().await;
+    events.into_iter().map(|event| event["record"].clone()).filter(|event| event["event"] == name).collect()
+}
+
+/// What happens to a mail is on the person's timeline once, whoever they were when their address became known, also when
+/// Brevo repeats it after a restart; and none of it is at Brevo.
+#[tokio::test]
+async fn brevos_events_reach_the_right_persons_timeline_once() {
+    let sandbox = Sandbox::start().await;
+    let mut relay = Relay::start(&sandbox, served()).await;
+    relay.take("/engage", &json!([set("ada", json!({ "$email": "Ada@Example.com" }))])).await;
+    relay.take("/track", &json!([event("Purchase", "ada", "p-1")])).await;
+    relay.drained("brevo").await;
+    known_at_brevo(&relay, "ada").await;
+    let at_brevo = sandbox.brevo_counts().await["records"].clone();
+
+    let contact_id = sandbox.brevo_contact("ada@example.com").await.unwrap()["id"].clone();
+    let mut by_number = item("click", "");
+    by_number["contact_id"] = contact_id;
+    by_number["link"] = "https://example.com".into();
+    let batch = json!([item("opened", "ada@example.com"), by_number, item("unsubscribed", "ADA@example.com")]);
+    assert_eq!(push(&relay, &batch).await, json!({ "stored": 3, "refused": [] }));
+    relay.drained("mixpanel").await;
+    assert!(relay.terminate().await.success());
+    relay.start_again().await;
+    push(&relay, &json!({ "events": batch })).await;
+    relay.drained("mixpanel").await;
+    sandbox.mixpanel_has_events(4, PATIENCE).await;
+
+    for (name, key, value) in [
+        ("Brevo Email Opened", "subject", "Hello"),
+        ("Brevo Email Clicked", "link", "https://example.com"),
+        ("Brevo Unsubscribed", "brevo_event", "unsubscribed"),
+    ] {
+        let events = named(&sandbox, name).await;
+        assert_eq!(events.len(), 2, "as often as it was pushed, under one id: {name}");
+        assert_eq!(events[0]["properties"]["$insert_id"], events[1]["properties"]["$insert_id"]);
+        assert_eq!(
+            (&events[0]["properties"]["distinct_id"], &events[0]["properties"][key]),
+            (&json!("ada"), &json!(value))
+        );
+    }
+    eventually(PATIENCE, async || {
+        let profile = sandbox.mixpanel_profile("ada").await.unwrap_or_default();
+        same("the property", profile["brevo_unsubscribed"].clone(), json!(true))
+    })
+    .await;
+    relay.drained("brevo").await;
+    assert_eq!(sandbox.brevo_counts().await["records"], at_brevo, "nothing of it went back");
+    let skipped = [("destination", "brevo"), ("rule", "not_for_this_destination")];
+    assert_eq!(relay.metrics().await.sum("mixrelay_records_skipped_total", &skipped), 8.0);
+}
+
+/// Somebody whom nobody knows is a device, which becomes their user's when they are known.
+#[tokio::test]
+async fn what_came_before_an_address_was_known_becomes_its_owners() {
+    let sandbox = Sandbox::start().await;
+    let relay = Relay::start(&sandbox, served()).await;
+    push(&relay, &item("opened", "bob@example.com")).await;
+    relay.drained("mixpanel").await;
+    let events = named(&sandbox, "Brevo Email Opened").await;
+    let before = events[0]["properties"]["distinct_id"].as_str().unwrap().to_owned();
+    assert!(before.starts_with("$device:") && !before.contains("bob"), "{before}");
+
+    relay.take("/engage", &json!([set("bob", json!({ "$email": "bob@example.com" }))])).await;
+    relay.drained("brevo").await;
+    known_at_brevo(&relay, "bob").await;
+    push(&relay, &item("delivered", "bob@example.com")).await;
+    relay.drained("mixpanel").await;
+    // As Mixpanel's queries see them.
+    eventually(PATIENCE, async || {
+        let seen = sandbox.get("/mixpanel/events?distinct_id=bob").await;
+        same("events of bob's", seen["events"].as_array().map(Vec::len), Some(2))
+    })
+    .await;
+}
+
+/// A full disk is for later and no word that makes Brevo throw the push away; a bad element keeps nobody back.
+#[tokio::test]
+async fn brevo_is_told_to_come_back_and_never_more_than_that() {
+    let sandbox = Sandbox::start().await;
+    let mut full = served();
+    full["store_min_free"] = "900TiB".into();
+    let relay = Relay::start(&sandbox, full).await;
+    let answer = relay.post(BREVO, &[TOKEN, JSON], item("opened", "a@example.com").to_string()).await;
+    assert_eq!(answer.status, 429, "{answer:?}");
+    assert!(answer.header("retry-after").is_some());
+
+    let relay = Relay::start(&sandbox, served()).await;
+    for (headers, body, status) in [
+        (&[TOKEN][..], "{", 400),
+        (&[TOKEN], r#"[{"event":"opened"}]"#, 400),
+        (&[], "[]", 401),
+        (&[("authorization", "Basic YnJldm86YnJldm8tdG9rZW4=")], "[]", 200),
+    ] {
+        assert_eq!(relay.post(BREVO, headers, body).await.status, status, "{body}");
+    }
+    let answer = push(&relay, &json!([{}, item("opened", "a@example.com")])).await;
+    assert_eq!((&answer["stored"], &answer["refused"][0]["index"]), (&json!(1), &json!(0)));
+}
