@@ -82,6 +82,8 @@ pub enum Origin {
     App,
     Replay,
     Pull,
+    /// As [`Origin::Pull`], and somebody has asked that it sets off automations however old it is (CORE 10).
+    PullToTrigger,
     BrevoWebhook,
     MixpanelStream,
     /// The relay itself: marks where in the journal an erasure was asked for (CORE 12). For no destination.
@@ -89,8 +91,15 @@ pub enum Origin {
 }
 
 impl Origin {
-    pub const ALL: [Origin; 6] =
-        [Origin::App, Origin::Replay, Origin::Pull, Origin::BrevoWebhook, Origin::MixpanelStream, Origin::Erasure];
+    pub const ALL: [Origin; 7] = [
+        Origin::App,
+        Origin::Replay,
+        Origin::Pull,
+        Origin::PullToTrigger,
+        Origin::BrevoWebhook,
+        Origin::MixpanelStream,
+        Origin::Erasure,
+    ];
 
     /// The origin as it is stored: a byte that never changes its meaning.
     pub fn code(self) -> u8 {
@@ -101,6 +110,7 @@ impl Origin {
             Origin::BrevoWebhook => 3,
             Origin::MixpanelStream => 4,
             Origin::Erasure => 5,
+            Origin::PullToTrigger => 6,
         }
     }
 
@@ -109,12 +119,17 @@ impl Origin {
         Self::ALL.into_iter().find(|origin| origin.code() == code)
     }
 
+    /// Whether the relay has read the record at Mixpanel: it goes behind an app's, and waits for nobody's identity.
+    pub fn is_pulled(self) -> bool {
+        matches!(self, Origin::Pull | Origin::PullToTrigger)
+    }
+
     /// The `origin` label of metrics.
     pub fn label(self) -> &'static str {
         match self {
             Origin::App => "app",
             Origin::Replay => "replay",
-            Origin::Pull => "pull",
+            Origin::Pull | Origin::PullToTrigger => "pull",
             Origin::BrevoWebhook => "brevo_webhook",
             Origin::MixpanelStream => "mixpanel_stream",
             Origin::Erasure => "erasure",

@@ -57,6 +57,10 @@ labelled! {
         Stale = "stale",
         /// The same event is in the dedup window, from another position (CORE 8).
         Duplicate = "duplicate",
+        /// A pulled profile that holds nothing which Brevo does not have, or an app has not said otherwise (CORE 11).
+        NothingNew = "nothing_new",
+        /// A pulled record of a person without address or phone number, whom Brevo does not know. An app's would wait.
+        NoAddress = "no_address",
         /// `privacy.consent` is set, and the person has not agreed (or not any more) when the record was made or would be
         /// sent.
         NoConsent = "no_consent",
@@ -103,6 +107,8 @@ impl SkipRule {
             SkipRule::Private => "the privacy rules leave nothing of the update for this destination",
             SkipRule::Stale => "the event is older than stale_after",
             SkipRule::Duplicate => "the event is a resend of one that is already known",
+            SkipRule::NothingNew => "the pulled profile holds nothing that is not known",
+            SkipRule::NoAddress => "the pulled record is of somebody without an email address or phone number",
             SkipRule::NoConsent => "the person has not agreed, as privacy.consent asks",
             SkipRule::Observed => "connectors.brevo.mode is observe",
             SkipRule::NotInPilot => "connectors.brevo.mode is pilot, and the person is none of pilot_emails",

@@ -23,6 +23,14 @@ pub struct Debt {
     pub identifiers: bool,
     /// Attributes whose present value Brevo is owed.
     pub attributes: BTreeSet<AttributeName>,
+    /// Somebody waits for it: not all of it was pulled.
+    #[serde(default = "live")]
+    pub live: bool,
+}
+
+/// Of a debt that was stored before there were pulls.
+fn live() -> bool {
+    true
 }
 
 impl Debt {
@@ -33,7 +41,13 @@ impl Debt {
             records: 1,
             identifiers: folded.identifiers,
             attributes: folded.attributes.into_iter().collect(),
+            live: true,
         }
+    }
+
+    /// As [`Debt::new`], for a pulled profile.
+    pub fn pulled(position: Position, received_at: UnixMillis, folded: Folded) -> Self {
+        Self { live: false, ..Self::new(position, received_at, folded) }
     }
 
     /// A debt of no records: the person's contact has to be there, nothing more is known to be owed.
@@ -44,24 +58,25 @@ impl Debt {
             records: 0,
             identifiers: false,
             attributes: BTreeSet::new(),
+            live: false,
         }
     }
 
     /// A record that was folded before and is owed from now on.
     pub fn of_folded(position: Position, received_at: UnixMillis) -> Self {
-        Self { since: position, oldest: received_at, records: 1, ..Self::nothing() }
+        Self { since: position, oldest: received_at, records: 1, live: true, ..Self::nothing() }
     }
 
     /// Values that are owed for records which are counted elsewhere.
     pub fn of_values(folded: Folded) -> Self {
         let attributes = folded.attributes.into_iter().collect();
-        Self { identifiers: folded.identifiers, attributes, ..Self::nothing() }
+        Self { identifiers: folded.identifiers, attributes, live: true, ..Self::nothing() }
     }
 
     /// Records that waited for values, which are owed now.
     pub fn of_released(released: Released) -> Self {
         let Released { records, since, oldest } = released;
-        Self { since, oldest, records, ..Self::nothing() }
+        Self { since, oldest, records, live: true, ..Self::nothing() }
     }
 
     /// This debt and `other` as one.
@@ -74,6 +89,7 @@ impl Debt {
         }
         self.records += other.records;
         self.identifiers |= other.identifiers;
+        self.live |= other.live;
         self.attributes.extend(other.attributes);
         self
     }

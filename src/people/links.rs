@@ -194,10 +194,16 @@ impl Roster {
         let known_as = ext_id.then(|| known_as.clone().unwrap_or_else(|| from.clone()));
         target.person.contact =
             Contact::Known { email: email.clone(), ext_id, known_as, contact_id, phone: phone.clone() };
-        target.person.email = target.person.email.take().or(source.email);
-        target.person.phone = target.person.phone.take().or(source.phone);
+        if target.person.email.is_none() {
+            target.person.pulled.take(&AttributeName::email(), &source.pulled);
+            target.person.email = source.email;
+        }
+        if target.person.phone.is_none() {
+            target.person.pulled.take(&AttributeName::sms(), &source.pulled);
+            target.person.phone = source.phone;
+        }
         let attributes = target.person.attributes.keys().cloned().collect();
-        target.owe(Debt { identifiers: true, attributes, ..Debt::nothing() });
+        target.owe(Debt { identifiers: true, attributes, live: true, ..Debt::nothing() });
         false
     }
 
@@ -235,19 +241,22 @@ impl Person {
     /// Joins another fold of the same person to this one: what is known here counts, the rest is taken. Returns what
     /// Brevo's contact has to be told of it.
     fn take_profile(&mut self, other: &Person) -> Option<Debt> {
-        let mut gained = Debt::nothing();
+        let mut gained = Debt { live: true, ..Debt::nothing() };
         for (name, value) in &other.attributes {
             if self.wants(name) {
                 self.attributes.insert(name.clone(), value.clone());
+                self.pulled.take(name, &other.pulled);
                 gained.attributes.insert(name.clone());
             }
         }
         if other.email.is_some() && self.wants(&AttributeName::email()) {
             self.email.clone_from(&other.email);
+            self.pulled.take(&AttributeName::email(), &other.pulled);
             gained.identifiers = true;
         }
         if other.phone.is_some() && self.wants(&AttributeName::sms()) {
             self.phone.clone_from(&other.phone);
+            self.pulled.take(&AttributeName::sms(), &other.pulled);
             gained.identifiers = true;
         }
         (gained.identifiers || !gained.attributes.is_empty()).then_some(gained)

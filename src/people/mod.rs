@@ -20,6 +20,7 @@ pub mod identity;
 pub mod links;
 pub mod lists;
 pub mod person;
+pub mod pulled;
 pub mod roster;
 pub mod shelf;
 pub mod unknown;

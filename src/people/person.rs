@@ -8,6 +8,7 @@ use serde_json::Value;
 use super::company::memberships::Memberships;
 use super::links::Links;
 use super::lists::Lists;
+use super::pulled::Pulled;
 use super::roster::PersonId;
 use super::unknown::{Base, Unknown};
 use super::value::changed;
@@ -45,6 +46,9 @@ pub struct Person {
     /// What waits for values that are not known.
     #[serde(default, skip_serializing_if = "Unknown::is_empty")]
     pub unknown: Unknown,
+    /// Which of the known values were read at Mixpanel, and said by no app.
+    #[serde(default, skip_serializing_if = "Pulled::is_empty")]
+    pub pulled: Pulled,
 }
 
 /// What came of the consent rule, where there is one. The answer itself is among the attributes.
@@ -169,6 +173,7 @@ impl Person {
                 Operation::Delete(names) => {
                     for name in names {
                         self.unknown.forget(&name);
+                        self.pulled.claim(&name);
                         self.attributes.insert(name, Value::Null);
                     }
                 }
@@ -194,6 +199,7 @@ impl Person {
         // Equal values that were assigned are owed too: what Brevo holds may have been changed there by hand.
         let Some(value) = value else { return };
         self.unknown.forget(&name);
+        self.pulled.claim(&name);
         self.attributes.insert(name.clone(), value);
         folded.attributes.push(name);
     }
@@ -212,12 +218,14 @@ impl Person {
 
     fn assign_email(&mut self, email: Email, folded: &mut Folded) {
         self.unknown.forget(&AttributeName::email());
+        self.pulled.claim(&AttributeName::email());
         folded.identifiers |= self.email.as_ref() != Some(&email);
         self.email = Some(email);
     }
 
     fn assign_phone(&mut self, phone: Phone, folded: &mut Folded) {
         self.unknown.forget(&AttributeName::sms());
+        self.pulled.claim(&AttributeName::sms());
         folded.identifiers |= self.phone.as_ref() != Some(&phone);
         self.phone = Some(phone);
     }
@@ -248,22 +256,31 @@ impl Person {
                 self.attributes.insert(name.clone(), value);
                 folded.attributes.push(name);
             } else if all_seen && !self.unknown.holds(&name) {
+                self.pulled.note_read(name.clone());
                 self.attributes.insert(name, value);
             }
         }
         let text = |found: Option<String>| found.map_or(Value::Null, Value::String);
         if self.email.is_none() {
             let found = text(found.email.map(|email| email.as_str().to_owned()));
+            let waited = self.unknown.holds(&AttributeName::email());
             let email = self.unknown.take(&AttributeName::email(), base, &found).unwrap_or(found);
             if let Some(email) = email.as_str().and_then(|email| Email::parse(email).ok()) {
                 self.assign_email(email, &mut folded);
+                if !waited {
+                    self.pulled.fill(&AttributeName::email());
+                }
             }
         }
         if self.phone.is_none() {
             let found = text(found.phone.map(|phone| phone.to_string()));
+            let waited = self.unknown.holds(&AttributeName::sms());
             let phone = self.unknown.take(&AttributeName::sms(), base, &found).unwrap_or(found);
             if let Some(phone) = phone.as_str().and_then(|phone| Phone::parse(phone).ok()) {
                 self.assign_phone(phone, &mut folded);
+                if !waited {
+                    self.pulled.fill(&AttributeName::sms());
+                }
             }
         }
         folded

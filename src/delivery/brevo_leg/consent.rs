@@ -6,6 +6,7 @@
 //! given later brings no old record back. The profile itself is kept, and a yes makes all of it owed.
 
 use super::contacts::Writer;
+use super::lines::Line;
 use super::queue::Release;
 use super::receiving::in_pilot;
 use super::withdrawing::{Withdrawal, Withdrawn};
@@ -128,9 +129,10 @@ impl BrevoLeg {
         let shelf_empty = self.roster.get(id).is_none_or(|resident| resident.person.shelf.is_empty());
         let (durable_page, in_pilot) = (self.durable_page, self.is_in_pilot(id));
         let queue = self.queue(id);
-        if withdrawal && in_pilot && !joining && !queue.paying && !queue.listed_to_pay && queue.too_early == 0 {
+        if withdrawal && in_pilot && !joining && !queue.paying && !queue.listed_to_pay_first && queue.too_early == 0 {
             queue.listed_to_pay = true;
-            self.to_pay.push_front(id.clone());
+            queue.listed_to_pay_first = true;
+            self.to_pay.first.push_front(id.clone());
         }
         let queue = self.queue(id);
         if !shelf_empty && !joining && !queue.in_call && queue.release == Release::Idle {
@@ -168,7 +170,7 @@ impl BrevoLeg {
         let writer = Writer { calls: vendor.calls.clone(), stack: vendor.stack.clone(), clearing: self.clearing };
         self.begin_payment(id);
         self.queue(id).withdrawing = true;
-        self.payments_under_way += 1;
+        self.payments_under_way.begin(Line::First);
         let id = id.clone();
         self.spawn(Box::pin(async move {
             let payment = writer.withdraw(&id, &withdrawal).await?;

@@ -53,8 +53,9 @@ pub async fn left_running(state: &Arc<dyn State>) -> Result<bool, StoreError> {
 }
 
 impl Importer {
-    pub fn new(vendor: &VendorParts, state: &Arc<dyn State>) -> Self {
-        Self { calls: vendor.calls.clone(), stack: vendor.stack.clone(), state: state.clone() }
+    /// `stack`: the vendor's, for whatever line the import is of.
+    pub fn new(vendor: &VendorParts, stack: Stack, state: &Arc<dyn State>) -> Self {
+        Self { calls: vendor.calls.clone(), stack, state: state.clone() }
     }
 
     /// Imports as many of `writes` as fit into one call, onto `list`; returns how many that were, and how it ended.

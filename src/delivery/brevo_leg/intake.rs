@@ -1,5 +1,7 @@
 //! What a record asks for at Brevo, before anything is known of its person. Pure.
 
+use std::time::Duration;
+
 use super::companies::{GroupWish, group_wish};
 use crate::config::IdentityMode;
 use crate::mapping::membership::{self, Belonging};
@@ -10,7 +12,7 @@ use crate::mapping::{
 use crate::people::company::GroupId;
 use crate::people::identity::{self, Link};
 use crate::people::roster::PersonId;
-use crate::record::{Kind, Record};
+use crate::record::{Kind, Origin, Record};
 use crate::settlement::SkipRule;
 
 /// Key of the dedup window.
@@ -87,7 +89,12 @@ fn event(record: &Record, mapping: &CompiledMapping, mode: IdentityMode) -> Inta
         Ok(view) => view,
         Err(error) => return Intake { link: None, wish: Wish::Unreadable(error.to_string()), groups: None },
     };
-    let wish = match map_event(&view, mapping, record.received_at) {
+    let mut decision = map_event(&view, mapping, record.received_at);
+    if let (EventDecision::Send(event), Origin::PullToTrigger) = (&mut decision, record.origin) {
+        // Asked for, however old it is.
+        event.stale_after = Duration::MAX;
+    }
+    let wish = match decision {
         EventDecision::Send(event) => match identity::person(&view, mode) {
             Some(person) => Wish::Event { person: PersonId::from(person), event, own_id: dedup_key(&view) },
             None => Wish::Skip(SkipRule::NoPerson),

@@ -23,8 +23,10 @@ mod compose;
 mod consent;
 mod contacts;
 mod event_calls;
+mod filling;
 mod imports;
 mod intake;
+mod lines;
 mod listing;
 mod merging;
 mod paying;
@@ -54,6 +56,7 @@ pub use self::companies::CompanyVendor;
 use self::contacts::Payment;
 use self::event_calls::Sent;
 use self::imports::Imported;
+use self::lines::{Line, Lines, UnderWay};
 use self::listing::{ListCall, Listed};
 use self::queue::{PersonQueue, Queued};
 use self::receiving::{Loaded, MAX_PEOPLE, MAX_WAITING};
@@ -146,7 +149,7 @@ enum Done {
     Imported { count: usize, people: Vec<(PersonId, compose::Write)>, imported: Imported },
     EarlierImport,
     Account(account::Read),
-    Events { events: Vec<(PersonId, Queued)>, sent: Sent, doubtful: u32, batches_left: Option<u64> },
+    Events { line: Line, events: Vec<(PersonId, Queued)>, sent: Sent, doubtful: u32, batches_left: Option<u64> },
     Listed(ListCall, Vec<Listed>),
     Shelf(PersonId, Vec<Parked>, Scan),
     Moved(PersonId, Vec<Parked>, Scan),
@@ -166,10 +169,10 @@ pub struct BrevoLeg {
     bases: Bases,
     companies: Companies,
 
-    /// Who is owed something that a call could pay, in the order of asking.
-    to_pay: VecDeque<PersonId>,
-    /// Who has events that could go out.
-    ready: VecDeque<PersonId>,
+    /// Who is owed something that a call could pay, in the order of asking; those first whom somebody waits for.
+    to_pay: Lines,
+    /// Who has events that could go out, likewise.
+    ready: Lines,
     /// Whose lists are to be changed, in the order of asking.
     to_list: VecDeque<PersonId>,
     /// The last entry that an earlier process has settled a record of. Until it has been read again, unsettled records that
@@ -195,10 +198,12 @@ pub struct BrevoLeg {
     recall: CancellationToken,
     /// Entries below it are skipped: the disk was full.
     given_up: EntryId,
-    payments_under_way: usize,
-    events_under_way: usize,
+    payments_under_way: UnderWay,
+    events_under_way: UnderWay,
     listings_under_way: usize,
     import_under_way: bool,
+    /// At the front of those behind stand this many whom no import could carry.
+    not_imported: usize,
     /// When to look again for people whom an import could carry.
     next_import_at: Instant,
     /// Records are being loaded; the last page that was durable when that began.
@@ -266,8 +271,8 @@ impl BrevoLeg {
             window,
             bases,
             companies,
-            to_pay: VecDeque::new(),
-            ready: VecDeque::new(),
+            to_pay: Lines::default(),
+            ready: Lines::default(),
             to_list: VecDeque::new(),
             releases: VecDeque::new(),
             to_join: VecDeque::new(),
@@ -279,10 +284,11 @@ impl BrevoLeg {
             under_way: JoinSet::new(),
             recall: CancellationToken::new(),
             given_up: EntryId::FIRST,
-            payments_under_way: 0,
-            events_under_way: 0,
+            payments_under_way: UnderWay::default(),
+            events_under_way: UnderWay::default(),
             listings_under_way: 0,
             import_under_way: false,
+            not_imported: 0,
             next_import_at: Instant::now(),
             receiving: None,
             loading_debtors: false,
@@ -451,8 +457,9 @@ impl BrevoLeg {
             Done::Imported { count, people, imported } => self.settle_import(count, people, imported)?,
             Done::EarlierImport => self.earlier_import_ended(),
             Done::Account(read) => self.take_account(read)?,
-            Done::Events { events, sent, doubtful, batches_left } => {
+            Done::Events { line, events, sent, doubtful, batches_left } => {
                 self.batches_left = batches_left;
+                self.events_under_way.end(line);
                 self.settle_events(events, sent, doubtful)?;
             }
             Done::Listed(call, listed) => self.settle_listing(call, listed),
@@ -469,7 +476,7 @@ impl BrevoLeg {
     /// People found owed at the start are loaded a few at a time, behind those whom new records name.
     fn load_debtors(&mut self) {
         // Live traffic may keep the line long for ever; half of the room is theirs all the same.
-        let full = self.to_pay.len() >= DEBTORS_AT_ONCE && self.queues.len() >= MAX_PEOPLE / 2;
+        let full = self.to_pay.first.len() >= DEBTORS_AT_ONCE && self.queues.len() >= MAX_PEOPLE / 2;
         if self.loading_debtors || self.debtors.is_empty() || full {
             return;
         }
@@ -585,7 +592,7 @@ impl BrevoLeg {
     /// Nothing new goes out; what is under way may come back, and all of it is written down.
     async fn drain(mut self, drain: Duration) -> Result<(), LegError> {
         let deadline = Instant::now() + patience(self.parts.status.gate(), drain);
-        while self.payments_under_way + self.events_under_way + self.listings_under_way > 0 {
+        while self.payments_under_way.all() + self.events_under_way.all() + self.listings_under_way > 0 {
             match tokio::time::timeout_at(deadline, self.under_way.join_next()).await {
                 Ok(Some(done)) => self.take_back(done??)?,
                 Ok(None) | Err(_) => break,

@@ -13,6 +13,7 @@ use super::account::{self, SETTLING};
 use super::compose::{self, Composed, NotPlaced, Write};
 use super::contacts::{Payment, Writer};
 use super::imports::{Imported, Importer};
+use super::lines::{Line, stack_for};
 use super::queue::Slot;
 use super::{BrevoLeg, Done};
 use crate::brevo::account::AttributeToCreate;
@@ -29,6 +30,9 @@ use crate::settlement::{DeadReason, SkipRule};
 
 /// Contact writes under way at once. Others wait unwritten, so that more updates of a person join them.
 const PAYMENTS: usize = 8;
+
+/// The same of those behind: the fewer there are, the fewer people wait for a call that waits for the budget.
+const PAYMENTS_BEHIND: usize = 4;
 
 /// Debtors from which one import is better than as many single writes: ten seconds' worth of an ordinary account's.
 const IMPORT_FROM: usize = 100;
@@ -59,29 +63,53 @@ impl BrevoLeg {
         if most > 1 {
             self.start_import();
         }
-        while self.payments_under_way < most {
-            let Some(id) = self.to_pay.pop_front() else { return };
-            if self.withheld(&id) {
-                self.start_withdrawal(&id);
-                continue;
+        while self.payments_under_way.first < most && !self.account_under_way {
+            let Some(id) = self.to_pay.first.pop_front() else { break };
+            self.start_payment(id, Line::First);
+        }
+        let behind = self.at_once(PAYMENTS_BEHIND);
+        while self.payments_under_way.behind < behind && !self.account_under_way && self.may_pay_behind() {
+            let Some(id) = self.to_pay.behind.pop_front() else { break };
+            self.not_imported = self.not_imported.saturating_sub(1);
+            if self.stands_behind(&id) {
+                self.start_payment(id, Line::Behind);
             }
-            match self.compose_for(&id) {
-                Some(Composed::Write(write, not_placed)) => {
-                    self.report(&not_placed);
-                    self.begin_payment(&id);
-                    self.pay(id, *write);
-                }
-                Some(Composed::Nothing(not_placed)) => {
-                    self.report(&not_placed);
-                    self.nothing_to_pay(&id, not_placed.is_empty());
-                }
-                Some(Composed::Missing(missing)) => {
-                    // Asked for together with whatever else the people in line are missing.
-                    self.to_pay.push_front(id);
-                    return self.create_missing(missing);
-                }
-                None => self.queue(&id).leave_line(),
+        }
+    }
+
+    /// What the next import could carry waits for it, once there are so many that one is under way or about to be.
+    fn may_pay_behind(&self) -> bool {
+        let imports = self.parts.mapping.list(ALL_USERS).is_some();
+        !imports || self.not_imported > 0 || (!self.import_under_way && self.to_pay.behind.len() < IMPORT_FROM)
+    }
+
+    fn stands_behind(&self, id: &PersonId) -> bool {
+        self.queues.get(id).is_some_and(|queue| queue.listed_to_pay && !queue.listed_to_pay_first)
+    }
+
+    fn start_payment(&mut self, id: PersonId, line: Line) {
+        if self.withheld(&id) {
+            return self.start_withdrawal(&id);
+        }
+        match self.compose_for(&id) {
+            Some(Composed::Write(write, not_placed)) => {
+                self.report(&not_placed);
+                self.begin_payment(&id);
+                self.pay(id, *write, line);
             }
+            Some(Composed::Nothing(not_placed)) => {
+                self.report(&not_placed);
+                self.nothing_to_pay(&id, not_placed.is_empty());
+            }
+            Some(Composed::Missing(missing)) => {
+                // Asked for together with whatever else the people in line are missing.
+                match line {
+                    Line::First => self.to_pay.first.push_front(id),
+                    Line::Behind => self.to_pay.behind.push_front(id),
+                }
+                self.create_missing(missing);
+            }
+            None => self.queue(&id).leave_line(),
         }
     }
 
@@ -125,10 +153,12 @@ impl BrevoLeg {
         self.queue(id).begin_payment();
     }
 
-    pub(super) fn pay(&mut self, id: PersonId, write: Write) {
+    pub(super) fn pay(&mut self, id: PersonId, write: Write, line: Line) {
         let Some(vendor) = &self.parts.vendor else { return };
-        let writer = Writer { calls: vendor.calls.clone(), stack: vendor.stack.clone(), clearing: self.clearing };
-        self.payments_under_way += 1;
+        let (calls, stack) = (vendor.calls.clone(), stack_for(&vendor.stack, line));
+        let writer = Writer { calls, stack, clearing: self.clearing };
+        self.payments_under_way.begin(line);
+        self.queue(&id).behind = line == Line::Behind;
         self.spawn(Box::pin(async move {
             let payment = writer.pay(&id, write).await?;
             Ok(Done::Payment(id, payment))
@@ -178,7 +208,8 @@ impl BrevoLeg {
     }
 
     pub(super) fn settle_payment(&mut self, id: &PersonId, payment: Payment) -> Result<(), LegError> {
-        self.payments_under_way -= 1;
+        let behind = std::mem::take(&mut self.queue(id).behind);
+        self.payments_under_way.end(if behind { Line::Behind } else { Line::First });
         match payment {
             Payment::Paid { contact, conflicts, kept_email, learned } => {
                 if let Some(learned) = learned {
@@ -251,7 +282,8 @@ impl BrevoLeg {
             let queue = self.queue(&id);
             if !queue.listed_to_pay && !queue.paying {
                 queue.listed_to_pay = true;
-                self.to_pay.push_back(id);
+                queue.listed_to_pay_first = true;
+                self.to_pay.first.push_back(id);
             }
         }
     }
@@ -284,18 +316,48 @@ impl BrevoLeg {
         Ok(())
     }
 
-    /// One import for everyone in line whom an import can carry, when the line is long.
+    /// One import for everyone in a line whom an import can carry, when the line is long. One at a time, so
+    /// those behind have theirs while the first line is short.
     fn start_import(&mut self) {
         let Some(list) = self.parts.mapping.list(ALL_USERS) else { return };
-        if self.import_under_way || self.to_pay.len() < IMPORT_FROM || self.next_import_at > Instant::now() {
+        if self.import_under_way || self.next_import_at > Instant::now() {
             return;
         }
+        let line = match (self.to_pay.first.len(), self.to_pay.behind.len()) {
+            (IMPORT_FROM.., _) => Line::First,
+            (_, IMPORT_FROM..) => Line::Behind,
+            _ => return,
+        };
         self.next_import_at = Instant::now() + IMPORT_PAUSE;
-        let line = std::mem::take(&mut self.to_pay);
+        let Some(people) = self.take_importable(line) else { return };
+        let Some(vendor) = &self.parts.vendor else { return };
+        let importer = Importer::new(vendor, stack_for(&vendor.stack, line), &self.parts.state);
+        for (id, _) in &people {
+            self.begin_payment(id);
+            self.queue(id).importing = true;
+            self.shelve_events(id);
+        }
+        self.import_under_way = true;
+        self.spawn(Box::pin(async move {
+            let (count, imported) = importer.run(list, &people).await?;
+            Ok(Done::Imported { count, people, imported })
+        }));
+    }
+
+    /// Takes those out of `line` whom an import can carry, when they are many.
+    fn take_importable(&mut self, line: Line) -> Option<Vec<(PersonId, Write)>> {
+        let standing = match line {
+            Line::First => std::mem::take(&mut self.to_pay.first),
+            Line::Behind => {
+                let mut standing = std::mem::take(&mut self.to_pay.behind);
+                standing.retain(|id| self.stands_behind(id));
+                standing
+            }
+        };
         let (mut people, mut others) = (Vec::new(), VecDeque::new());
         // An import merges whoever shares an address.
         let mut addresses = HashSet::new();
-        for id in &line {
+        for id in &standing {
             match self.compose_for(id) {
                 Some(Composed::Write(write, not_placed))
                     if write.importable()
@@ -309,24 +371,17 @@ impl BrevoLeg {
                 _ => others.push_back(id.clone()),
             }
         }
-        if people.len() < IMPORT_FROM {
-            // As they stood: whoever is moved back again and again would never be paid.
-            self.to_pay = line;
-            return;
+        // As they stood, if not: whoever is moved back again and again would never be paid.
+        let enough = people.len() >= IMPORT_FROM;
+        match line {
+            Line::First => self.to_pay.first = if enough { others } else { standing },
+            Line::Behind => {
+                // Whoever is left goes by themselves.
+                self.not_imported = if enough { others.len() } else { standing.len() };
+                self.to_pay.behind = if enough { others } else { standing };
+            }
         }
-        self.to_pay = others;
-        let Some(vendor) = &self.parts.vendor else { return };
-        let importer = Importer::new(vendor, &self.parts.state);
-        for (id, _) in &people {
-            self.begin_payment(id);
-            self.queue(id).importing = true;
-            self.shelve_events(id);
-        }
-        self.import_under_way = true;
-        self.spawn(Box::pin(async move {
-            let (count, imported) = importer.run(list, &people).await?;
-            Ok(Done::Imported { count, people, imported })
-        }));
+        enough.then_some(people)
     }
 
     pub(super) fn earlier_import_ended(&mut self) {
@@ -338,7 +393,7 @@ impl BrevoLeg {
 
     pub(super) fn await_earlier_import(&mut self) {
         let Some(vendor) = &self.parts.vendor else { return };
-        let importer = Importer::new(vendor, &self.parts.state);
+        let importer = Importer::new(vendor, vendor.stack.clone(), &self.parts.state);
         self.import_under_way = true;
         self.spawn(Box::pin(async move {
             importer.await_earlier().await?;
@@ -388,7 +443,8 @@ impl BrevoLeg {
     }
 
     fn create_missing(&mut self, mut missing: Vec<AttributeToCreate>) {
-        let in_line: Vec<_> = self.to_pay.iter().take(IMPORT_FROM).cloned().collect();
+        let in_line = self.to_pay.first.iter().chain(&self.to_pay.behind).take(IMPORT_FROM);
+        let in_line: Vec<_> = in_line.cloned().collect();
         for id in in_line {
             if let Some(Composed::Missing(more)) = self.compose_for(&id) {
                 missing.extend(more);

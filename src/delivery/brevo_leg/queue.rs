@@ -59,8 +59,14 @@ pub struct PersonQueue {
     pub withdrawing: bool,
     /// Stands in the list of people to be paid.
     pub listed_to_pay: bool,
+    /// And in the one of those who go first. An older place behind is left, and passed over when its turn comes.
+    pub listed_to_pay_first: bool,
+    /// The contact write under way is one of those behind.
+    pub behind: bool,
     /// Stands in the list of people with events to send.
     pub listed_ready: bool,
+    /// And in the one of those who go first.
+    pub listed_ready_first: bool,
     /// Stands in the list of people whose lists are to be changed.
     pub listed_to_list: bool,
     /// A change of one of the person's lists is under way.
@@ -97,7 +103,7 @@ impl PersonQueue {
     pub fn begin_payment(&mut self) {
         self.payments += 1;
         self.paying = true;
-        self.listed_to_pay = false;
+        self.unlist_to_pay();
     }
 
     pub fn end_payment(&mut self, paid: bool) {
@@ -113,8 +119,20 @@ impl PersonQueue {
     /// Taken out of the line of people to be paid, and not paid. Whatever makes it possible later lists them again; for a
     /// contact that was busy no timer runs any more.
     pub fn leave_line(&mut self) {
-        self.listed_to_pay = false;
+        self.unlist_to_pay();
         self.too_early = 0;
+    }
+
+    fn unlist_to_pay(&mut self) {
+        self.listed_to_pay = false;
+        self.listed_to_pay_first = false;
+    }
+
+    /// Whether somebody waits for the queued events. The newest tells, where the first is pulled: what an app sends comes
+    /// behind what was pulled before.
+    pub fn has_live_events(&self) -> bool {
+        let live = |queued: &Queued| !queued.record.origin.is_pulled();
+        self.events.front().is_some_and(live) || self.events.back().is_some_and(live)
     }
 
     /// The payment found the contact busy; returns how often in a row that has been so.

@@ -121,7 +121,10 @@ impl BrevoLeg {
                 }
                 Wish::Profile { person, change, .. } => {
                     let person = self.roster.resolve(&person);
-                    self.take_profile(person, item, change);
+                    match item.record.origin.is_pulled() {
+                        true => self.take_pulled(&person, item, change),
+                        false => self.take_profile(person, item, change),
+                    }
                 }
                 Wish::Group { group, ops } => self.take_group(&group, &item, ops),
                 Wish::Skip(rule) => self.parts.books.skip(item.ticket, rule),
@@ -247,6 +250,9 @@ impl BrevoLeg {
         if known_outside_pilot {
             return self.parts.books.skip(item.ticket, SkipRule::NotInPilot);
         }
+        if item.record.origin.is_pulled() && self.is_nobody(&id) {
+            return self.parts.books.skip(item.ticket, SkipRule::NoAddress);
+        }
         // Only what Brevo would be sent enters the window (CORE 8).
         if let (Some(key), false) = (own_id, self.window.is_off()) {
             let (position, received_at) = (item.position, item.record.received_at);
@@ -256,7 +262,7 @@ impl BrevoLeg {
             }
         }
         let Some(resident) = self.roster.get(&id) else { return self.shelve(&id, item) };
-        let nobody = !resident.person.addressable() && resident.person.contact == Contact::Unknown;
+        let nobody = self.is_nobody(&id);
         let alone = self.queues.get(&id).is_some_and(PersonQueue::waits_alone) || resident.person.links.is_joining();
         if nobody || alone || !resident.person.shelf.is_empty() {
             return self.shelve(&id, item);
@@ -270,6 +276,12 @@ impl BrevoLeg {
         queue.events.push_back(Queued { slot, position, record, event, after_payment, call_limit });
         self.waiting += 1;
         self.advance(&id);
+    }
+
+    /// Whether Brevo could not tell whom an event is of.
+    fn is_nobody(&self, id: &PersonId) -> bool {
+        let known = |person: &Person| person.addressable() || person.contact != Contact::Unknown;
+        !self.roster.get(id).is_some_and(|resident| known(&resident.person))
     }
 
     /// Adds to what a person is owed.
@@ -323,9 +335,14 @@ impl BrevoLeg {
         }
         let Some(resident) = self.roster.get(id) else { return };
         let queue = self.queues.entry(id.clone()).or_default();
-        if queue.sendable() && !queue.listed_ready {
-            queue.listed_ready = true;
-            self.ready.push_back(id.clone());
+        if queue.sendable() {
+            let live = queue.has_live_events();
+            if !queue.listed_ready || (live && !queue.listed_ready_first) {
+                queue.listed_ready = true;
+                queue.listed_ready_first = live;
+                let line = if live { &mut self.ready.first } else { &mut self.ready.behind };
+                line.push_back(id.clone());
+            }
         }
         if owes_lists && !queue.listing && !queue.listed_to_list && resident.person.contact != Contact::Unknown {
             queue.listed_to_list = true;
@@ -344,11 +361,25 @@ impl BrevoLeg {
 
     /// Lists a person to be paid. A busy contact comes back by itself, later.
     pub(super) fn list_to_pay(&mut self, id: &PersonId) {
+        let live = self.is_waited_for(id);
         let queue = self.queues.entry(id.clone()).or_default();
-        if !queue.paying && !queue.listed_to_pay && queue.too_early == 0 && !self.held.contains(id) {
+        let listed = queue.listed_to_pay && (queue.listed_to_pay_first || !live);
+        if !queue.paying && !listed && queue.too_early == 0 && !self.held.contains(id) {
             queue.listed_to_pay = true;
-            self.to_pay.push_back(id.clone());
+            queue.listed_to_pay_first = live;
+            let line = if live { &mut self.to_pay.first } else { &mut self.to_pay.behind };
+            line.push_back(id.clone());
         }
+    }
+
+    /// Whether anything of the person's waits for a payment that is not of a pull.
+    fn is_waited_for(&self, id: &PersonId) -> bool {
+        let owed = self.roster.get(id).is_some_and(|resident| {
+            let person = &resident.person;
+            let live = resident.debt.as_ref().is_some_and(|debt| debt.live);
+            live || person.lists.owes() || !person.shelf.is_empty() || person.consent.withdrawal
+        });
+        owed || self.queues.get(id).is_some_and(PersonQueue::has_live_events)
     }
 
     /// A device whose user is known: neither can change. Most records of a signed-in person are such.

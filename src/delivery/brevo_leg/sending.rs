@@ -3,6 +3,7 @@
 use std::collections::VecDeque;
 
 use super::event_calls::{self, Sent};
+use super::lines::{Line, stack_for};
 use super::queue::{Queued, Slot};
 use super::receiving::identifiers;
 use super::{BrevoLeg, Done};
@@ -17,6 +18,9 @@ use crate::vendor::budget::Budgets;
 /// Event calls under way at once. While they wait for the budget, what comes in joins the next one.
 const CALLS: usize = 4;
 
+/// The same of those behind.
+const CALLS_BEHIND: usize = 1;
+
 /// Where batches have only an hourly quota, single events are cheaper up to this many (contract §1.4: 36,000 single
 /// events an hour against 100 batches). With more waiting a batch is worth one of the 100, but never the wait for one.
 const SINGLES_UP_TO: usize = 100;
@@ -27,28 +31,56 @@ impl BrevoLeg {
             return;
         }
         let most = self.at_once(CALLS);
-        while self.events_under_way < most && !self.ready.is_empty() {
-            let one_by_one = self.batches_left.is_some_and(|left| left == 0 || self.waiting <= SINGLES_UP_TO);
-            let limit = if one_by_one { 1 } else { MAX_BATCH_EVENTS };
-            let events = self.gather(limit);
-            if events.is_empty() {
-                return;
+        while self.events_under_way.first < most && !self.ready.first.is_empty() && self.start_call(Line::First) {}
+        while self.events_under_way.behind < CALLS_BEHIND
+            && !self.ready.behind.is_empty()
+            && self.start_call(Line::Behind)
+        {}
+    }
+
+    /// False when the line has nothing to send.
+    fn start_call(&mut self, line: Line) -> bool {
+        let one_by_one = self.batches_left.is_some_and(|left| left == 0 || self.waiting <= SINGLES_UP_TO);
+        let limit = if one_by_one { 1 } else { MAX_BATCH_EVENTS };
+        let events = self.gather(limit, line);
+        if events.is_empty() {
+            return false;
+        }
+        if let (Some(left), true) = (&mut self.batches_left, events.len() > 1) {
+            *left = left.saturating_sub(1);
+        }
+        self.send(events, line);
+        true
+    }
+
+    /// Whoever is next in `line`, and is in it no more.
+    fn next_ready(&mut self, line: Line) -> Option<PersonId> {
+        if line == Line::First {
+            let id = self.ready.first.pop_front()?;
+            let queue = self.queue(&id);
+            (queue.listed_ready, queue.listed_ready_first) = (false, false);
+            return Some(id);
+        }
+        loop {
+            let id = self.ready.behind.pop_front()?;
+            // Whoever has come to stand in front since is passed over here.
+            if let Some(queue) = self.queues.get_mut(&id)
+                && queue.listed_ready
+                && !queue.listed_ready_first
+            {
+                queue.listed_ready = false;
+                return Some(id);
             }
-            if let (Some(left), true) = (&mut self.batches_left, events.len() > 1) {
-                *left = left.saturating_sub(1);
-            }
-            self.send(events);
         }
     }
 
     /// The next call's events: whole runs of people in line, in order. Events that have become stale end here.
-    fn gather(&mut self, mut limit: usize) -> Vec<(PersonId, Queued)> {
+    fn gather(&mut self, mut limit: usize, line: Line) -> Vec<(PersonId, Queued)> {
         let now = self.parts.clock.now();
         let mut events: Vec<(PersonId, Queued)> = Vec::new();
         let mut bytes = 0;
         while events.len() < limit {
-            let Some(id) = self.ready.pop_front() else { break };
-            self.queue(&id).listed_ready = false;
+            let Some(id) = self.next_ready(line) else { break };
             if !self.queue(&id).sendable() {
                 self.advance(&id);
                 continue;
@@ -85,21 +117,22 @@ impl BrevoLeg {
         events
     }
 
-    fn send(&mut self, events: Vec<(PersonId, Queued)>) {
+    fn send(&mut self, events: Vec<(PersonId, Queued)>, line: Line) {
         let Some(vendor) = &self.parts.vendor else { return };
-        let (stack, calls, budgets) = (vendor.stack.clone(), vendor.calls.clone(), vendor.budgets.clone());
+        let (stack, calls) = (stack_for(&vendor.stack, line), vendor.calls.clone());
+        let budgets = vendor.budgets.clone();
         let wire = |(id, queued): &(PersonId, Queued)| {
             let resident = self.roster.get(id).cloned().unwrap_or_default();
             queued.event.clone().into_wire(identifiers(id, &resident))
         };
         let body: Vec<_> = events.iter().map(wire).collect();
-        self.events_under_way += 1;
+        self.events_under_way.begin(line);
         let recall = self.recall.clone();
         self.spawn(Box::pin(async move {
             let sent = recall.run_until_cancelled(event_calls::send(stack, calls, body)).await;
             let (sent, doubtful) = sent.unwrap_or(Ok((Sent::Recalled, 0)))?;
             let batches_left = batches_left(&budgets).await;
-            Ok(Done::Events { events, sent, doubtful, batches_left })
+            Ok(Done::Events { line, events, sent, doubtful, batches_left })
         }));
     }
 
@@ -109,7 +142,6 @@ impl BrevoLeg {
         sent: Sent,
         doubtful: u32,
     ) -> Result<(), LegError> {
-        self.events_under_way -= 1;
         if doubtful > 0 {
             self.parts.books.tally_mut().maybe_twice += events.len() as u64;
         }

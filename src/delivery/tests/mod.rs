@@ -15,5 +15,6 @@ mod interleavings;
 mod lists;
 mod mixpanel_answers;
 mod operators;
+mod pulls;
 mod random;
 mod random_identity;
