@@ -15,7 +15,6 @@ use std::time::Duration;
 
 use futures_util::FutureExt as _;
 use metrics_exporter_prometheus::PrometheusHandle;
-use tokio::net::TcpListener;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
@@ -30,7 +29,7 @@ use crate::delivery::overflow;
 use crate::delivery::shift;
 use crate::delivery::status::LegStatus;
 use crate::delivery::trimmer;
-use crate::edge::{self, ConnectionLimits, EdgeParts};
+use crate::edge::{self, ConnectionLimits, Doors, EdgeParts};
 use crate::erasure::{self, Desk};
 use crate::privacy::Rules;
 use crate::read_side::{self, ReadSide};
@@ -47,7 +46,7 @@ use crate::webhooks;
 const DRAIN: Duration = Duration::from_secs(10);
 
 pub use error::{RunError, StartError};
-use room::{Room, listen, lookup_tables, open};
+use room::{Room, lookup_tables, open};
 
 /// A relay that is built and listens, but does not run yet.
 pub struct Relay {
@@ -55,8 +54,8 @@ pub struct Relay {
     room: Room,
     erasures: Arc<Desk>,
     edge: axum::Router,
-    listener: TcpListener,
-    private: Option<(TcpListener, axum::Router)>,
+    doors: Doors,
+    private: axum::Router,
     mixpanel: MixpanelLeg,
     brevo: BrevoLeg,
     legs: Vec<LegStatus>,
@@ -119,19 +118,15 @@ impl Relay {
             .merge(read_side::router(desk, &config.server.cors_origins))
             .merge(edge::lookup_tables::router(lookups))
             .merge(webhooks::router(pushes));
-        let listener = listen("listen", config.server.listen).await?;
-        let private = match config.server.admin_listen {
-            Some(address) => Some((listen("admin_listen", address).await?, admin::private_router(admin))),
-            None => None,
-        };
+        let doors = Doors::open(&config.server).await?;
         let tail = Tail { max_age: config.retention.history, max_bytes: config.retention.history_bytes };
         Ok(Self {
             store,
             room,
             erasures,
             edge,
-            listener,
-            private,
+            doors,
+            private: admin::private_router(admin),
             mixpanel,
             brevo,
             legs,
@@ -146,8 +141,8 @@ impl Relay {
 
     /// Where the relay listens: for apps, and for the people who run it.
     pub fn addresses(&self) -> (Option<SocketAddr>, Option<SocketAddr>) {
-        let private = self.private.as_ref().and_then(|(listener, _)| listener.local_addr().ok());
-        (self.listener.local_addr().ok(), private)
+        let private = self.doors.private.as_ref().and_then(|listener| listener.local_addr().ok());
+        (self.doors.public.listener.local_addr().ok(), private)
     }
 
     /// What has been accepted, for whoever runs the relay in their own process.
@@ -166,15 +161,15 @@ impl Relay {
         let mut servers = JoinSet::new();
         let mut legs = JoinSet::new();
         let limits = ConnectionLimits { drain: DRAIN, ..ConnectionLimits::default() };
-        let edge = edge::serve(self.listener, self.edge, limits, shutdown.clone());
+        let edge = edge::serve(self.doors.public, self.edge, limits, shutdown.clone());
         servers.spawn(async move {
             edge.await;
             Ok(())
         });
-        if let Some((listener, router)) = self.private {
+        if let Some(listener) = self.doors.private {
             let stop = shutdown.clone();
             servers.spawn(async move {
-                let server = axum::serve(listener, router.into_make_service_with_connect_info::<SocketAddr>());
+                let server = axum::serve(listener, self.private.into_make_service_with_connect_info::<SocketAddr>());
                 server.with_graceful_shutdown(stop.cancelled_owned()).await
             });
         }
@@ -195,6 +190,9 @@ impl Relay {
         attendants.spawn(async move { eraser.run().await.map_err(RunError::Eraser) });
         attendants.spawn(telemetry::keep_up(self.metrics).map(|never| match never {}));
         attendants.spawn(tables::watch(self.tables).map(|died| Err(RunError::Task(died))));
+        if let Some(certificate) = self.doors.certificate {
+            attendants.spawn(edge::tls::watch(certificate).map(|died| Err(RunError::Task(died))));
+        }
         let mut failed = self.store.failed();
 
         let outcome = tokio::select! {

@@ -2,14 +2,13 @@
 //! The row goes when the room that acts on the key arrives. Keys of which only some values are idle say so where they
 //! are read.
 
-const IDLE: [(&str, &str); 9] = [
+const IDLE: [(&str, &str); 8] = [
     ("cohorts", "no list is filled from a cohort"),
     ("datasets", "no data set is run"),
     ("max_removal_share", "no list is mirrored, so nobody is removed"),
     ("on_profile_delete", "a deleted profile leaves the contact as it is"),
     ("retention.runs", "there are no runs to keep"),
     ("retention.unseen_people", "people are kept without a limit of time"),
-    ("server.tls", "the listener speaks plain HTTP, so TLS must end in front of it"),
     ("sync_profiles_every", "no profiles are pulled from Mixpanel"),
     ("webhooks.mixpanel", "Mixpanel's webhooks are not served"),
 ];

@@ -20,6 +20,7 @@ pub mod budget;
 pub mod caller;
 pub mod cors;
 pub mod decode;
+pub mod doors;
 pub mod ids;
 pub mod ingest;
 pub mod intake;
@@ -31,7 +32,9 @@ pub mod routes;
 pub mod server;
 mod service;
 pub mod splice;
+pub mod tls;
 
+pub use doors::{Door, Doors, DoorsError};
 pub use intake::IntakeLimits;
 pub use server::{ConnectionLimits, serve};
 pub use service::{EdgeError, EdgeParts, router};

@@ -7,8 +7,10 @@
 //! answer is cut off after [`ConnectionLimits::stall`]: it would hold the answer, and of a passed-through one the vendor's
 //! connection too.
 //!
-//! HTTP/1.1 only: telling the versions apart by their first bytes would be a wait without an end, and no SDK speaks
-//! HTTP/2 without TLS.
+//! HTTP/1.1 alone where TLS does not end here: telling the versions apart by their first bytes would be a wait without an
+//! end, and no SDK speaks HTTP/2 without TLS. With TLS the handshake says which one it is, within the time of a head.
+
+mod http2;
 
 use std::convert::Infallible;
 use std::io;
@@ -24,12 +26,17 @@ use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::TcpStream;
 use tokio::sync::Semaphore;
 use tokio_io_timeout::TimeoutStream;
+use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tower::ServiceExt as _;
+
+use super::doors::Door;
+use super::tls;
 
 /// Largest request head, in bytes. A GET with a single event in its query fits; mobile SDKs send bodies.
 const MAX_HEAD: usize = 64 << 10;
@@ -60,7 +67,9 @@ impl Default for ConnectionLimits {
 }
 
 /// Serves `app` until `shutdown`, then drains: no new connections, requests under way are answered.
-pub async fn serve(listener: TcpListener, app: Router, limits: ConnectionLimits, shutdown: CancellationToken) {
+pub async fn serve(door: Door, app: Router, limits: ConnectionLimits, shutdown: CancellationToken) {
+    let Door { listener, tls } = door;
+    let acceptor = tls.map(TlsAcceptor::from);
     let slots = Arc::new(Semaphore::new(limits.connections));
     let connections = TaskTracker::new();
     // Told apart from `shutdown`: connections that outlive the drain, or this future, are cut.
@@ -78,7 +87,8 @@ pub async fn serve(listener: TcpListener, app: Router, limits: ConnectionLimits,
         };
         match accepted {
             Ok((stream, peer, slot)) => {
-                let connection = connection(stream, peer, app.clone(), limits, shutdown.clone());
+                let served = Served { peer, app: app.clone(), limits, shutdown: shutdown.clone() };
+                let connection = connection(stream, acceptor.clone(), served);
                 let cut = cut.clone();
                 connections.spawn(async move {
                     tokio::select! {
@@ -99,25 +109,46 @@ pub async fn serve(listener: TcpListener, app: Router, limits: ConnectionLimits,
     }
 }
 
-async fn connection(
-    stream: TcpStream,
+/// What one connection is served with.
+struct Served {
     peer: SocketAddr,
     app: Router,
     limits: ConnectionLimits,
     shutdown: CancellationToken,
-) {
+}
+
+async fn connection(stream: TcpStream, acceptor: Option<TlsAcceptor>, served: Served) {
     // An answer is one small packet that nothing follows.
     if stream.set_nodelay(true).is_err() {
         return;
     }
     let mut stream = TimeoutStream::new(stream);
-    stream.set_write_timeout(Some(limits.stall));
+    stream.set_write_timeout(Some(served.limits.stall));
+    let stream = Box::pin(stream);
+    let Some(acceptor) = acceptor else {
+        return http1(stream, served).await;
+    };
+    let Ok(Ok(stream)) = tokio::time::timeout(served.limits.head, acceptor.accept(stream)).await else {
+        return;
+    };
+    if stream.get_ref().1.alpn_protocol() == Some(tls::H2) {
+        http2::connection(stream, served).await;
+    } else {
+        http1(stream, served).await;
+    }
+}
+
+async fn http1<S>(stream: S, served: Served)
+where
+    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
+    let Served { peer, app, limits, shutdown } = served;
     let service = service_fn(move |request: Request<Incoming>| respond(app.clone(), request, peer));
     let connection = http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(limits.head)
         .max_buf_size(MAX_HEAD)
-        .serve_connection(TokioIo::new(Box::pin(stream)), service);
+        .serve_connection(TokioIo::new(stream), service);
     tokio::pin!(connection);
     tokio::select! {
         // How a connection ends says nothing about the relay: callers hang up as they like.

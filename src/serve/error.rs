@@ -1,11 +1,9 @@
 //! Why a relay did not start, and why a running one ended.
 
-use std::net::SocketAddr;
-
 use crate::admin::auth::AdminTokenError;
 use crate::brevo;
 use crate::delivery::LegError;
-use crate::edge::EdgeError;
+use crate::edge::{DoorsError, EdgeError};
 use crate::erasure::desk::AskError;
 use crate::geoip::GeoIpError;
 use crate::mapping::MappingError;
@@ -26,8 +24,8 @@ pub enum StartError {
     Cursor(#[from] CursorAhead),
     #[error(transparent)]
     Store(#[from] StoreError),
-    #[error("server.{key}: cannot listen on {address}: {source}")]
-    Listen { key: &'static str, address: SocketAddr, source: std::io::Error },
+    #[error(transparent)]
+    Doors(#[from] DoorsError),
     #[error("cannot set up TLS for outgoing calls: {0}")]
     Tls(#[from] reqwest::Error),
     #[error(transparent)]

@@ -1,9 +1,6 @@
 //! What every part of the relay is built from, at the start and again after a leg stood back.
 
-use std::net::SocketAddr;
 use std::sync::Arc;
-
-use tokio::net::TcpListener;
 
 use super::error::StartError;
 use crate::brevo;
@@ -113,8 +110,4 @@ pub async fn lookup_tables(config: &Arc<Config>) -> Result<Arc<Catalog>, StartEr
     let directory = tables::directory(path);
     let opened = tokio::task::spawn_blocking(move || Catalog::open(&config.enrichment.lookup_tables, directory));
     Ok(Arc::new(opened.await??))
-}
-
-pub async fn listen(key: &'static str, address: SocketAddr) -> Result<TcpListener, StartError> {
-    TcpListener::bind(address).await.map_err(|source| StartError::Listen { key, address, source })
 }

@@ -4,6 +4,7 @@ mod bad_input;
 mod cli;
 mod demo;
 mod docs;
+mod doors;
 mod erasure;
 mod export;
 mod gdpr;

@@ -4,6 +4,7 @@ mod brevo;
 mod live;
 mod mixpanel;
 mod report;
+mod server;
 mod tables;
 
 use std::io::Write as _;
@@ -33,7 +34,9 @@ pub(super) fn run(path: &Path, arguments: &Arguments) -> Result<ExitCode, Failur
     let wrong = examples.iter().any(|(_, mismatches)| !mismatches.is_empty());
     let read = tables::check(&loaded.config)?;
     out.write_all(report::tables(&read).as_bytes()).map_err(Failure::Output)?;
-    let wrong = wrong || read.iter().any(|finding| finding.verdict == live::Verdict::Fails);
+    let served = server::check(&loaded.config.server);
+    out.write_all(report::server(&served).as_bytes()).map_err(Failure::Output)?;
+    let wrong = wrong || read.iter().chain(&served).any(|finding| finding.verdict == live::Verdict::Fails);
     if arguments.offline {
         return Ok(if wrong { ExitCode::FAILURE } else { ExitCode::SUCCESS });
     }

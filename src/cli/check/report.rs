@@ -62,6 +62,11 @@ pub(super) fn tables(findings: &[Finding]) -> String {
     if findings.is_empty() { String::new() } else { found("for enrichment:\n", findings) }
 }
 
+/// Empty without any.
+pub(super) fn server(findings: &[Finding]) -> String {
+    if findings.is_empty() { String::new() } else { found("for listening:\n", findings) }
+}
+
 pub(super) fn findings(findings: &[Finding]) -> String {
     found("at the vendors:\n", findings)
 }

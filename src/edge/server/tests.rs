@@ -3,6 +3,7 @@
 use std::time::Instant;
 
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::TcpListener;
 
 use super::*;
 use crate::clock::ManualClock;
@@ -27,8 +28,12 @@ async fn served(limits: ConnectionLimits) -> Served {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
     let shutdown = CancellationToken::new();
-    let task = tokio::spawn(serve(listener, router(parts), limits, shutdown.clone()));
+    let task = tokio::spawn(serve(plain(listener), router(parts), limits, shutdown.clone()));
     Served { address, journal, budget, shutdown, task }
+}
+
+fn plain(listener: TcpListener) -> Door {
+    Door { listener, tls: None }
 }
 
 fn limits() -> ConnectionLimits {
@@ -128,9 +133,72 @@ async fn a_caller_that_does_not_read_its_answer_is_cut_off() {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
     let app = Router::new().route("/", axum::routing::get(endless));
-    let task = tokio::spawn(serve(listener, app, limits(), CancellationToken::new()));
+    let task = tokio::spawn(serve(plain(listener), app, limits(), CancellationToken::new()));
     let mut stream = TcpStream::connect(address).await.unwrap();
     stream.write_all(b"GET / HTTP/1.1\r\nhost: r\r\n\r\n").await.unwrap();
     tokio::time::timeout(Duration::from_secs(10), gone.cancelled()).await.expect("the answer was dropped");
     task.abort();
+}
+
+/// A relay's server behind TLS with a certificate for `localhost`, and a client that trusts it.
+async fn served_with_tls(app: Router) -> (String, reqwest::ClientBuilder, SocketAddr, CancellationToken) {
+    drop(rustls::crypto::ring::default_provider().install_default());
+    let dir = tempfile::tempdir().unwrap();
+    let pair = tls::tests::made();
+    let certificate = tls::Certificate::load(&tls::tests::in_files(dir.path(), &pair)).unwrap();
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let door = Door { listener, tls: Some(certificate.server_config().unwrap()) };
+    let shutdown = CancellationToken::new();
+    tokio::spawn(serve(door, app, limits(), shutdown.clone()));
+    let root = reqwest::Certificate::from_pem(pair.0.as_bytes()).unwrap();
+    let client = reqwest::Client::builder().no_proxy().tls_certs_only([root]).resolve("localhost", address);
+    (format!("https://localhost:{}", address.port()), client, address, shutdown)
+}
+
+fn hello() -> Router {
+    Router::new().route("/", axum::routing::get(|| async { "hello" }))
+}
+
+#[tokio::test]
+async fn tls_speaks_both_versions_of_http_and_not_without_tls() {
+    let (url, client, address, _) = served_with_tls(hello()).await;
+    let answer = client.build().unwrap().get(&url).send().await.unwrap();
+    assert_eq!((answer.version(), answer.status().as_u16()), (http::Version::HTTP_2, 200));
+    assert_eq!(answer.text().await.unwrap(), "hello");
+
+    let (url, client, ..) = served_with_tls(hello()).await;
+    let answer = client.http1_only().build().unwrap().get(&url).send().await.unwrap();
+    assert_eq!(answer.version(), http::Version::HTTP_11);
+
+    let mut stream = TcpStream::connect(address).await.unwrap();
+    stream.write_all(b"GET / HTTP/1.1\r\nhost: r\r\n\r\n").await.unwrap();
+    assert!(!read_all(&mut stream).await.contains("HTTP"), "nothing is answered in plain text");
+}
+
+#[tokio::test]
+async fn a_handshake_that_never_ends_is_cut_off() {
+    let (_, _, address, _) = served_with_tls(hello()).await;
+    let mut stream = TcpStream::connect(address).await.unwrap();
+    stream.write_all(&[22, 3, 1]).await.unwrap();
+    tokio::time::timeout(Duration::from_secs(10), read_all(&mut stream)).await.expect("it was closed");
+}
+
+#[tokio::test]
+async fn a_stream_that_does_not_take_its_answer_is_cut_off() {
+    let gone = CancellationToken::new();
+    let held = Arc::new(std::sync::Mutex::new(Some(gone.clone().drop_guard())));
+    let endless = move || {
+        let held = held.lock().unwrap().take();
+        let piece = futures_util::stream::repeat_with(move || {
+            let _held = &held;
+            Ok::<_, Infallible>(bytes::Bytes::from_static(&[0; 64 << 10]))
+        });
+        std::future::ready(Response::new(Body::from_stream(piece)))
+    };
+    let (url, client, ..) = served_with_tls(Router::new().route("/", axum::routing::get(endless))).await;
+    let answer = client.build().unwrap().get(&url).send().await.unwrap();
+    assert_eq!(answer.version(), http::Version::HTTP_2);
+    tokio::time::timeout(Duration::from_secs(10), gone.cancelled()).await.expect("the answer was dropped");
+    drop(answer);
 }
