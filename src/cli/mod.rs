@@ -7,6 +7,7 @@
 mod check;
 mod demo;
 mod health;
+mod init;
 mod logs;
 mod map;
 mod sandbox;
@@ -44,6 +45,8 @@ enum Command {
     Demo(demo::Arguments),
     /// Ask the running relay whether it is alive.
     Health,
+    /// Look around at Mixpanel and Brevo, and write a configuration with proposals.
+    Init(init::Arguments),
     /// Read Mixpanel records on standard input and print what Brevo would be sent for each.
     Map,
     /// Simulate Mixpanel and Brevo on this machine, and print a configuration that points at them.
@@ -67,6 +70,8 @@ enum Failure {
     Demo(#[from] demo::DemoError),
     #[error(transparent)]
     Health(#[from] health::HealthError),
+    #[error(transparent)]
+    Init(#[from] init::InitError),
     #[error(transparent)]
     Input(#[from] map::InputError),
     #[error(transparent)]
@@ -94,6 +99,7 @@ pub fn run(args: impl IntoIterator<Item = OsString>) -> ExitCode {
         Command::Check(arguments) => check::run(&cli.config, arguments),
         Command::Demo(arguments) => demo::run(arguments),
         Command::Health => health::run(&cli.config),
+        Command::Init(arguments) => init::run(&cli.config, arguments),
         Command::Map => map::run(&cli.config),
         Command::Sandbox(arguments) => sandbox::run(arguments),
         Command::Serve => serve::run(&cli.config),

@@ -77,11 +77,34 @@ pub enum Residency {
     In,
 }
 
+impl Residency {
+    pub const ALL: [Residency; 3] = [Residency::Us, Residency::Eu, Residency::In];
+
+    /// As the file writes it.
+    pub fn label(self) -> &'static str {
+        match self {
+            Residency::Us => "US",
+            Residency::Eu => "EU",
+            Residency::In => "IN",
+        }
+    }
+}
+
 /// The project's ID-merge mode.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum IdentityMode {
     Simplified,
     Original,
+}
+
+impl IdentityMode {
+    /// As the file writes it.
+    pub fn label(self) -> &'static str {
+        match self {
+            IdentityMode::Simplified => "simplified",
+            IdentityMode::Original => "original",
+        }
+    }
 }
 
 #[derive(Clone, Debug)]

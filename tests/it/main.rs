@@ -10,6 +10,7 @@ mod export;
 mod gdpr;
 mod groups;
 mod harness;
+mod init;
 mod lookup_tables;
 mod p10_flat;
 mod p1_success_means_stored;

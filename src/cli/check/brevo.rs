@@ -151,7 +151,7 @@ fn placed(
 }
 
 /// A blocked address is told apart by the text alone (contract §1.2).
-fn refusal(body: &Value) -> String {
+pub(in crate::cli) fn refusal(body: &Value) -> String {
     let message = body["message"].as_str().unwrap_or_default();
     if message.contains("unrecognised IP address") {
         return "Brevo does not know this machine's address; add it at https://app.brevo.com/security/authorised_ips"

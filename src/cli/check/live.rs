@@ -16,7 +16,7 @@ use crate::vendor::{Cost, Family, Priority, Transport, TransportError, VendorReq
 const PATIENCE: Duration = Duration::from_secs(10);
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Verdict {
+pub(in crate::cli) enum Verdict {
     Works,
     /// Could not be asked, or will work less well than was meant.
     Doubtful,
@@ -24,7 +24,7 @@ pub(super) enum Verdict {
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Finding {
+pub(in crate::cli) struct Finding {
     pub verdict: Verdict,
     /// What was looked at: a dotted key, or a vendor's name.
     pub subject: String,
@@ -46,20 +46,20 @@ impl Finding {
 }
 
 /// Every live check, the two vendors side by side.
-pub(super) async fn all(config: &Config, vendors: &Vendors) -> Vec<Finding> {
+pub(in crate::cli) async fn all(config: &Config, vendors: &Vendors) -> Vec<Finding> {
     let (mut findings, brevo) = tokio::join!(mixpanel::check(config, vendors), brevo::check(config, vendors));
     findings.extend(brevo);
     findings
 }
 
 /// The way to both vendors.
-pub(super) struct Vendors {
+pub(in crate::cli) struct Vendors {
     transport: Transport,
 }
 
 /// Why a question has no usable answer.
 #[derive(Debug, thiserror::Error)]
-pub(super) enum NoAnswer {
+pub(in crate::cli) enum NoAnswer {
     #[error(transparent)]
     Transport(#[from] TransportError),
     #[error("no answer within {} s", PATIENCE.as_secs())]
@@ -90,6 +90,11 @@ impl Vendors {
             priority: Priority::Live,
             cost: Cost::CALL,
         };
+        self.send(request).await
+    }
+
+    /// Sends any request. The answer's body is [`Value::Null`] when it is not JSON.
+    pub async fn send(&self, request: VendorRequest) -> Result<(StatusCode, Value), NoAnswer> {
         let asked = tokio::time::timeout(PATIENCE, self.transport.clone().oneshot(request));
         let answer = asked.await.map_err(|_| NoAnswer::TooLate)??;
         Ok((answer.status, serde_json::from_slice(&answer.body).unwrap_or(Value::Null)))
@@ -97,7 +102,7 @@ impl Vendors {
 }
 
 /// `path`, and then the id, added to the base's own path.
-fn below(base: &Url, path: &str, id: Option<u64>) -> Url {
+pub(in crate::cli) fn below(base: &Url, path: &str, id: Option<u64>) -> Url {
     let mut url = base.clone();
     let mut whole = format!("{}{path}", base.path().trim_end_matches('/'));
     if let Some(id) = id {

@@ -1,7 +1,7 @@
 //! `mixrelay check`: what would fail, before it does.
 
 mod brevo;
-mod live;
+pub(super) mod live;
 mod mixpanel;
 mod report;
 mod server;
@@ -16,6 +16,7 @@ use crate::clock::{Clock as _, SystemClock, UnixMillis};
 use crate::config::{Config, MappingTest};
 use crate::mapping::{Mismatch, run_test};
 use crate::vendor::Transport;
+pub(super) use brevo::refusal;
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Arguments {
