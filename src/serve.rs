@@ -30,6 +30,7 @@ use crate::delivery::shift;
 use crate::delivery::status::LegStatus;
 use crate::delivery::trimmer;
 use crate::edge::{self, ConnectionLimits, Doors, EdgeParts};
+use crate::erasure::worker::Forget;
 use crate::erasure::{self, Desk};
 use crate::privacy::Rules;
 use crate::read_side::{self, ReadSide};
@@ -53,6 +54,8 @@ pub struct Relay {
     store: SqliteStore,
     room: Room,
     erasures: Arc<Desk>,
+    /// What an erasure empties in memory.
+    forget: Vec<Forget>,
     edge: axum::Router,
     doors: Doors,
     private: axum::Router,
@@ -111,6 +114,8 @@ impl Relay {
         };
         let tombstones = room.tombstones.clone();
         let edge = EdgeParts { tombstones, ..EdgeParts::new(config.clone(), journal, clock.clone())? };
+        let kept = desk.clone();
+        let forget: Vec<Forget> = vec![Box::new(edge.pass_through.forgetting()), Box::new(move || kept.forget())];
         let pushes = room.webhooks(&edge);
         let edge = edge::router(edge)
             .merge(admin::public_router(admin.clone()))
@@ -124,6 +129,7 @@ impl Relay {
             store,
             room,
             erasures,
+            forget,
             edge,
             doors,
             private: admin::private_router(admin),
@@ -174,7 +180,7 @@ impl Relay {
             });
         }
         let [(mixpanel, mixpanel_requests), (brevo, brevo_requests)] = [shift::shift(), shift::shift()];
-        let eraser = self.room.eraser(self.erasures, mixpanel, brevo)?;
+        let eraser = self.room.eraser(self.erasures, [mixpanel, brevo], self.forget)?;
         let (room, down) = (self.room.clone(), legs_down.clone());
         legs.spawn(room.mixpanel_shifts(self.mixpanel, self.legs[0].clone(), mixpanel_requests, down.clone()));
         let (room, statuses) = (self.room.clone(), (self.legs[1].clone(), self.legs[0].clone()));

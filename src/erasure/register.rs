@@ -103,7 +103,7 @@ pub const OTHERS: &[Holding] = &[
         Place::Memory("edge/passthrough/answers"),
         "answers of /flags",
         "10 minutes",
-        "end with their time",
+        "all of them forgotten",
     ),
     Holding::of_people(
         Place::File(".tables"),
@@ -116,7 +116,7 @@ pub const OTHERS: &[Holding] = &[
         Place::Memory("read_side"),
         "Mixpanel's answers to queries",
         "as `read_side` keeps them, minutes",
-        "end with their time",
+        "all of them forgotten, and again when Mixpanel has deleted",
     ),
     Holding::of_people(Place::Memory("privacy/tombstones"), "keyed hashes", "`retention.tombstones`", "made by it"),
 ];

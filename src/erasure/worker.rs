@@ -54,7 +54,11 @@ pub struct Parts {
     pub mixpanel: Shift,
     pub brevo: Shift,
     pub vendors: Vendors,
+    /// Empties the places that keep answers of Mixpanel's in memory.
+    pub forget: Vec<Forget>,
 }
+
+pub type Forget = Box<dyn Fn() + Send + Sync>;
 
 pub struct Worker {
     parts: Parts,
@@ -159,6 +163,7 @@ impl Worker {
     async fn mark(&self, erasures: &mut [Erasure]) -> Result<bool, StoreError> {
         for erasure in erasures.iter_mut().filter(|erasure| erasure.stage == Stage::Asked) {
             self.settled().await;
+            self.forget_answers();
             match self.parts.journal.append(vec![mark(&erasure.id, self.parts.desk.clock.now())]).await {
                 Ok(position) => erasure.position = Some(position),
                 Err(AppendError::Poisoned(reason)) => return Err(StoreError::Failed(reason)),
@@ -171,6 +176,10 @@ impl Worker {
             self.save(erasure).await?;
         }
         Ok(true)
+    }
+
+    fn forget_answers(&self) {
+        self.parts.forget.iter().for_each(|forget| forget());
     }
 
     /// What was judged before the tombstones stood is stored, too.
@@ -286,6 +295,10 @@ impl Worker {
         if !erasure.mixpanel.ended() {
             let outcome = vendors.mixpanel(&erasure.mixpanel, &erasure.asked_for, &erasure.compliance).await;
             note(erasure, Destination::Mixpanel, outcome);
+            // Until then Mixpanel knew the person, and may have spoken of them.
+            if erasure.mixpanel.ended() {
+                self.forget_answers();
+            }
             self.save(erasure).await?;
         }
         while !erasure.brevo.ended() {

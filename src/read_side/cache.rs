@@ -1,6 +1,7 @@
 //! Answers that may be given again, bounded in bytes, pure: time is passed in.
 //!
-//! They live in memory only, for minutes, and hold personal data (profiles): nothing of them survives the process.
+//! They live in memory only, for minutes, and hold personal data (profiles): nothing of them survives the process, nor an
+//! erasure. Whom an answer speaks of cannot be told from outside it, so an erasure takes all of them.
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
@@ -48,6 +49,8 @@ pub struct Cache {
     entries: HashMap<Key, Entry>,
     order: VecDeque<(Instant, Key)>,
     bytes: usize,
+    /// How often everything was forgotten.
+    era: u64,
 }
 
 impl Cache {
@@ -57,6 +60,15 @@ impl Cache {
         let age = now.saturating_duration_since(entry.at);
         let fresh = age < max_age.map_or(entry.keep, |max_age| max_age.min(entry.keep));
         fresh.then(|| (entry.answer.clone(), age, entry.keep))
+    }
+
+    /// The present era: an answer that was asked for in an earlier one is not kept.
+    pub fn era(&self) -> u64 {
+        self.era
+    }
+
+    pub fn forget(&mut self) {
+        *self = Self { era: self.era + 1, ..Self::default() };
     }
 
     pub fn put(&mut self, key: Key, answer: Arc<Whole>, keep: Duration, now: Instant) {
@@ -111,6 +123,17 @@ mod tests {
         assert!(cache.get(key(1), Some(Duration::ZERO), at(0)).is_none());
         assert!(cache.get(key(1), None, at(60)).is_none());
         assert!(cache.get(key(2), None, start).is_none(), "never kept");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn everything_can_be_forgotten() {
+        let (mut cache, start) = (Cache::default(), Instant::now());
+        cache.put(key(1), answer(10), KEEP, start);
+        let era = cache.era();
+        cache.forget();
+        assert!(cache.get(key(1), None, start).is_none());
+        assert!(cache.era() != era);
+        assert_eq!((cache.bytes, cache.order.len()), (0, 0));
     }
 
     #[tokio::test(start_paused = true)]

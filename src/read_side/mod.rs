@@ -11,7 +11,7 @@
 //! Invariants:
 //! * nothing goes to the vendor without a claim from its budget, written down before;
 //! * a question that is being asked is not asked again;
-//! * only answers are kept: a 200 with an error inside is none;
+//! * only answers are kept: a 200 with an error inside is none; an erasure empties all that is kept;
 //! * a stream that the vendor breaks off is broken off, never ended as if whole.
 
 mod access;
@@ -92,5 +92,10 @@ impl ReadSide {
             bodies: Budget::new(BODIES),
             memory: Memory::default(),
         })
+    }
+
+    /// Forgets every kept answer: somebody whom one of them may name is being erased.
+    pub fn forget(&self) {
+        self.memory.forget();
     }
 }

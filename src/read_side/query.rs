@@ -57,6 +57,19 @@ impl Memory {
         // Whole between statements; a panic elsewhere at worst miscounts its bytes.
         self.cache.lock().unwrap_or_else(PoisonError::into_inner)
     }
+
+    /// Forgets every kept answer; those that are on their way are not kept either.
+    pub fn forget(&self) {
+        self.cache().forget();
+    }
+
+    /// Keeps an answer that was asked for in `era`.
+    fn keep(&self, era: u64, question: &Question, answer: Arc<Whole>) {
+        let mut cache = self.cache();
+        if cache.era() == era {
+            cache.put(question.key, answer, question.endpoint.keep, Instant::now());
+        }
+    }
 }
 
 /// What a leader gets.
@@ -212,6 +225,7 @@ impl ReadSide {
     }
 
     async fn ask(&self, question: &Question, flight: Option<Flight>, slot: Slot) -> Result<Led, Refusal> {
+        let era = self.memory.cache().era();
         let sent = self.upstream.send(&question.outgoing, &question.credentials).await;
         let mut response = match sent {
             Ok(response) => response,
@@ -243,7 +257,7 @@ impl ReadSide {
         let answer = Arc::new(Whole { status, content_type, content_disposition, body });
         if keepable(&answer, question) {
             // Before the landing, so that whoever comes next finds either the flight or what it brought.
-            self.memory.cache().put(question.key, answer.clone(), question.endpoint.keep, Instant::now());
+            self.memory.keep(era, question, answer.clone());
         }
         Ok(land(flight, answer))
     }

@@ -10,7 +10,7 @@ use crate::delivery::shift::Shift;
 use crate::edge::auth::Keys;
 use crate::edge::{self, EdgeParts};
 use crate::erasure::vendors::{Contacts, Vendors};
-use crate::erasure::worker::{self, Worker};
+use crate::erasure::worker::{self, Forget, Worker};
 use crate::erasure::{self, Desk};
 use crate::mixpanel::app::AppCalls;
 use crate::mixpanel::lookup::LookupCalls;
@@ -62,7 +62,12 @@ impl Room {
     }
 
     /// What carries erasures out, with both legs' requests to stand back.
-    pub(super) fn eraser(&self, desk: Arc<Desk>, mixpanel: Shift, brevo: Shift) -> Result<Worker, StartError> {
+    pub(super) fn eraser(
+        &self,
+        desk: Arc<Desk>,
+        [mixpanel, brevo]: [Shift; 2],
+        forget: Vec<Forget>,
+    ) -> Result<Worker, StartError> {
         let contacts = match (&self.config.brevo, self.config.deletion.on_gdpr_deletion) {
             (None, _) => Contacts::Keep { why: "Brevo is not configured" },
             (_, OnGdprDeletion::Keep) => Contacts::Keep { why: "on_gdpr_deletion is keep" },
@@ -80,6 +85,6 @@ impl Room {
             app_stack: stack::probe_stack(self.transport.clone(), self.budgets.clone(), MIXPANEL),
             contacts,
         };
-        Ok(Worker::new(worker::Parts { desk, journal: self.journal(), mixpanel, brevo, vendors }))
+        Ok(Worker::new(worker::Parts { desk, journal: self.journal(), mixpanel, brevo, vendors, forget }))
     }
 }

@@ -252,3 +252,35 @@ async fn core_12_somebody_elses_404_does_not_end_an_erasure() {
     finished(&relay, &id).await;
     assert!(sandbox.brevo_contact(ADA).await.is_none());
 }
+
+/// What Mixpanel has said of the person is kept in memory only, and not beyond the erasure.
+#[tokio::test]
+async fn core_12_answers_that_were_kept_are_forgotten() {
+    let sandbox = Sandbox::start().await;
+    let relay = Relay::start(&sandbox, json!({ "auth": { "api_keys": ["reader-key-0123456789"] } })).await;
+    let flags = json!({ "flags": { "for": ADA } });
+    let profiles = json!([{ "distinct_id": ADA, "properties": { "$email": ADDRESS } }]);
+    sandbox.control("POST", "/mixpanel/seed", json!({ "flags": flags["flags"], "profiles": profiles })).await;
+    let question = format!("/flags/?context=%7B%22distinct_id%22%3A%22{ADA}%22%7D&token=sandbox-token");
+    // As the SDKs ask: the token as a Basic user.
+    let token = ("authorization", "Basic c2FuZGJveC10b2tlbjo=");
+    let flagged = async || relay.send("GET", &question, &[token], "").await.ok().body;
+    let bearer = ("authorization", "Bearer reader-key-0123456789");
+    let profile = async || relay.send("GET", &format!("/api/2.0/engage?distinct_id={ADA}"), &[bearer], "").await.ok();
+    let asked = async || {
+        let requests = sandbox.get("/mixpanel/requests?path=/api/&limit=100").await;
+        let requests = requests["requests"].as_array().unwrap().iter();
+        requests.filter(|request| request["path"].as_str().unwrap().ends_with("/engage")).count()
+    };
+    assert!(flagged().await.contains(ADA) && profile().await.body.contains(ADDRESS));
+    profile().await;
+    assert_eq!(asked().await, 1, "the second answer is a kept one");
+
+    let begun = relay.admin("DELETE", &format!("/v1/people/{ADA}")).await.json();
+    stage(&relay, begun["id"].as_str().unwrap(), "done").await;
+    let away = json!({ "kind": "status", "status": 503, "body": {} });
+    sandbox.faults(Sandbox::fault("mixpanel", "/flags", away)).await;
+    assert_eq!(flagged().await, r#"{"flags":{}}"#);
+    profile().await;
+    assert_eq!(asked().await, 2, "asked anew");
+}

@@ -1,4 +1,5 @@
-//! The last good `/flags` answer for each question, for when the vendor does not answer: short-lived and bounded.
+//! The last good `/flags` answer for each question, for when the vendor does not answer: short-lived and bounded. A question
+//! names a person, so an erasure takes all of them.
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -73,6 +74,8 @@ struct Shelf {
     answers: HashMap<Question, (UnixMillis, Kept)>,
     order: VecDeque<(UnixMillis, Question)>,
     bytes: usize,
+    /// How often everything was forgotten.
+    era: u64,
 }
 
 impl LastAnswers {
@@ -81,8 +84,22 @@ impl LastAnswers {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    pub fn remember(&self, question: Question, kept: Kept, now: UnixMillis) {
+    /// The present era: an answer to a question of an earlier one is not remembered.
+    pub fn era(&self) -> u64 {
+        self.lock().era
+    }
+
+    pub fn forget(&self) {
         let mut shelf = self.lock();
+        *shelf = Shelf { era: shelf.era + 1, ..Shelf::default() };
+    }
+
+    /// Remembers the answer to a question that was asked in `era`.
+    pub fn remember(&self, era: u64, question: Question, kept: Kept, now: UnixMillis) {
+        let mut shelf = self.lock();
+        if shelf.era != era {
+            return;
+        }
         shelf.bytes += kept.body.len();
         if let Some((_, old)) = shelf.answers.insert(question, (now, kept)) {
             shelf.bytes -= old.body.len();
@@ -118,16 +135,29 @@ mod tests {
     fn answers_grow_old_and_make_room() {
         let answers = LastAnswers::default();
         let question = |n: u128| Question(n);
-        answers.remember(question(1), kept(10), UnixMillis(0));
+        answers.remember(0, question(1), kept(10), UnixMillis(0));
         assert!(answers.recall(&question(1), UnixMillis(600_000)).is_some());
         assert!(answers.recall(&question(1), UnixMillis(600_001)).is_none());
         assert!(answers.recall(&question(2), UnixMillis(0)).is_none());
 
         for n in 0..1000 {
-            answers.remember(question(n), kept(MAX_ANSWER), UnixMillis(1000 + n as u64));
+            answers.remember(0, question(n), kept(MAX_ANSWER), UnixMillis(1000 + n as u64));
         }
         assert!(answers.lock().bytes <= MAX_BYTES);
         assert!(answers.recall(&question(0), UnixMillis(2000)).is_none());
         assert!(answers.recall(&question(999), UnixMillis(2000)).is_some());
+    }
+
+    #[test]
+    fn everything_is_forgotten_and_what_was_on_its_way_is_not_remembered() {
+        let (answers, question) = (LastAnswers::default(), Question(1));
+        let era = answers.era();
+        answers.remember(era, question, kept(10), UnixMillis(0));
+        answers.forget();
+        assert!(answers.recall(&question, UnixMillis(0)).is_none());
+        answers.remember(era, question, kept(10), UnixMillis(0));
+        assert!(answers.recall(&question, UnixMillis(0)).is_none());
+        answers.remember(answers.era(), question, kept(10), UnixMillis(0));
+        assert_eq!((answers.recall(&question, UnixMillis(0)).is_some(), answers.lock().bytes), (true, 10));
     }
 }

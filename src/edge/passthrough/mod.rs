@@ -50,7 +50,7 @@ pub struct PassThrough {
     clock: SharedClock,
     /// Given back when an answer has been streamed to its end.
     slots: Arc<Semaphore>,
-    flags: LastAnswers,
+    flags: Arc<LastAnswers>,
 }
 
 /// Why the vendor's answer is not there.
@@ -85,8 +85,14 @@ impl PassThrough {
             ip_policy: config.privacy.ip,
             clock,
             slots: Arc::new(Semaphore::new(CONCURRENT)),
-            flags: LastAnswers::default(),
+            flags: Arc::default(),
         })
+    }
+
+    /// What forgets every remembered answer: somebody whom one of them may be for is being erased.
+    pub fn forgetting(&self) -> impl Fn() + Send + Sync + 'static {
+        let flags = self.flags.clone();
+        move || flags.forget()
     }
 
     /// Passes one call through.
@@ -98,9 +104,10 @@ impl PassThrough {
         peer: IpAddr,
     ) -> Response<Body> {
         let question = (upstream == Upstream::Flags).then(|| Question::of(&head)).flatten();
+        let era = self.flags.era();
         let failure = match self.forward(upstream, head, body, peer).await {
             Ok((response, slot)) if upstream == Upstream::Flags && response.status().is_success() => {
-                match self.keep(question, response, slot).await {
+                match self.keep(question.map(|question| (era, question)), response, slot).await {
                     Ok(response) => return response,
                     Err(failure) => failure,
                 }
@@ -148,10 +155,11 @@ impl PassThrough {
         Some(url)
     }
 
-    /// Reads a good `/flags` answer whole, so that one that breaks off can still be replaced, and remembers it.
+    /// Reads a good `/flags` answer whole, so that one that breaks off can still be replaced, and remembers it, with the era
+    /// that it was asked for in.
     async fn keep(
         &self,
-        question: Option<Question>,
+        question: Option<(u64, Question)>,
         mut response: reqwest::Response,
         slot: OwnedSemaphorePermit,
     ) -> Result<Response<Body>, Failure> {
@@ -168,13 +176,13 @@ impl PassThrough {
             body.extend_from_slice(&chunk);
         }
         let body = Bytes::from(body);
-        if let Some(question) = question {
+        if let Some((era, question)) = question {
             let kept = Kept {
                 content_type: headers.get(CONTENT_TYPE).cloned(),
                 content_encoding: headers.get(CONTENT_ENCODING).cloned(),
                 body: body.clone(),
             };
-            self.flags.remember(question, kept, self.clock.now());
+            self.flags.remember(era, question, kept, self.clock.now());
         }
         Ok(assemble(status, &headers, Body::from(body)))
     }

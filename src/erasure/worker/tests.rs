@@ -1,3 +1,6 @@
+use std::sync::atomic::AtomicU32;
+use std::sync::atomic::Ordering::SeqCst;
+
 use serde_json::{Value, json};
 use tempfile::TempDir;
 use tokio_util::sync::CancellationToken;
@@ -28,7 +31,7 @@ fn store() -> (TempDir, SqliteStore) {
 }
 
 /// A worker that asks no vendor, and the requests that its legs get.
-async fn worker(store: &SqliteStore, desk: &Arc<Desk>) -> (Worker, shift::Requests, shift::Requests) {
+async fn worker(store: &SqliteStore, desk: &Arc<Desk>, forget: Forget) -> (Worker, shift::Requests, shift::Requests) {
     drop(rustls::crypto::ring::default_provider().install_default());
     let nobody: Url = "http://127.0.0.1:1".parse().unwrap();
     let project = config::Mixpanel {
@@ -63,7 +66,8 @@ async fn worker(store: &SqliteStore, desk: &Arc<Desk>) -> (Worker, shift::Reques
         contacts: Contacts::Keep { why: "a test" },
     };
     let ((mixpanel, to_mixpanel), (brevo, to_brevo)) = (shift::shift(), shift::shift());
-    let parts = Parts { desk: desk.clone(), journal: store.journal.clone(), mixpanel, brevo, vendors };
+    let parts =
+        Parts { desk: desk.clone(), journal: store.journal.clone(), mixpanel, brevo, vendors, forget: vec![forget] };
     (Worker::new(parts), to_mixpanel, to_brevo)
 }
 
@@ -118,7 +122,9 @@ async fn core_12_ids_that_are_linked_while_an_erasure_is_asked_for_are_erased_wi
     state.write(batch).await.unwrap();
 
     let desk = Desk::open(state.clone(), Arc::new(SystemClock), Duration::from_hours(24), None).await.unwrap();
-    let (worker, to_mixpanel, to_brevo) = worker(&store, &desk).await;
+    let forgotten = Arc::new(AtomicU32::new(0));
+    let forgot = forgotten.clone();
+    let (worker, to_mixpanel, to_brevo) = worker(&store, &desk, Box::new(move || forgot.store(1, SeqCst))).await;
     let nobody = Side::NotAsked { why: "a test".to_owned() };
     let asked = desk.ask(vec!["ada".to_owned()], Asked::Admin, "GDPR", nobody).await.unwrap();
     assert_eq!(asked.to_erase, ["ada"]);
@@ -155,6 +161,7 @@ async fn core_12_ids_that_are_linked_while_an_erasure_is_asked_for_are_erased_wi
     };
 
     assert_eq!(erased.erased_ids, 2);
+    assert!(forgotten.load(SeqCst) > 0, "answers kept in memory");
     assert_eq!(erased.removed.people, 2);
     assert_eq!(erased.removed.dead_letters, 2, "one of each destination");
     assert_eq!(erased.removed.journal_records, 3);
