@@ -78,7 +78,8 @@ labelled! {
         Damaged = "damaged",
         /// The person was erased (CORE 12).
         Erased = "erased",
-        /// A profile deletion that `on_profile_delete: keep` leaves without consequence at Brevo.
+        /// A profile deletion that has no consequence at Brevo (`on_profile_delete: keep`, or nobody to delete), or a record
+        /// that waited when its person's profile was deleted with one.
         ProfileDelete = "profile_delete",
     }
 }
@@ -117,7 +118,9 @@ impl SkipRule {
             SkipRule::Overflow => "the disk was full, and when_full gives up this destination's oldest records",
             SkipRule::Damaged => "the stored block that held the record is damaged",
             SkipRule::Erased => "the person was erased",
-            SkipRule::ProfileDelete => "the profile was deleted at Mixpanel, and on_profile_delete keeps the contact",
+            SkipRule::ProfileDelete => {
+                "the profile was deleted at Mixpanel, and on_profile_delete leaves nothing to do or to send"
+            }
         }
     }
 }

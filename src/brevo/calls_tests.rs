@@ -44,6 +44,7 @@ fn requests_are_as_the_contract_has_them() {
         list_ids: vec![ListId(15)],
         update_enabled: true,
         email_blacklisted: None,
+        sms_blacklisted: None,
     };
     let update = ContactUpdate { attributes, unlink_list_ids: vec![ListId(3)], ..Default::default() };
     let attribute = AttributeToCreate::for_value(&name, &json!(1)).unwrap();

@@ -59,9 +59,12 @@ pub struct ContactUpsert {
     pub list_ids: Vec<ListId>,
     /// True: an existing contact is updated instead of being an error.
     pub update_enabled: bool,
-    /// Only ever `true`, for whoever had asked for no emails before they were erased: nobody is subscribed again.
+    /// Only ever `true`, for whoever had asked for no emails before their contact was deleted: nobody is subscribed again.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub email_blacklisted: Option<bool>,
+    /// The same for text messages.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub sms_blacklisted: Option<bool>,
 }
 
 /// `PUT /contacts/{identifier}` (contract §3.3). A new email address goes into `attributes` as `EMAIL`.

@@ -2,11 +2,10 @@
 //! The row goes when the room that acts on the key arrives. Keys of which only some values are idle say so where they
 //! are read.
 
-const IDLE: [(&str, &str); 8] = [
+const IDLE: &[(&str, &str)] = &[
     ("cohorts", "no list is filled from a cohort"),
     ("datasets", "no data set is run"),
     ("max_removal_share", "no list is mirrored, so nobody is removed"),
-    ("on_profile_delete", "a deleted profile leaves the contact as it is"),
     ("retention.runs", "there are no runs to keep"),
     ("retention.unseen_people", "people are kept without a limit of time"),
     ("sync_profiles_every", "no profiles are pulled from Mixpanel"),

@@ -63,6 +63,10 @@ impl Books {
         self
     }
 
+    pub fn tombstones(&self) -> Arc<Tombstones> {
+        self.tombstones.clone()
+    }
+
     /// Who is erased now.
     pub fn erased(&self) -> Arc<Erased> {
         self.tombstones.now()

@@ -30,9 +30,10 @@ use super::tally::Tally;
 use crate::brevo;
 use crate::clock::{Clock, SharedClock, SystemClock, UnixMillis};
 use crate::config::{
-    self, BrevoMode, Consent, IdentityMode, Mapping, MixpanelEndpoints, OnConsentWithdrawn, Parking, Residency, Secret,
-    ServiceAccount, Sync,
+    self, BrevoMode, Consent, IdentityMode, Mapping, MixpanelEndpoints, OnConsentWithdrawn, OnProfileDelete, Parking,
+    Residency, Secret, ServiceAccount, Sync,
 };
+use crate::erasure::Desk;
 use crate::mapping::CompiledMapping;
 use crate::mixpanel;
 use crate::record::{Destination, Destinations, Kind, Origin, Position, Project, Record};
@@ -77,6 +78,7 @@ pub struct Setup {
     pub sync: Sync,
     pub consent: Consent,
     pub on_consent_withdrawn: OnConsentWithdrawn,
+    pub on_profile_delete: OnProfileDelete,
     pub parking: Parking,
     pub dedup_window: Duration,
     pub max_dead_letter_bytes: u64,
@@ -123,6 +125,7 @@ impl Setup {
             sync: Sync::default(),
             consent: Consent::NotNeeded,
             on_consent_withdrawn: OnConsentWithdrawn::default(),
+            on_profile_delete: OnProfileDelete::default(),
             parking: Parking::default(),
             dedup_window: Duration::from_hours(24),
             max_dead_letter_bytes: 1 << 30,
@@ -276,7 +279,8 @@ impl World {
         let journal = relay.store.journal.clone();
         let checkpoint = Checkpoint::load(&state, destination, journal.epoch()).await.unwrap();
         let cursor = checkpoint.cursor;
-        let books = Books::open(&state, destination, checkpoint).await.unwrap();
+        let desk = Desk::open(state.clone(), self.clock.clone(), Duration::from_hours(24 * 400), None).await.unwrap();
+        let books = Books::open(&state, destination, checkpoint).await.unwrap().obey(desk.tombstones());
         let status = LegStatus::new(destination, journal.clone(), self.clock.clone(), gate, cursor);
         (books, Source::start(journal, cursor.entry), status)
     }
@@ -299,7 +303,7 @@ impl World {
             create_attributes: self.setup.create_attributes,
         };
         let mapping = CompiledMapping::compile(&self.setup.mapping, self.setup.sync).unwrap();
-        let mapping = mapping.with_consent(&self.setup.consent);
+        let mapping = mapping.with_consent(&self.setup.consent).with_profile_deletion(self.setup.on_profile_delete);
         let parts = brevo_leg::Parts {
             journal: relay.store.journal.clone(),
             state: relay.store.state.clone(),

@@ -4,22 +4,21 @@ use std::collections::{BTreeSet, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
-use serde::{Deserialize, Serialize};
 use tokio::sync::Notify;
 
 use super::receipt::{Asked, Erasure, ErasureId, Removed, Side, Stage};
 use crate::clock::{SharedClock, UnixMillis};
 use crate::mixpanel::reserved::names_nobody;
 use crate::people::address_book::stand_in;
+use crate::people::blocklist::{self, Blocklist};
 use crate::people::erase;
-use crate::privacy::{Mark, Rules, Tombstones};
+use crate::privacy::{Mark, Rules, Tombstone, Tombstones};
 use crate::store::{KeyRange, State, StoreError, Table, WriteBatch, write_when_there_is_room};
 
 /// Where the key of the tombstones stands in the table of singletons.
 const KEY: &[u8] = b"tombstones/key";
-/// First byte of a tombstone's key: an id that is erased, an address that stays blocklisted.
+/// First byte of a tombstone's key: an id that is erased. The other one is an address that stays blocklisted.
 const ID: u8 = b'i';
-const ADDRESS: u8 = b'a';
 /// Rows read at once.
 const PAGE: usize = 5_000;
 
@@ -32,12 +31,6 @@ pub enum AskError {
     Store(#[from] StoreError),
     #[error("the system has no randomness to give: {0}")]
     Random(#[from] getrandom::Error),
-}
-
-/// A tombstone's row.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Tombstone {
-    pub since: UnixMillis,
 }
 
 pub struct Desk {
@@ -69,7 +62,7 @@ impl Desk {
             for (key, _) in rows {
                 match mark(&key) {
                     Some((ID, mark)) => ids.insert(mark),
-                    Some((ADDRESS, mark)) => blocklisted.insert(mark),
+                    Some((blocklist::ROW, mark)) => blocklisted.insert(mark),
                     _ => return Err(StoreError::Corrupt("key of a tombstone".to_owned()).into()),
                 };
             }
@@ -196,13 +189,9 @@ impl Desk {
     }
 
     /// Contacts of these addresses come back blocklisted, if they come back.
-    pub(super) async fn remember_blocklisted(&self, addresses: &[&str]) -> Result<(), StoreError> {
-        let marks: BTreeSet<Mark> = addresses.iter().map(|address| self.tombstones.now().of_address(address)).collect();
-        let mut batch = WriteBatch::new();
-        put_marks(&marks, ADDRESS, self.clock.now(), &mut batch)?;
-        write_when_there_is_room(self.state.as_ref(), batch).await?;
-        self.tombstones.replace(|_, blocklisted| blocklisted.extend(marks));
-        Ok(())
+    pub(super) async fn remember_blocklisted(&self, addresses: &[String]) -> Result<(), StoreError> {
+        let (state, tombstones, clock) = (self.state.clone(), self.tombstones.clone(), self.clock.clone());
+        Blocklist { state, tombstones, clock }.remember(addresses).await
     }
 
     /// Forgets tombstones and receipts that have been kept long enough.
@@ -236,7 +225,7 @@ impl Desk {
         write_when_there_is_room(self.state.as_ref(), batch).await?;
         self.tombstones.replace(|ids, blocklisted| {
             ids.retain(|mark| !gone.contains(&(ID, *mark)));
-            blocklisted.retain(|mark| !gone.contains(&(ADDRESS, *mark)));
+            blocklisted.retain(|mark| !gone.contains(&(blocklist::ROW, *mark)));
         });
         Ok(())
     }

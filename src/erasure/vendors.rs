@@ -120,7 +120,6 @@ impl Vendors {
                 let own = contact.email.as_ref().map(|email| email.as_str().to_owned());
                 let addresses: Vec<String> =
                     found.email.map(|email| email.to_lowercase()).into_iter().chain(own).collect();
-                let addresses: Vec<&str> = addresses.iter().map(String::as_str).collect();
                 desk.remember_blocklisted(&addresses).await?;
             }
             return Ok(match send(stack, calls.delete_contact(ContactRef::Id(found.id))).await {

@@ -12,7 +12,7 @@ use super::rule::{EventRule, is};
 use crate::brevo::account::AttributeToCreate;
 use crate::brevo::identifiers::ListId;
 use crate::brevo::names::{AttributeName, AttributeNameError, EventName};
-use crate::config::{AttributeRule, Consent, GroupMapping, Mapping, Sync, UnmappedEvents};
+use crate::config::{AttributeRule, Consent, GroupMapping, Mapping, OnProfileDelete, Sync, UnmappedEvents};
 use crate::mixpanel::reserved::is_identity_event;
 use crate::privacy::{Rules, Unruly};
 use crate::record::Kind;
@@ -93,6 +93,8 @@ pub struct CompiledMapping {
     privacy: Option<Rules>,
     /// `None`: everybody may be sent.
     pub consent: Option<ConsentRule>,
+    /// What becomes of the contact when the profile is deleted at Mixpanel.
+    pub on_profile_delete: OnProfileDelete,
     pub sync: Sync,
     stale_after: Duration,
 }
@@ -137,6 +139,7 @@ impl CompiledMapping {
             enricher: None,
             privacy: None,
             consent: None,
+            on_profile_delete: OnProfileDelete::default(),
             sync,
             stale_after,
         })
@@ -158,6 +161,11 @@ impl CompiledMapping {
     /// With `privacy.consent`.
     pub fn with_consent(mut self, consent: &Consent) -> Self {
         self.consent = ConsentRule::compile(consent);
+        self
+    }
+
+    pub fn with_profile_deletion(mut self, on_profile_delete: OnProfileDelete) -> Self {
+        self.on_profile_delete = on_profile_delete;
         self
     }
 

@@ -13,7 +13,11 @@ pub enum Operation {
     Email(Assignment<Email>),
     Phone(Assignment<Phone>),
     /// `$delete`: the profile is gone at Mixpanel, and every mapped value with it.
-    Delete(Vec<AttributeName>),
+    Delete {
+        values: Vec<AttributeName>,
+        /// Address and phone number go too, since the contact does.
+        identifiers: bool,
+    },
 }
 
 /// An identifier is only ever given: how Brevo knows a contact is never emptied, and no list or number.

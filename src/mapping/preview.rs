@@ -17,6 +17,7 @@ use crate::brevo::identifiers::{ListId, Membership};
 use crate::brevo::names::AttributeName;
 use crate::brevo::wire::{Attributes, ContactUpsert, EventIdentifiers};
 use crate::clock::UnixMillis;
+use crate::config::OnProfileDelete;
 use crate::mixpanel::reserved::is_identity_event;
 use crate::record::Kind;
 use crate::settlement::SkipRule;
@@ -132,6 +133,15 @@ fn call(path: &str, body: Value) -> Value {
     json!({"method": "POST", "path": path, "body": body})
 }
 
+fn deleted(distinct_id: Option<&str>, then: OnProfileDelete) -> Value {
+    let explanation = match then {
+        OnProfileDelete::Keep => return skipped(Kind::Profile.label(), distinct_id, SkipRule::ProfileDelete),
+        OnProfileDelete::RemoveFromLists => "the person's contact is taken off every list",
+        OnProfileDelete::DeleteContact => "the person's contact is deleted",
+    };
+    json!({"kind": Kind::Profile.label(), "distinct_id": distinct_id, "decision": "fold", "explanation": explanation})
+}
+
 fn profile(record: &[u8], mapping: &CompiledMapping, account: Option<&AccountModel>) -> Result<Value, Unreadable> {
     let view = ProfileView::parse(record)?;
     let distinct_id = view.distinct_id.as_deref();
@@ -141,7 +151,7 @@ fn profile(record: &[u8], mapping: &CompiledMapping, account: Option<&AccountMod
         ProfileDecision::Change(change) => change,
     };
     if change.deletes() {
-        return Ok(skipped(kind, distinct_id, SkipRule::ProfileDelete));
+        return Ok(deleted(distinct_id, mapping.on_profile_delete));
     }
     let (placement, needs_fold) = place(change, &mapping.attribute_rules, account);
     let mut described = Map::new();
@@ -211,6 +221,7 @@ fn place(change: ProfileChange, rules: &AttributeRules, account: Option<&Account
         list_ids: Vec::new(),
         update_enabled: true,
         email_blacklisted: None,
+        sms_blacklisted: None,
     };
     let mut placement = Placement { upsert, not_placed: Vec::new(), creates: Vec::new() };
     for unplaced in change.unplaced {
@@ -234,7 +245,7 @@ fn place(change: ProfileChange, rules: &AttributeRules, account: Option<&Account
                 needs_fold |= given.once;
                 phone = Some(given.value);
             }
-            Operation::Delete(_) => assigned.clear(),
+            Operation::Delete { .. } => assigned.clear(),
         }
     }
     for (name, value) in assigned {

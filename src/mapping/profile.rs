@@ -12,6 +12,7 @@ use crate::brevo::coerce::{Unplaced, masked};
 use crate::brevo::identifiers::{Email, Phone};
 use crate::brevo::names::AttributeName;
 use crate::clock::UnixMillis;
+use crate::config::OnProfileDelete;
 use crate::settlement::SkipRule;
 
 /// One operator of an update with its operand (Mixpanel contract §5).
@@ -135,7 +136,7 @@ impl ProfileChange {
 
     /// Whether the profile is deleted at Mixpanel.
     pub fn deletes(&self) -> bool {
-        self.operations.iter().any(|operation| matches!(operation, Operation::Delete(_)))
+        self.operations.iter().any(|operation| matches!(operation, Operation::Delete { .. }))
     }
 }
 
@@ -177,7 +178,9 @@ impl<'m> Collector<'m> {
             Operator::Unset(properties) => properties.iter().for_each(|property| self.unset(property)),
             Operator::Delete => {
                 self.touched = true;
-                self.change.operations.push(Operation::Delete(self.mapping.kept().cloned().collect()));
+                let values = self.mapping.kept().cloned().collect();
+                let identifiers = self.mapping.on_profile_delete == OnProfileDelete::DeleteContact;
+                self.push(Operation::Delete { values, identifiers });
             }
         }
     }

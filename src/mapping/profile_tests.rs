@@ -98,7 +98,9 @@ fn operators_of_one_record_stay_in_the_order_of_the_text() {
     let ProfileDecision::Change(change) = map_profile(&view, &published(UnmappedEvents::Skip)) else {
         panic!("skipped")
     };
-    let [start @ .., Operation::Delete(gone), once, address] = change.operations.as_slice() else {
+    let [start @ .., Operation::Delete { values: gone, identifiers: false }, once, address] =
+        change.operations.as_slice()
+    else {
         panic!("{:?}", change.operations)
     };
     assert_eq!(

@@ -79,6 +79,16 @@ impl Debt {
         Self { since, oldest, records, live: true, ..Self::nothing() }
     }
 
+    /// Takes one record out, which is owed by itself from now on: the debt of it, and what is left of this one.
+    pub fn without(self, position: Position, received_at: UnixMillis) -> (Debt, Option<Debt>) {
+        if self.records == 0 {
+            return (Self::nothing(), Some(self).filter(|left| *left != Self::nothing()));
+        }
+        let left = Debt { records: self.records - 1, ..self };
+        let empty = left.records == 0 && !left.identifiers && left.attributes.is_empty();
+        (Self::of_folded(position, received_at), (!empty).then_some(left))
+    }
+
     /// This debt and `other` as one.
     pub fn join(mut self, other: Debt) -> Debt {
         if self.records == 0 {

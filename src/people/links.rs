@@ -268,7 +268,7 @@ impl Resident {
     pub fn has_leftovers(&self) -> bool {
         let person = &self.person;
         let held = !person.shelf.is_empty() || person.lists.owes() || !person.unknown.is_empty();
-        held || self.debt.is_some() || self.paying.is_some()
+        held || person.deletion.is_some() || self.debt.is_some() || self.paying.is_some()
     }
 }
 

@@ -13,6 +13,7 @@
 //! * person, debt and shelf rows that follow from a checkpoint are written in the checkpoint's own transaction.
 
 pub mod address_book;
+pub mod blocklist;
 pub mod company;
 pub mod debt;
 pub mod erase;

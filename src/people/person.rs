@@ -14,6 +14,7 @@ use super::unknown::{Base, Unknown};
 use super::value::changed;
 use crate::brevo::identifiers::{ContactId, Email, Phone};
 use crate::brevo::names::AttributeName;
+use crate::clock::UnixMillis;
 use crate::mapping::{Assignment, Change, Operation, ProfileChange};
 use crate::record::Position;
 
@@ -40,6 +41,12 @@ pub struct Person {
     pub lists: Lists,
     #[serde(default, skip_serializing_if = "Consent::is_default")]
     pub consent: Consent,
+    /// Brevo is owed what follows from a deletion of the profile, ahead of everything that came later.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub deletion: Option<ProfileDeletion>,
+    /// Where address and phone number were last deleted with the profile: what was found before that is nobody's.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub identifiers_deleted: Option<Position>,
     /// The Mixpanel groups that the person is in, with `sync.groups` on.
     #[serde(default, skip_serializing_if = "Memberships::is_empty")]
     pub groups: Memberships,
@@ -66,15 +73,55 @@ impl Consent {
     }
 }
 
+/// A profile that was deleted at Mixpanel, as far as its contact is concerned.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ProfileDeletion {
+    pub at: Position,
+    pub received_at: UnixMillis,
+    /// By which the contact may be found that no write has confirmed.
+    #[serde(flatten)]
+    pub identifiers: Identifiers,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Identifiers {
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub email: Option<Email>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub phone: Option<Phone>,
+}
+
+impl Identifiers {
+    /// These, and `other`'s where there are none.
+    pub fn or(self, other: Identifiers) -> Identifiers {
+        Identifiers { email: self.email.or(other.email), phone: self.phone.or(other.phone) }
+    }
+}
+
 /// What stands on the person's shelf.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Shelf {
     pub records: u64,
+    /// Records in front of it are to be let go: the profile was deleted there.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub let_go: Option<Position>,
 }
 
 impl Shelf {
     pub fn is_empty(&self) -> bool {
         self.records == 0
+    }
+
+    /// One record less.
+    pub fn take_one(&mut self) {
+        self.records = self.records.saturating_sub(1);
+        if self.is_empty() {
+            self.let_go = None;
+        }
+    }
+
+    pub fn lets_go_of(&self, position: Position) -> bool {
+        self.let_go.is_some_and(|before| position < before)
     }
 }
 
@@ -121,6 +168,8 @@ pub struct Folded {
     pub attributes: Vec<AttributeName>,
     /// A part of the update waits for a value that is not known.
     pub waits: bool,
+    /// The profile was deleted; what it had by then to find a contact by.
+    pub deleted: Option<Identifiers>,
 }
 
 impl Folded {
@@ -169,19 +218,39 @@ impl Person {
                     self.wait(AttributeName::sms(), change, position, seen_from, &mut folded);
                 }
                 Operation::Email(_) | Operation::Phone(_) => {}
-                // Nobody is owed an emptied value: what becomes of the contact is the configuration's to say.
-                Operation::Delete(names) => {
-                    for name in names {
-                        self.unknown.forget(&name);
-                        self.pulled.claim(&name);
-                        self.attributes.insert(name, Value::Null);
-                    }
+                Operation::Delete { values, identifiers } => {
+                    self.delete(values, identifiers, position, &mut folded);
                 }
             }
         }
         folded.attributes.sort_unstable();
         folded.attributes.dedup();
         Some(folded)
+    }
+
+    /// Nobody is owed an emptied value: what becomes of the contact is the configuration's to say.
+    fn delete(&mut self, values: Vec<AttributeName>, identifiers: bool, position: Position, folded: &mut Folded) {
+        for name in values {
+            self.unknown.forget(&name);
+            self.pulled.claim(&name);
+            self.attributes.insert(name, Value::Null);
+        }
+        self.unknown.forget(&AttributeName::email());
+        self.unknown.forget(&AttributeName::sms());
+        let had = self.identifiers();
+        // What the same update did before that is gone with the rest.
+        let deleted = std::mem::take(folded).deleted.unwrap_or_default().or(had);
+        folded.deleted = Some(deleted);
+        if identifiers {
+            (self.email, self.phone) = (None, None);
+            self.pulled.claim(&AttributeName::email());
+            self.pulled.claim(&AttributeName::sms());
+            self.identifiers_deleted = Some(position);
+        }
+    }
+
+    pub fn identifiers(&self) -> Identifiers {
+        Identifiers { email: self.email.clone(), phone: self.phone.clone() }
     }
 
     fn step(
@@ -236,19 +305,19 @@ impl Person {
             Operation::Attribute(name, _) => self.unknown.holds(name),
             Operation::Email(_) => self.unknown.holds(&AttributeName::email()),
             Operation::Phone(_) => self.unknown.holds(&AttributeName::sms()),
-            Operation::Delete(_) => false,
+            Operation::Delete { .. } => false,
         })
     }
 
     /// Takes what was `found` for values that are unknown, with the steps that wait for them. What nothing waited for
     /// becomes known and is not owed.
-    pub fn learn(&mut self, base: Base, found: Found, seen_from: Position) -> Folded {
+    pub fn learn(&mut self, base: Base, mut found: Found, seen_from: Position) -> Folded {
         let mut folded = Folded::default();
         let all_seen = match base {
             Base::Before => true,
             Base::At(position) => position >= seen_from,
         };
-        for (name, value) in found.attributes {
+        for (name, value) in std::mem::take(&mut found.attributes) {
             if self.attributes.contains_key(&name) {
                 continue;
             }
@@ -261,6 +330,9 @@ impl Person {
             }
         }
         let text = |found: Option<String>| found.map_or(Value::Null, Value::String);
+        // What is older than a deletion is nobody's address any more.
+        let deleted = self.identifiers_deleted.is_some_and(|deleted| base <= Base::At(deleted));
+        let found = if deleted { Found::default() } else { found };
         if self.email.is_none() {
             let found = text(found.email.map(|email| email.as_str().to_owned()));
             let waited = self.unknown.holds(&AttributeName::email());

@@ -145,7 +145,8 @@ fn a_deleted_profile_is_known_to_be_empty() {
     let mut person = Person::default();
     fold(&mut person, 1, plan("pro"));
     fold(&mut person, 2, add(10));
-    let folded = fold(&mut person, 3, one(Operation::Delete(vec![name("PLAN"), name("LTV")])));
+    let folded =
+        fold(&mut person, 3, one(Operation::Delete { values: vec![name("PLAN"), name("LTV")], identifiers: false }));
     assert!(!folded.owes() && !folded.waits && person.unknown.is_empty());
     fold(&mut person, 4, add(5));
     assert_eq!(person.attributes[&name("LTV")], json!(5));

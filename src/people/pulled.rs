@@ -82,7 +82,7 @@ impl Profile {
                 Operation::Attribute(name, Change::Unset) => drop(profile.values.entry(name).or_insert(Value::Null)),
                 Operation::Email(email) => profile.email = Some(email.value),
                 Operation::Phone(phone) => profile.phone = Some(phone.value),
-                Operation::Attribute(..) | Operation::Delete(_) => {}
+                Operation::Attribute(..) | Operation::Delete { .. } => {}
             }
         }
         profile
@@ -97,7 +97,11 @@ impl Person {
         }
         self.applied = Some(position);
         let mut folded = Folded::default();
-        let Profile { email, phone, values } = Profile::of(change);
+        let Profile { mut email, mut phone, values } = Profile::of(change);
+        // It may have been read before the profile was deleted, and would bring the contact back: apps alone do.
+        if self.identifiers_deleted.is_some() {
+            (email, phone) = (None, None);
+        }
         for (name, value) in values {
             if self.takes(&name, &value) {
                 self.pulled.fill(&name);

@@ -43,7 +43,9 @@ impl Resident {
 
     /// Whether the person's shelf waits for nothing any more but its turn.
     pub fn releasable(&self) -> bool {
-        (self.person.addressable() || self.person.consent.withheld) && !self.person.shelf.is_empty()
+        let Person { shelf, deletion, consent, .. } = &self.person;
+        let addressable = self.person.addressable() && deletion.is_none();
+        !shelf.is_empty() && (addressable || consent.withheld || shelf.let_go.is_some())
     }
 
     /// Adds to what is owed.
@@ -122,7 +124,7 @@ impl Roster {
             let lists = &resident.person.lists;
             let listed = lists.owes().then_some(Listed { records: lists.records, oldest: lists.oldest });
             let merged = resident.person.links.forward().is_some() && resident.has_leftovers();
-            let waiting = resident.releasable() || listed.is_some() || merged;
+            let waiting = resident.releasable() || listed.is_some() || merged || resident.person.deletion.is_some();
             match resident.owed().or_else(|| waiting.then(Debt::nothing)) {
                 Some(debt) => batch.put(Table::Debts, id.as_bytes(), json(&Row { debt, listed })?),
                 None => batch.delete(Table::Debts, id.as_bytes()),

@@ -29,7 +29,7 @@ const MAX_STEPS: usize = 256;
 const MAX_BYTES: usize = 64 << 10;
 
 /// Where a base stands among the person's updates.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Base {
     /// It holds nothing of what waits.
     Before,

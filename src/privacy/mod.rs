@@ -13,4 +13,4 @@ pub mod rules;
 pub mod tombstones;
 
 pub use rules::{Rules, Unruly};
-pub use tombstones::{Erased, Mark, Tombstones};
+pub use tombstones::{Erased, Mark, Tombstone, Tombstones};

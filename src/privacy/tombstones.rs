@@ -7,10 +7,18 @@ use std::collections::HashSet;
 use std::sync::{Arc, PoisonError, RwLock, Weak};
 
 use hmac::{Hmac, KeyInit as _, Mac as _};
+use serde::{Deserialize, Serialize};
 use sha2::Sha256;
 
+use crate::clock::UnixMillis;
 use crate::mixpanel::keys;
 use crate::record::Kind;
+
+/// What is stored of a mark.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Tombstone {
+    pub since: UnixMillis,
+}
 
 /// The keyed hash of one id or address.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -37,7 +45,7 @@ impl StoreKey {
 pub struct Erased {
     key: StoreKey,
     ids: HashSet<Mark>,
-    /// Addresses whose contact was blocklisted when it was deleted.
+    /// Addresses and phone numbers whose contact was blocklisted when it was deleted.
     blocklisted: HashSet<Mark>,
 }
 
@@ -51,7 +59,7 @@ impl Erased {
         self.ids.contains(&self.of_id(id))
     }
 
-    /// Whether a contact of this address, lower case, must come back blocklisted.
+    /// Whether a contact of this address, lower case, or number must come back blocklisted.
     pub fn keeps_blocklisted(&self, address: &str) -> bool {
         !self.blocklisted.is_empty() && self.blocklisted.contains(&self.of_address(address))
     }

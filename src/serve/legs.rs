@@ -119,7 +119,8 @@ impl Room {
         let mapping = mapping
             .with_enrichment(Enricher::new(&self.config.enrichment.columns, places, sources))
             .with_privacy(self.rules(&self.config.privacy.brevo))
-            .with_consent(&self.config.privacy.consent);
+            .with_consent(&self.config.privacy.consent)
+            .with_profile_deletion(self.config.deletion.on_profile_delete);
         let bases = self.bases(&mapping, mixpanel)?;
         let parts = brevo_leg::Parts {
             journal: self.journal(),

@@ -207,7 +207,7 @@ fn found_in(properties: &str, mapping: &CompiledMapping) -> Found {
             Operation::Attribute(name, Change::Set(value)) => drop(found.attributes.insert(name, value)),
             Operation::Email(email) => found.email = Some(email.value),
             Operation::Phone(phone) => found.phone = Some(phone.value),
-            Operation::Attribute(..) | Operation::Delete(_) => {}
+            Operation::Attribute(..) | Operation::Delete { .. } => {}
         }
     }
     found

@@ -8,12 +8,13 @@ use crate::brevo::identifiers::{ContactRef, Email, ListId};
 use crate::brevo::names::AttributeName;
 use crate::brevo::wire::{Attributes, ContactUpdate, ContactUpsert, EventIdentifiers, ImportContact};
 use crate::mapping::AttributeRules;
+use crate::people::blocklist::Blocked;
 use crate::people::debt::Debt;
 use crate::people::links;
 use crate::people::person::{Contact, Person};
 
 /// Longest distinct_id that is used as an ext_id. Brevo's own limit is unconfirmed (contract §3.2).
-const MAX_EXT_ID: usize = 255;
+pub(super) const MAX_EXT_ID: usize = 255;
 
 /// A person's write, in parts that a conflict can take out one by one.
 #[derive(Clone, Debug, PartialEq)]
@@ -28,8 +29,8 @@ pub struct Write {
     /// every later value.
     pub identifiers: bool,
     pub lists: Vec<ListId>,
-    /// The contact is to be created without consent to emails: one of this address had none when it was erased.
-    pub blocklisted: bool,
+    /// How the contact is to be created: one of this address or number was blocklisted when it was deleted.
+    pub blocklisted: Blocked,
 }
 
 /// A value that Brevo has no place for.
@@ -109,7 +110,7 @@ pub fn compose(
         phone: person.phone.is_some() && identifiers,
         identifiers,
         lists: lists.to_vec(),
-        blocklisted: false,
+        blocklisted: Blocked::default(),
     };
     Composed::Write(Box::new(write), not_placed)
 }
@@ -139,7 +140,7 @@ impl Write {
     /// merge whom an ext_id leads them to.
     pub fn importable(&self) -> bool {
         self.person.email.is_some()
-            && !self.blocklisted
+            && !self.blocklisted.any()
             && self.clear.is_empty()
             && !self.email_differs()
             && !self.renames()
@@ -181,7 +182,8 @@ impl Write {
             attributes: self.all_attributes(clearing),
             list_ids: self.lists.clone(),
             update_enabled: true,
-            email_blacklisted: self.blocklisted.then_some(true),
+            email_blacklisted: self.blocklisted.email.then_some(true),
+            sms_blacklisted: self.blocklisted.sms.then_some(true),
         }
     }
 

@@ -9,13 +9,13 @@ use super::contacts::Writer;
 use super::lines::Line;
 use super::queue::Release;
 use super::receiving::in_pilot;
-use super::withdrawing::{Withdrawal, Withdrawn};
+use super::withdrawing::{Cause, Withdrawal, Withdrawn, may_own_a_contact};
 use super::{BrevoLeg, Done};
 use crate::brevo::outcome::Refusal;
 use crate::config::BrevoMode;
 use crate::delivery::books::Item;
 use crate::people::debt::Debt;
-use crate::people::person::{Consent, Contact, Folded};
+use crate::people::person::{Consent, Contact, Folded, Identifiers};
 use crate::people::roster::PersonId;
 use crate::record::Kind;
 use crate::settlement::SkipRule;
@@ -86,7 +86,8 @@ impl BrevoLeg {
     pub(super) fn withdraw(&mut self, id: &PersonId, item: Item) {
         let (mode, pilots) = (self.parts.settings.mode, &self.parts.settings.pilot_emails);
         let resident = self.roster.edit(id);
-        let known = resident.person.addressable() || resident.person.contact != Contact::Unknown;
+        let known =
+            resident.person.addressable() || resident.person.contact != Contact::Unknown || may_own_a_contact(id);
         let told =
             self.parts.vendor.is_some() && mode != BrevoMode::Observe && in_pilot(mode, pilots, &resident.person);
         if !(known && told) {
@@ -112,14 +113,11 @@ impl BrevoLeg {
     pub(super) fn refuse(&mut self, id: &PersonId) {
         let withdrawal = self.roster.edit(id).person.consent.withdrawal;
         self.roster.edit(id).person.consent.withheld = true;
-        if !withdrawal {
+        if !withdrawal && !self.owes_deletion(id) {
             self.skip_debt(id);
         }
         self.let_waiting_go(id, SkipRule::NoConsent);
-        // The events that asked for these lists are at Brevo.
-        let delivered = self.change_lists(id, |lists| lists.drop_owed());
-        self.owed = self.owed.saturating_sub(delivered);
-        self.parts.books.tally_mut().delivered.add(Kind::Event, delivered);
+        self.let_lists_go(id);
         let waiting: Vec<_> = self.queue(id).events.drain(..).collect();
         for event in waiting {
             self.settle_event_skipped(id, &event, SkipRule::NoConsent);
@@ -127,13 +125,14 @@ impl BrevoLeg {
         // While somebody is being joined, what is theirs comes to this shelf, and nothing leaves it.
         let joining = self.is_joining(id) || self.roster.is_forward(id);
         let shelf_empty = self.roster.get(id).is_none_or(|resident| resident.person.shelf.is_empty());
-        let (durable_page, in_pilot) = (self.durable_page, self.is_in_pilot(id));
+        let (durable_page, in_pilot) = (self.durable_page, self.is_in_pilot(id) && !self.held.contains(id));
         let queue = self.queue(id);
         if withdrawal && in_pilot && !joining && !queue.paying && !queue.listed_to_pay_first && queue.too_early == 0 {
             queue.listed_to_pay = true;
             queue.listed_to_pay_first = true;
             self.to_pay.first.push_front(id.clone());
         }
+        self.list_deletion(id);
         let queue = self.queue(id);
         if !shelf_empty && !joining && !queue.in_call && queue.release == Release::Idle {
             queue.release = Release::Wanted;
@@ -144,6 +143,13 @@ impl BrevoLeg {
         if queue.idle() && queue.shelved_page <= durable_page {
             self.queues.remove(id);
         }
+    }
+
+    /// What is owed of the lists is not made. The events that asked for it are at Brevo.
+    pub(super) fn let_lists_go(&mut self, id: &PersonId) {
+        let delivered = self.change_lists(id, |lists| lists.drop_owed());
+        self.owed = self.owed.saturating_sub(delivered);
+        self.parts.books.tally_mut().delivered.add(Kind::Event, delivered);
     }
 
     /// A withdrawal that `from` still owes is `into`'s to make, unless they agree.
@@ -166,9 +172,20 @@ impl BrevoLeg {
             }
             return;
         };
-        let withdrawal = Withdrawal { person: resident.person.clone(), how: self.parts.settings.on_consent_withdrawn };
+        let mut person = resident.person.clone();
+        if let Some(deletion) = &person.deletion {
+            let Identifiers { email, phone } = person.identifiers().or(deletion.identifiers.clone());
+            (person.email, person.phone) = (email, phone);
+        }
+        let (how, blocklist) = (self.parts.settings.on_consent_withdrawn, self.blocklist());
+        let withdrawal = Withdrawal { person, how, cause: Cause::Consent, blocklist };
         let writer = Writer { calls: vendor.calls.clone(), stack: vendor.stack.clone(), clearing: self.clearing };
-        self.begin_payment(id);
+        // The record of a deletion behind it is settled by what is done about that.
+        if self.owes_deletion(id) {
+            self.queue(id).begin_payment();
+        } else {
+            self.begin_payment(id);
+        }
         self.queue(id).withdrawing = true;
         self.payments_under_way.begin(Line::First);
         let id = id.clone();

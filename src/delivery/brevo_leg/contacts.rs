@@ -13,6 +13,7 @@ use crate::brevo::identifiers::{ContactId, ContactRef, Email};
 use crate::brevo::names::AttributeName;
 use crate::brevo::outcome::{self, IdentifierKind, Refusal, UpdateOutcome, UpsertOutcome};
 use crate::brevo::wire::Contact as BrevoContact;
+use crate::people::blocklist::Blocked;
 use crate::people::person::Contact;
 use crate::vendor::VendorRequest;
 use crate::vendor::stack::Stack;
@@ -129,11 +130,15 @@ impl Writer {
             (None, None) => return self.upsert(write, conflicts).await,
         };
         match owner {
-            Ok(Some(contact)) if write.ext_id.is_some() && is_anothers(&contact, &write) => {
-                conflicts.insert(shared);
-                write.ext_id = None;
+            Ok(Some(contact)) => {
+                // It is not created, and whoever has subscribed it since stays so.
+                write.blocklisted = Blocked::default();
+                if write.ext_id.is_some() && is_anothers(&contact, &write) {
+                    conflicts.insert(shared);
+                    write.ext_id = None;
+                }
             }
-            Ok(_) => {}
+            Ok(None) => {}
             Err(payment) => return Ok(payment),
         }
         self.upsert(write, conflicts).await

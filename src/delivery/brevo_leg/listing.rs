@@ -124,6 +124,9 @@ impl BrevoLeg {
 
     fn member(&self, id: &PersonId, list: ListId, membership: Membership) -> Option<Member> {
         let person = &self.roster.get(id).filter(|_| self.is_in_pilot(id))?.person;
+        if person.deletion.is_some() {
+            return None;
+        }
         let confirmed = person.lists.is_confirmed(list, membership);
         person.lists.wants(list, membership).then(|| Member {
             id: id.clone(),

@@ -127,6 +127,13 @@ impl BrevoLeg {
         if !self.queue(from).calls_are_back() || !survivor_is_back || self.held.contains(from) {
             return;
         }
+        // The contact that a deletion is about is told from the other one only until they are joined.
+        for id in [from, &into] {
+            if self.owes_deletion(id) {
+                return self.list_deletion(id);
+            }
+        }
+        self.roster.edit(from).person.deletion = None;
         if self.pays_for_itself(from) {
             return self.list_to_pay(from);
         }
@@ -197,14 +204,18 @@ impl BrevoLeg {
             if self.unshelved.contains_key(&position) {
                 continue;
             }
+            if self.roster.get(from).is_some_and(|resident| resident.person.shelf.lets_go_of(position)) {
+                self.unshelve(from, position, shelf::size(&record));
+                self.parts.books.tally_mut().skip(SkipRule::ProfileDelete, 1);
+                continue;
+            }
             if record.kind == Kind::Profile && self.parts.settings.identity == IdentityMode::Simplified {
                 self.leave_behind(from, position, shelf::size(&record));
                 continue;
             }
             // In this order: both rows have one entry between them that tells the oldest.
             shelf::remove(from, position, self.parts.books.pending_mut());
-            let shelf = &mut self.roster.edit(from).person.shelf;
-            shelf.records = shelf.records.saturating_sub(1);
+            self.roster.edit(from).person.shelf.take_one();
             self.add_to_shelf(&into, position, &record);
         }
         let page = self.page;

@@ -22,6 +22,7 @@ mod companies;
 mod compose;
 mod consent;
 mod contacts;
+mod deleting;
 mod event_calls;
 mod filling;
 mod imports;

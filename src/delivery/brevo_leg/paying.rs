@@ -22,6 +22,7 @@ use crate::brevo::identifiers::ListId;
 use crate::brevo::names::AttributeName;
 use crate::brevo::outcome::Refusal;
 use crate::delivery::LegError;
+use crate::people::blocklist::Blocked;
 use crate::people::debt::{self, Debt};
 use crate::people::person::{Contact, Person};
 use crate::people::roster::PersonId;
@@ -88,6 +89,10 @@ impl BrevoLeg {
     }
 
     fn start_payment(&mut self, id: PersonId, line: Line) {
+        let withdraws = self.roster.get(&id).is_some_and(|resident| resident.person.consent.withdrawal);
+        if self.owes_deletion(&id) && !(withdraws && self.withheld(&id) && self.is_in_pilot(&id)) {
+            return self.start_deletion(&id);
+        }
         if self.withheld(&id) {
             return self.start_withdrawal(&id);
         }
@@ -116,7 +121,8 @@ impl BrevoLeg {
     fn compose_for(&self, id: &PersonId) -> Option<Composed> {
         let resident = self.roster.get(id)?;
         let merging = self.roster.is_forward(id) || self.is_joining(id);
-        let held = self.withheld(id) || !self.is_in_pilot(id) || (merging && !self.pays_for_itself(id));
+        let parting = resident.person.deletion.is_some();
+        let held = parting || self.withheld(id) || !self.is_in_pilot(id) || (merging && !self.pays_for_itself(id));
         if !resident.person.addressable() || held {
             return None;
         }
@@ -128,8 +134,11 @@ impl BrevoLeg {
         let mut composed = self.without_refused(id, resident.person.clone(), debt, composed);
         if let (Composed::Write(write, _), Contact::Unknown) = (&mut composed, &resident.person.contact) {
             let erased = self.parts.books.erased();
-            write.blocklisted =
-                resident.person.email.as_ref().is_some_and(|email| erased.keeps_blocklisted(email.as_str()));
+            let Person { email, phone, .. } = &resident.person;
+            write.blocklisted = Blocked {
+                email: email.as_ref().is_some_and(|email| erased.keeps_blocklisted(email.as_str())),
+                sms: phone.as_ref().is_some_and(|phone| erased.keeps_blocklisted(&phone.to_string())),
+            };
         }
         Some(composed)
     }
@@ -249,13 +258,20 @@ impl BrevoLeg {
                 self.queue(id).end_payment(false);
                 self.advance(id);
             }
-            Payment::Withdrawn(how) => self.withdrawn(id, how),
+            Payment::Withdrawn(how) => match self.queue(id).deleting {
+                Some(at) => self.deleted(id, at, how),
+                None => self.withdrawn(id, how),
+            },
             Payment::Refused(refusal) => {
                 // Another write that is refused says nothing of a withdrawal that waits behind it.
-                if self.queue(id).withdrawing {
+                let (withdrawing, deleting) = (self.queue(id).withdrawing, self.queue(id).deleting);
+                if withdrawing {
                     self.withdrawal_refused(id, &refusal);
                 }
-                self.bury_debt(id, &refusal)?;
+                if let Some(at) = deleting {
+                    self.deletion_refused(id, at, &refusal);
+                }
+                self.bury_debt(id, &refusal, deleting.is_some())?;
             }
         }
         Ok(())
@@ -291,13 +307,13 @@ impl BrevoLeg {
     /// A refused write is one dead letter that says what Brevo did not take: the person's values as they were to be
     /// written. The other records that were folded into it are counted as superseded. Without a contact, events that
     /// waited for it cannot be sent either.
-    fn bury_debt(&mut self, id: &PersonId, refusal: &Refusal) -> Result<(), LegError> {
+    fn bury_debt(&mut self, id: &PersonId, refusal: &Refusal, deletion: bool) -> Result<(), LegError> {
         let words = refusal.to_string();
         let now = self.parts.clock.now();
         let paid = self.take_paid(id);
         if paid.records > 0 {
             let person = self.roster.edit(id).person.clone();
-            let record = as_record(id, &person, &paid);
+            let record = if deletion { as_deletion(id, &paid) } else { as_record(id, &person, &paid) };
             self.parts.books.bury(paid.since, &record, DeadReason::Rejected, &words, now)?;
             self.parts.books.tally_mut().skip(SkipRule::Superseded, paid.records - 1);
         }
@@ -518,13 +534,20 @@ fn as_record(id: &Arc<str>, person: &Person, debt: &Debt) -> Record {
     for (name, value) in person.attributes.iter().filter(|(name, _)| owed(name)) {
         set.insert(name.to_string(), value.clone());
     }
-    let body = json!({"$distinct_id": id.as_ref(), "$set": set}).to_string();
+    update(&json!({"$distinct_id": id.as_ref(), "$set": set}), debt)
+}
+
+fn as_deletion(id: &Arc<str>, debt: &Debt) -> Record {
+    update(&json!({"$distinct_id": id.as_ref(), "$delete": ""}), debt)
+}
+
+fn update(body: &Value, debt: &Debt) -> Record {
     Record {
         kind: Kind::Profile,
         origin: Origin::App,
         destinations: Destinations::BREVO,
         project: Project::Ours,
         received_at: debt.oldest,
-        body: Bytes::from(body),
+        body: Bytes::from(body.to_string()),
     }
 }

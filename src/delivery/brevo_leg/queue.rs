@@ -57,6 +57,8 @@ pub struct PersonQueue {
     pub paying: bool,
     /// The contact write under way carries out a withdrawal of consent.
     pub withdrawing: bool,
+    /// It carries out what follows from a deletion of the profile, at this position.
+    pub deleting: Option<Position>,
     /// Stands in the list of people to be paid.
     pub listed_to_pay: bool,
     /// And in the one of those who go first. An older place behind is left, and passed over when its turn comes.
@@ -109,6 +111,7 @@ impl PersonQueue {
     pub fn end_payment(&mut self, paid: bool) {
         self.paying = false;
         self.withdrawing = false;
+        self.deleting = None;
         self.importing = false;
         self.too_early = 0;
         if paid {
@@ -141,6 +144,11 @@ impl PersonQueue {
         self.end_payment(false);
         self.too_early = tries;
         tries
+    }
+
+    /// Whether nothing of the person's is in line or under way that has to reach the contact before it goes.
+    pub fn may_part(&self) -> bool {
+        self.events.is_empty() && !self.in_call && !self.listing
     }
 
     /// Whether the person's payment waits for something of this contact alone, for who knows how long.

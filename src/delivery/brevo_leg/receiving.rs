@@ -7,6 +7,7 @@ use super::consent::Turn;
 use super::intake::{self, DedupKey, Intake, Wish};
 use super::queue::{PersonQueue, Queued, Release, Slot};
 use super::{BrevoLeg, Done, window};
+use crate::brevo::identifiers::Email;
 use crate::brevo::limits::MAX_BATCH_EVENTS;
 use crate::clock::UnixMillis;
 use crate::config::BrevoMode;
@@ -156,15 +157,20 @@ impl BrevoLeg {
         if folded.waits {
             self.base_wanted();
         }
+        let deletion = self.take_deletion(&id, &item, &mut folded);
         match self.consent_after(&id, answer, &folded, deletes) {
             Turn::Allowed => {}
             Turn::Given => self.owe_everything(&id, &mut folded),
+            Turn::Withheld if deletion => return self.refuse(&id),
             Turn::Withheld if deletes => {}
             Turn::Withheld => {
                 self.parts.books.skip(item.ticket, SkipRule::NoConsent);
                 return self.refuse(&id);
             }
             Turn::Withdrawn => return self.withdraw(&id, item),
+        }
+        if deletion {
+            return self.begin_anew(&id, folded);
         }
         let resident = self.roster.edit(&id);
         if deletes && !folded.owes() && !folded.waits {
@@ -184,6 +190,15 @@ impl BrevoLeg {
         self.parts.books.hand_over(item.ticket);
         self.owe_folded(&id, item.position, item.record.received_at, folded);
         self.advance(&id);
+    }
+
+    /// What an update says of the profile that it has begun, after it has deleted the one before. The record itself is owed
+    /// already.
+    fn begin_anew(&mut self, id: &PersonId, folded: Folded) {
+        if folded.owes() && self.roster.get(id).is_some_and(|resident| resident.person.addressable()) {
+            self.owe(id, Debt::of_values(folded));
+        }
+        self.advance(id);
     }
 
     /// A person whom the pilot is not about, any more: what waits is settled likewise, what stands on the shelf included.
@@ -263,7 +278,9 @@ impl BrevoLeg {
         }
         let Some(resident) = self.roster.get(&id) else { return self.shelve(&id, item) };
         let nobody = self.is_nobody(&id);
-        let alone = self.queues.get(&id).is_some_and(PersonQueue::waits_alone) || resident.person.links.is_joining();
+        let alone = self.queues.get(&id).is_some_and(PersonQueue::waits_alone)
+            || resident.person.links.is_joining()
+            || resident.person.deletion.is_some();
         if nobody || alone || !resident.person.shelf.is_empty() {
             return self.shelve(&id, item);
         }
@@ -327,10 +344,13 @@ impl BrevoLeg {
         let in_pilot = self.is_in_pilot(id);
         let Some(resident) = self.roster.get(id) else { return };
         let queue = self.queues.entry(id.clone()).or_default();
-        let owes_lists = resident.person.lists.owes() && in_pilot;
+        let parting = resident.person.deletion.is_some();
+        let owes_lists = resident.person.lists.owes() && in_pilot && !parting;
         let contact_missing = resident.person.contact == Contact::Unknown && (!queue.events.is_empty() || owes_lists);
         let due = (resident.debt.is_some() || contact_missing) && resident.person.addressable();
-        if due && joining.is_empty() {
+        if parting {
+            self.list_deletion(id);
+        } else if due && joining.is_empty() {
             self.list_to_pay(id);
         }
         let Some(resident) = self.roster.get(id) else { return };
@@ -399,13 +419,15 @@ pub(super) fn is_owed(resident: &Resident, queue: &PersonQueue) -> bool {
 
 /// Whether the mode lets Brevo have this person.
 pub(super) fn in_pilot(mode: BrevoMode, pilots: &[String], person: &Person) -> bool {
-    let listed = |email: &str| {
-        pilots.iter().any(|pilot| match pilot.strip_prefix('*') {
-            Some(domain) => email.ends_with(domain),
-            None => email == pilot,
-        })
-    };
-    mode != BrevoMode::Pilot || person.email.as_ref().is_some_and(|email| listed(email.as_str()))
+    mode != BrevoMode::Pilot || person.email.as_ref().is_some_and(|email| is_pilot(pilots, email))
+}
+
+pub(super) fn is_pilot(pilots: &[String], email: &Email) -> bool {
+    let email = email.as_str();
+    pilots.iter().any(|pilot| match pilot.strip_prefix('*') {
+        Some(domain) => email.ends_with(domain),
+        None => email == pilot,
+    })
 }
 
 /// The identifiers that an event of this person carries.
@@ -416,7 +438,6 @@ pub(super) fn identifiers(id: &str, resident: &Resident) -> crate::brevo::wire::
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::brevo::identifiers::Email;
 
     #[test]
     fn a_pilot_is_listed_whole_or_by_domain() {

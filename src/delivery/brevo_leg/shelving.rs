@@ -86,8 +86,7 @@ impl BrevoLeg {
         self.unshelved.insert(position, self.page);
         self.parked = self.parked.saturating_sub(1);
         self.parked_bytes = self.parked_bytes.saturating_sub(bytes);
-        let shelf = &mut self.roster.edit(id).person.shelf;
-        shelf.records = shelf.records.saturating_sub(1);
+        self.roster.edit(id).person.shelf.take_one();
     }
 
     /// Whether everything in front of what an earlier process put on shelves has been taken in.
@@ -153,6 +152,9 @@ impl BrevoLeg {
             self.roster.edit(id).person.shelf = Shelf::default();
         }
         for Parked { position, record } in rows {
+            if !self.comes_off(id, position) {
+                break;
+            }
             self.queue(id).released_through = Some(position);
             if self.unshelved.contains_key(&position) {
                 continue;
@@ -160,7 +162,12 @@ impl BrevoLeg {
             let bytes = shelf::size(&record);
             let Some(resident) = self.roster.get(id) else { continue };
             let in_pilot = in_pilot(self.parts.settings.mode, &self.parts.settings.pilot_emails, &resident.person);
+            let let_go = resident.person.shelf.lets_go_of(position);
             match intake(&record, &self.parts.mapping, self.parts.settings.identity).wish {
+                Wish::Event { .. } | Wish::Profile { .. } if let_go => {
+                    self.unshelve(id, position, bytes);
+                    self.parts.books.tally_mut().skip(SkipRule::ProfileDelete, 1);
+                }
                 Wish::Event { .. } | Wish::Profile { .. } if self.withheld(id) => {
                     self.unshelve(id, position, bytes);
                     self.parts.books.tally_mut().skip(SkipRule::NoConsent, 1);
@@ -207,6 +214,16 @@ impl BrevoLeg {
         }
         self.advance(id);
         Ok(())
+    }
+
+    /// Whether it is the row's turn. What was put on the shelf behind a deletion of the profile waits for its own reasons.
+    fn comes_off(&mut self, id: &PersonId, position: Position) -> bool {
+        let shelf = &mut self.roster.edit(id).person.shelf;
+        if shelf.let_go.is_some() && !shelf.lets_go_of(position) {
+            shelf.let_go = None;
+            return self.roster.get(id).is_some_and(Resident::releasable);
+        }
+        true
     }
 
     /// Looks for the oldest rows of all shelves. Only right after a page is durable, when rows and counts agree.

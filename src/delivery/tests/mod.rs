@@ -8,6 +8,7 @@ mod consent;
 mod consent_random;
 mod contacts;
 mod core;
+mod deletion;
 mod groups;
 mod histories;
 mod identity;
