@@ -16,6 +16,9 @@ pub enum ListOutcome {
     /// Nobody changed: all were in (or out) already, or are unknown, or are misspelt. The answer does not tell these
     /// apart, so success has to be checked by looking (contract §4.2).
     NothingChanged,
+    /// A success that names nobody, neither changed nor unchanged (what a change of everyone answers, or `{}`): it says
+    /// that the call was taken, and not what came of it.
+    Unsaid,
     UnknownList,
     Invalid(Refusal),
 }
@@ -42,8 +45,10 @@ fn says_nobody_changed(message: &str) -> bool {
 }
 
 fn changed(change: ListChange) -> ListOutcome {
-    if change.success.is_empty() {
-        return ListOutcome::NothingChanged;
+    match (change.success.is_empty(), change.failure.is_empty()) {
+        (true, true) => return ListOutcome::Unsaid,
+        (true, false) => return ListOutcome::NothingChanged,
+        (false, _) => {}
     }
     let name = |value: serde_json::Value| match value {
         serde_json::Value::String(text) => text,

@@ -247,8 +247,8 @@ impl Lister {
             ListOutcome::UnknownList => {
                 Ok(vec![Listed::Refused(format!("the account has no list {}", call.list.0)); people.len()])
             }
-            // Smaller calls will tell who it is that Brevo does not like, or who is busy.
-            ListOutcome::Invalid(_) => self.one_by_one(call).await,
+            // Smaller calls will tell who it is that Brevo does not like, or who is busy, or what came of this one.
+            ListOutcome::Invalid(_) | ListOutcome::Unsaid => self.one_by_one(call).await,
         }
     }
 

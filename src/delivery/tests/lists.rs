@@ -46,6 +46,25 @@ async fn events_add_to_lists_and_remove_in_few_calls_and_in_order() {
     assert!(calls < 60, "{calls} list calls for 120 people");
 }
 
+/// A success that names nobody is no refusal, whether Brevo has made the change or not.
+#[tokio::test]
+async fn an_answer_that_names_nobody_is_made_sure_of() {
+    for when in ["before", "after"] {
+        let world = World::new(setup()).await;
+        let unsaid = json!({"kind": "status", "status": 200, "body": {}, "when": when});
+        let mut fault = json!({"vendor": "brevo", "path_prefix": "/v3/contacts/lists"});
+        fault.as_object_mut().unwrap().extend(unsaid.as_object().unwrap().clone());
+        world.faults(fault).await;
+        let relay = world.relay().await;
+        relay.append(vec![world.set("u", json!({"$email": "u@example.com"})), world.purchase("u", 0)]).await;
+        relay.settled().await;
+        let tally = relay.tally(BREVO);
+        assert_eq!((tally.delivered.event, tally.lists_refused), (1, 0), "{when}");
+        assert_eq!(lists_of(&world, "u").await, json!([16]), "{when}");
+        relay.drain().await;
+    }
+}
+
 /// "Nothing changed" is success after checking, and is checked once.
 #[tokio::test]
 async fn repeated_changes_are_checked_once() {
