@@ -127,7 +127,9 @@ impl Calls {
     /// `GET /processes`, the newest ten: one of the account's 100 calls an hour.
     pub fn processes(&self) -> VendorRequest {
         let endpoint = Endpoint { label: "/processes", family: Family::BrevoOther };
-        self.get(endpoint, "/processes?limit=10&sort=desc")
+        let mut request = self.get(endpoint, "/processes");
+        request.url.query_pairs_mut().append_pair("limit", "10").append_pair("sort", "desc");
+        request
     }
 
     /// `POST /contacts/lists/{listId}/contacts/add`, 150 members each. The contacts must exist (contract §4.2).

@@ -100,6 +100,7 @@ fn requests_are_as_the_contract_has_them() {
             Family::BrevoOther,
             Value::Null,
         ),
+        (calls.processes(), "GET /v3/processes?limit=10&sort=desc", "/processes", Family::BrevoOther, Value::Null),
         (calls.attributes(), "GET /v3/contacts/attributes", "/contacts/attributes", Family::BrevoContacts, Value::Null),
         (
             calls.create_attribute(&attribute),

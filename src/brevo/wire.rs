@@ -328,6 +328,13 @@ pub struct ListedProcess {
 }
 
 impl ListedProcess {
+    /// Anything that has not ended and is not an export. What an import of companies is called is not documented
+    /// (contract §3.6).
+    pub fn may_be_an_import(&self) -> bool {
+        let exports = self.name.as_deref().is_some_and(|name| name.contains("EXPORT"));
+        !exports && matches!(self.status, ProcessStatus::Queued | ProcessStatus::Processing | ProcessStatus::Unknown)
+    }
+
     /// A contact import that has not ended.
     pub fn is_running_import(&self) -> bool {
         self.name.as_deref() == Some("IMPORTUSER")

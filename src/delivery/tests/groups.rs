@@ -160,6 +160,35 @@ async fn a_crash_at_any_moment_makes_one_company() {
     relay.drain().await;
 }
 
+/// An import tells nobody what it makes, and Brevo refuses none of it a second time.
+#[tokio::test]
+async fn a_crash_around_an_import_makes_no_company_twice() {
+    // The answer never comes; or it has come, and the import is followed.
+    for answered in [false, true] {
+        let world = World::new(setup()).await;
+        let relay = world.relay().await;
+        if !answered {
+            let lost = json!({"vendor": "brevo", "path_prefix": "/v3/companies/import", "kind": "black_hole", "when": "after"});
+            world.faults(lost).await;
+        }
+        let name = |n: usize| json!({"$name": format!("Company {n}"), "industry": "Steel"});
+        relay.append((0..30).map(|n| group(&world, &format!("g{n}"), "$set", name(n))).collect()).await;
+        let path = if answered { "/v3/processes" } else { "/v3/companies/import" };
+        eventually("an import under way", async || world.requests("brevo", path).await > 0).await;
+        relay.kill().await;
+        world.heal().await;
+
+        let relay = world.relay().await;
+        relay.settled().await;
+        let names: Vec<_> = companies(&world).await.iter().map(|company| company["name"].clone()).collect();
+        let mut expected: Vec<_> = (0..30).map(|n| json!(format!("Company {n}"))).collect();
+        expected.sort_by_key(ToString::to_string);
+        assert_eq!(names, expected, "answered: {answered}");
+        assert_eq!(relay.tally(BREVO).delivered.group, 30);
+        relay.drain().await;
+    }
+}
+
 #[tokio::test]
 async fn a_refused_company_is_one_dead_letter_and_holds_nobody_back() {
     let world = World::new(setup()).await;

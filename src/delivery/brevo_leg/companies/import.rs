@@ -2,7 +2,7 @@
 //!
 //! An import and its looks take about five of the hour's calls, whatever it carries. It tells neither which rows it took nor
 //! which ids it gave: companies that it was to make are looked for afterwards, and of those that it was to change one is
-//! read back. Whatever has not visibly arrived is written by itself.
+//! read back. Whatever has not visibly arrived is written by itself, after a look for it where it may be there.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
@@ -12,6 +12,7 @@ use serde_json::Value;
 use tokio::time::Instant;
 
 use super::compose::{Composed, compose};
+use super::making::Making;
 use super::payer::{Caller, Facts, base_of};
 use super::{Back, Companies, directory};
 use crate::brevo::coerce::AttributeValue;
@@ -21,14 +22,14 @@ use crate::brevo::companies::csv::{self, Row};
 use crate::brevo::companies::{self as brevo, CompanyId};
 use crate::brevo::identifiers::ProcessId;
 use crate::brevo::outcome;
-use crate::brevo::wire::{Process, ProcessStarted, ProcessStatus};
+use crate::brevo::wire::{Process, ProcessList, ProcessStarted, ProcessStatus};
 use crate::delivery::LegError;
 use crate::delivery::brevo_leg::{BrevoLeg, Done};
 use crate::mapping::CompiledMapping;
 use crate::mapping::group::NAME;
 use crate::people::company::{Company, GroupId, Place, own_id, rows};
 use crate::record::Kind;
-use crate::store::{State, StoreError, Table, WriteBatch, write_when_there_is_room};
+use crate::store::{State, StoreError};
 use crate::vendor::budget::Limit;
 
 /// Companies from which one import, with its looks and the reading that follows, is cheaper than single calls by far.
@@ -38,9 +39,6 @@ const IMPORT_FROM: usize = 20;
 const LOOKS: [u64; 6] = [2, 4, 8, 15, 30, 60];
 /// An import that is not done by then is left to itself.
 const GIVE_UP_AFTER: Duration = Duration::from_secs(3600);
-
-/// The import that is under way, for the next process after a crash.
-const KEY: &[u8] = b"brevo/companies_import";
 
 /// One company of an import.
 #[derive(Debug)]
@@ -135,6 +133,7 @@ impl BrevoLeg {
 
     pub(super) fn settle_company_import(&mut self, imported: Imported) {
         self.companies.learn_limit(imported.window);
+        self.making_settled();
         for (group, facts, arrived) in imported.groups {
             let was_paying = self.companies.residents.get(&group).is_some_and(|resident| resident.paying.is_some());
             if !arrived {
@@ -156,8 +155,10 @@ impl BrevoLeg {
         self.companies.busy = true;
         self.spawn(Box::pin(async move {
             let import = Import { caller, state, held: HashSet::new() };
-            if let Some(process) = left_running(&import.state).await? {
-                import.follow(process).await?;
+            match Making::left(&import.state).await? {
+                Some(Making::Process(process)) => drop(import.follow(process).await?),
+                Some(Making::Import) => import.follow_unnamed().await?,
+                Some(Making::One) | None => {}
             }
             let window = import.caller.window().await;
             Ok(Done::Companies(Back::Imported(Imported { window, ..Imported::default() })))
@@ -225,11 +226,6 @@ async fn free(
     Ok(free)
 }
 
-async fn left_running(state: &Arc<dyn State>) -> Result<Option<ProcessId>, StoreError> {
-    let stored = state.get(Table::Vendors, vec![KEY.to_vec()]).await?.into_iter().next().flatten();
-    Ok(stored.and_then(|value| std::str::from_utf8(&value).ok()?.parse().ok()).map(ProcessId))
-}
-
 struct Import {
     caller: Caller,
     state: Arc<dyn State>,
@@ -248,22 +244,25 @@ impl Import {
         };
         let rows: Vec<Row> = candidates.iter().map(|candidate| candidate.row.clone()).collect();
         let request = self.caller.calls.import_companies(&csv::file(&rows), options);
+        Making::Import.note(&self.state).await?;
         let answer = self.caller.call(request).await?;
         let maybe_twice = answer.doubtful > 0 && !updates;
-        let through = match outcome::read::<ProcessStarted>(&answer) {
+        let (through, in_vain) = match outcome::read::<ProcessStarted>(&answer) {
             Ok(started) => {
-                let mut batch = WriteBatch::new();
-                batch.put(Table::Vendors, KEY, started.process_id.0.to_string().into_bytes());
-                write_when_there_is_room(self.state.as_ref(), batch).await?;
-                self.follow(started.process_id).await?
+                Making::Process(started.process_id).note(&self.state).await?;
+                (self.follow(started.process_id).await?, false)
             }
             Err(error) => {
                 tracing::warn!(%error, "Brevo refused an import of companies; they are written one by one");
-                false
+                (false, answer.doubtful == 0 && !answer.status.is_success())
             }
         };
+        // Some of an import that was taken, and did not come to its end, may have been made.
+        let place = (!updates && !in_vain).then_some(Place::Unknown);
+        let not_arrived =
+            |candidate: Candidate| (candidate.group, Facts { place: place.clone(), ..Facts::default() }, false);
         let groups = match (through, updates) {
-            (false, _) => candidates.into_iter().map(|candidate| (candidate.group, Facts::default(), false)).collect(),
+            (false, _) => candidates.into_iter().map(not_arrived).collect(),
             (true, true) => self.changed(candidates).await?,
             (true, false) => self.made(candidates).await?,
         };
@@ -315,10 +314,28 @@ impl Import {
                 ProcessStatus::Failed | ProcessStatus::Cancelled => break,
             }
         }
-        let mut batch = WriteBatch::new();
-        batch.delete(Table::Vendors, KEY);
-        write_when_there_is_room(self.state.as_ref(), batch).await?;
         Ok(completed)
+    }
+
+    /// The process ended between the request of an import and the note of its number: whichever imports the account is
+    /// running, it may be among them.
+    async fn follow_unnamed(&self) -> Result<(), LegError> {
+        for wait in LOOKS {
+            let answer = self.caller.call(self.caller.calls.processes()).await?;
+            match outcome::read::<ProcessList>(&answer) {
+                Ok(list) => {
+                    for process in list.processes.iter().filter(|process| process.may_be_an_import()) {
+                        self.follow(process.id).await?;
+                    }
+                    return Ok(());
+                }
+                Err(error) => {
+                    tracing::warn!(%error, "Brevo's list of processes cannot be read: an import may be running")
+                }
+            }
+            tokio::time::sleep(Duration::from_secs(wait)).await;
+        }
+        Ok(())
     }
 }
 

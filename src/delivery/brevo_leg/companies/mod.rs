@@ -12,12 +12,14 @@
 //! Invariants:
 //! * a record leaves the ledger in the same write as the debt that it became ([`Companies::put_changes`]);
 //! * a company id is one group's; what a lookup finds is taken only when nobody has it;
-//! * a debt is settled by Brevo's answer alone.
+//! * a debt is settled by Brevo's answer alone;
+//! * no company is made that a crash may have cut off the making of, before it has been looked for ([`making`]).
 
 mod compose;
 mod directory;
 mod import;
 mod links;
+mod making;
 mod pace;
 mod payer;
 mod paying;
@@ -109,6 +111,9 @@ pub(super) struct Companies {
     /// The page with the last rows that were settled: before it is durable they would be read again.
     links_page: u64,
 
+    /// The page with what came of the last making.
+    settled_page: u64,
+
     attributes: Option<CompanyAttributes>,
     /// When the account's attributes were read by this process.
     read_at: Option<Instant>,
@@ -137,6 +142,7 @@ pub(super) struct Companies {
 impl Companies {
     /// Reads which groups earlier processes left owed, and what was learned of the account.
     pub async fn open(parts: &mut Parts) -> Result<Self, LegError> {
+        making::doubt_absent(&parts.state).await?;
         let mut companies = Self::owed_at_start(&parts.state).await?;
         shelved::release(parts, &mut companies).await?;
         Ok(companies)
@@ -153,6 +159,7 @@ impl Companies {
             linked_last: None,
             links_next: false,
             links_page: 0,
+            settled_page: 0,
             attributes: payer::remembered(state).await?,
             read_at: None,
             wanted: Vec::new(),

@@ -8,6 +8,7 @@ use serde_json::{Map, Value};
 use tower::ServiceExt as _;
 
 use super::compose::{Composed, NotPlaced, compose};
+use super::making::Making;
 use super::pace;
 use crate::brevo::calls::Calls;
 use crate::brevo::coerce::AttributeValue;
@@ -185,6 +186,8 @@ impl Payer {
     }
 
     async fn run(&mut self, not_placed: &mut Vec<NotPlaced>) -> Result<End, LegError> {
+        // As the store may have it: after a crash it would not be looked for.
+        let said_absent = self.company.place == Place::Absent;
         if let Some(deletion) = self.debt.delete.clone() {
             if let Some(end) = self.delete(&deletion).await? {
                 return Ok(end);
@@ -207,7 +210,12 @@ impl Payer {
             Place::At { .. } if composed.is_empty() && composed.not_placed.is_empty() => Ok(DONE),
             Place::At { .. } if composed.is_empty() => Ok(End::NotPlaced),
             Place::At { id, .. } => self.update(&id, composed).await,
-            Place::Unknown | Place::Absent => self.create(composed).await,
+            Place::Unknown | Place::Absent => {
+                if said_absent {
+                    Making::One.note(&self.state).await?;
+                }
+                self.create(composed).await
+            }
         }
     }
 

@@ -5,6 +5,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use super::compose::{NotPlaced, as_record};
+use super::making::Making;
 use super::payer::{self, Account, Caller, End, Facts, Paid, Payer};
 use super::{Back, Companies};
 use crate::brevo::companies::attributes::NewAttribute;
@@ -39,13 +40,21 @@ impl BrevoLeg {
         })
     }
 
+    /// What came of a making is written down with the next checkpoint; until then none is begun, whose note that would take
+    /// away.
+    pub(super) fn making_settled(&mut self) {
+        Making::settled(self.parts.books.pending_mut());
+        self.companies.settled_page = self.page;
+    }
+
     /// Starts the next piece of work for companies, if it may begin.
     pub(in super::super) fn start_companies(&mut self) {
         self.watch_company_gate();
         let now = Instant::now();
         let companies = &mut self.companies;
         let nothing_owed = companies.line.is_empty() && companies.links_ready() == 0;
-        if companies.busy || nothing_owed || companies.next_at > now {
+        let not_written = companies.settled_page > self.durable_page;
+        if companies.busy || nothing_owed || not_written || companies.next_at > now {
             return;
         }
         // Debts from a time before the mode was changed stay owed; a pilot is about people.
@@ -168,6 +177,7 @@ impl BrevoLeg {
     fn settle_company(&mut self, group: &GroupId, paid: Paid) -> Result<(), LegError> {
         let Paid { end, facts, not_placed, window } = paid;
         self.companies.learn_limit(window);
+        self.making_settled();
         self.companies.report(&not_placed);
         if matches!(end, End::Done { .. } | End::NotPlaced | End::Refused(_)) {
             self.companies.alone.remove(group);
