@@ -321,7 +321,11 @@ impl Person {
             if self.attributes.contains_key(&name) {
                 continue;
             }
+            let only_asked = self.unknown.only_asks(&name);
             if let Some(value) = self.unknown.take(&name, base, &value) {
+                if only_asked {
+                    self.pulled.note_read(name.clone());
+                }
                 self.attributes.insert(name.clone(), value);
                 folded.attributes.push(name);
             } else if all_seen && !self.unknown.holds(&name) {

@@ -72,7 +72,7 @@ impl Steps {
     /// Makes one step of the last and `change` where that is exactly the same.
     fn joined(&mut self, change: &Change) -> bool {
         match (self.changes.last_mut(), change) {
-            (Some(Change::SetOnce(_)), Change::SetOnce(_)) => true,
+            (Some(Change::SetOnce(first)), Change::SetOnce(_)) => !first.is_null(),
             (Some(Change::Append(items)), Change::Append(more)) | (Some(Change::Union(items)), Change::Union(more)) => {
                 items.extend(more.iter().cloned());
                 true
@@ -139,6 +139,18 @@ impl Unknown {
     /// Whether a step of `name` waits.
     pub fn holds(&self, name: &AttributeName) -> bool {
         self.values.contains_key(name)
+    }
+
+    /// Has the base of `name` be read, and changes nothing. The answer is to hold all before `seen_from`, so that it tells
+    /// the rest of the profile too.
+    pub fn ask(&mut self, name: AttributeName, seen_from: Position) {
+        self.add(name, seen_from, Change::SetOnce(Value::Null), seen_from);
+    }
+
+    /// Whether the base of `name` is wanted for its own sake alone.
+    pub fn only_asks(&self, name: &AttributeName) -> bool {
+        let asks = |change: &Change| matches!(change, Change::SetOnce(value) if value.is_null());
+        self.values.get(name).is_some_and(|steps| steps.changes.iter().all(asks))
     }
 
     /// Whether an address or phone number waits.
@@ -239,7 +251,7 @@ impl Unknown {
 }
 
 /// The smallest position above `position`.
-fn next(position: Position) -> Position {
+pub fn next(position: Position) -> Position {
     Position { index: position.index.saturating_add(1), ..position }
 }
 

@@ -119,3 +119,23 @@ proptest! {
         }
     }
 }
+
+/// A question changes nothing, and what is said behind it is not lost.
+#[test]
+fn a_question_is_answered_by_what_is_there() {
+    let name = AttributeName::parse("OPT_IN").unwrap();
+    let start = Position::default();
+    let asked = || {
+        let mut unknown = Unknown::default();
+        unknown.ask(name.clone(), start);
+        unknown
+    };
+    for found in [Value::Null, Value::Bool(true)] {
+        assert!(asked().only_asks(&name));
+        assert_eq!(asked().take(&name, Base::At(start), &found), Some(found));
+    }
+    let mut once = asked();
+    once.add(name.clone(), start, Change::SetOnce(Value::Bool(true)), start);
+    assert!(!once.only_asks(&name));
+    assert_eq!(once.take(&name, Base::At(start), &Value::Null), Some(Value::Bool(true)));
+}

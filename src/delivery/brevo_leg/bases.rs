@@ -24,6 +24,7 @@ use super::{BrevoLeg, Done, Parts};
 use crate::clock::UnixMillis;
 use crate::people::debt::Debt;
 use crate::people::roster::{self, PersonId, Resident};
+use crate::people::unknown::next;
 use crate::record::{EntryId, Position};
 use crate::settlement::SkipRule;
 use crate::store::StoreError;
@@ -45,6 +46,8 @@ pub(super) struct Bases {
     /// From here on every record that touches a mapped value was folded by this mapping. Before it, another one may have
     /// passed over what this one would have taken.
     seen_from: Position,
+    /// Everything below it has been folded, if it was to be.
+    taken_in: Position,
     settled: Settled,
     stage: Stage,
     /// The last person looked at; looks go round.
@@ -91,12 +94,15 @@ pub(super) struct Waiting {
 
 impl Bases {
     pub(super) async fn open(parts: &Parts) -> Result<Self, StoreError> {
-        let tip = *parts.journal.tip().borrow();
+        // What is settled may have been passed over by another mapping.
+        let settled = parts.books.settled_through().map(next).unwrap_or_default();
+        let seen_from = settled.max(parts.books.cursor());
         let mut settled = Settled::default();
         settled.through(&parts.bases, Instant::now());
         Ok(Self {
             records: roster::records_waiting_for_bases(&parts.state).await?,
-            seen_from: Position { epoch: parts.journal.epoch(), entry: tip, index: 0 },
+            seen_from,
+            taken_in: seen_from,
             settled,
             stage: Stage::Idle,
             after: None,
@@ -114,6 +120,15 @@ impl Bases {
 
     pub(super) fn seen_from(&self) -> Position {
         self.seen_from
+    }
+
+    pub(super) fn taken_in(&mut self, position: Position) {
+        self.taken_in = self.taken_in.max(next(position));
+    }
+
+    /// Something that was folded is not known any more: it may be missing in an answer that does not hold all of it.
+    pub(super) fn has_forgotten(&mut self) {
+        self.seen_from = self.taken_in;
     }
 
     /// When to look again; `None` while something is under way or nobody waits.
@@ -258,8 +273,7 @@ impl BrevoLeg {
         let records = self.roster.edit(id).person.unknown.give_up();
         self.bases.records = self.bases.records.saturating_sub(records);
         self.parts.books.tally_mut().skip(SkipRule::Expired, records);
-        // What was given up may be missing in an answer, whatever its own steps need.
-        self.bases.seen_from.entry = *self.parts.journal.tip().borrow();
+        self.bases.has_forgotten();
     }
 
     fn ask_for_bases(&mut self, ids: Vec<PersonId>, through: Option<Position>) {

@@ -10,11 +10,12 @@ use super::lines::Line;
 use super::queue::Release;
 use super::receiving::in_pilot;
 use super::withdrawing::{Cause, Withdrawal, Withdrawn, may_own_a_contact};
-use super::{BrevoLeg, Done};
+use super::{BaseSource, BrevoLeg, Done};
 use crate::brevo::outcome::Refusal;
 use crate::config::BrevoMode;
 use crate::delivery::books::Item;
 use crate::people::debt::Debt;
+use crate::people::identity::is_anonymous;
 use crate::people::person::{Consent, Contact, Folded, Identifiers};
 use crate::people::roster::PersonId;
 use crate::record::Kind;
@@ -58,6 +59,28 @@ impl BrevoLeg {
     /// Whether Brevo may get nothing of this person.
     pub(super) fn withheld(&self, id: &PersonId) -> bool {
         self.answer(id) != Answer::Yes
+    }
+
+    /// Somebody who has said who they are, and of whose answer nothing is known, may have given it before this relay was
+    /// there: Mixpanel is asked, in bulk, where it has the answer as the app sent it. What comes meanwhile is skipped, as
+    /// of anybody who has not agreed.
+    pub(super) fn ask_for_consent(&mut self, id: &PersonId) {
+        let Some(rule) = &self.parts.mapping.consent else { return };
+        let answers = match &self.parts.bases {
+            BaseSource::Mixpanel(source) => source.properties.contains(&rule.property),
+            // It cannot tell what it is never told.
+            BaseSource::Brevo => false,
+        };
+        let name = rule.name.clone();
+        if !answers || is_anonymous(id) || self.answer(id) != Answer::Unknown {
+            return;
+        }
+        if self.roster.get(id).is_some_and(|resident| resident.person.unknown.holds(&name)) {
+            return;
+        }
+        let seen_from = self.bases.seen_from();
+        self.roster.edit(id).person.unknown.ask(name, seen_from);
+        self.base_wanted();
     }
 
     /// What an update that has been folded means, where the answer was `before`. A deleted profile has no answer any more;

@@ -104,6 +104,7 @@ impl BrevoLeg {
         self.take_in(loaded.people);
         self.companies.take_in(loaded.companies);
         for (item, Intake { link, wish, groups }, known) in loaded.records {
+            self.bases.taken_in(item.position);
             if let Some(link) = link {
                 self.link(&link, item.position);
             }
@@ -115,6 +116,7 @@ impl BrevoLeg {
             match wish {
                 Wish::Event { person, event, own_id } => {
                     let person = self.roster.resolve(&person);
+                    self.ask_for_consent(&person);
                     self.take_event(person, item, event, own_id, known);
                 }
                 Wish::Profile { person, literal: true, .. } if self.roster.is_forward(&person) => {
@@ -122,9 +124,12 @@ impl BrevoLeg {
                 }
                 Wish::Profile { person, change, .. } => {
                     let person = self.roster.resolve(&person);
-                    match item.record.origin.is_pulled() {
-                        true => self.take_pulled(&person, item, change),
-                        false => self.take_profile(person, item, change),
+                    if item.record.origin.is_pulled() {
+                        self.take_pulled(&person, item, change);
+                    } else {
+                        self.take_profile(person.clone(), item, change);
+                        // What the update says itself need not be asked for.
+                        self.ask_for_consent(&person);
                     }
                 }
                 Wish::Group { group, ops } => self.take_group(&group, &item, ops),

@@ -179,3 +179,69 @@ async fn a_refused_withdrawal_is_a_dead_letter() {
     relay.drain().await;
     assert!(sent(&world).await.is_empty());
 }
+
+/// People who agreed before the relay was there are found by their profile at Mixpanel, once, in one query. What comes
+/// until then is skipped; what comes from then on is not. A crash in between loses nothing of it.
+#[tokio::test]
+async fn core5_who_agreed_before_the_relay_was_there_is_asked_for() {
+    let consent = Consent::Required { property: "marketing_ok".to_owned(), value: json!(true) };
+    let world = World::new(Setup { consent, ..Setup::both() }).await;
+    for (id, answer) in
+        [("old", json!(true)), ("no", json!(false)), ("absent", Value::Null), ("$device:x", json!(true))]
+    {
+        let mut properties = json!({"$email": format!("{id}@example.com"), "plan": "pro"});
+        if !answer.is_null() {
+            properties["marketing_ok"] = answer;
+        }
+        let profile = json!({"profiles": [{"distinct_id": id, "properties": properties}]});
+        world.control("POST", "/mixpanel/seed", profile).await;
+    }
+    let refused = json!({"vendor": "mixpanel", "path_prefix": "/api/query", "kind": "status", "status": 402});
+    world.faults(refused).await;
+    let relay = world.relay().await;
+    relay.append(vec![world.set("no", json!({"plan": "max"})), world.set("absent", json!({"plan": "max"}))]).await;
+    relay.append(vec![world.purchase("old", 1), world.purchase("$device:x", 2)]).await;
+    let report = relay.until(BREVO, "skipped", |report| report.backlog == 0).await;
+    assert_eq!((report.parked, skipped(&relay)), (0, 4));
+    eventually("asked in vain", async || world.requests("mixpanel", "/api/query/engage").await > 0).await;
+    relay.kill().await;
+    world.heal().await;
+
+    let relay = world.relay().await;
+    eventually("found", async || !world.contact("old").await.is_null()).await;
+    assert_eq!(world.contact("old").await["attributes"]["PLAN_TYPE"], "pro");
+    let asked = world.requests("mixpanel", "/api/query/engage").await;
+    relay.append(["old", "no", "absent", "$device:x"].map(|id| world.purchase(id, 3)).to_vec()).await;
+    relay.settled().await;
+    assert_eq!(sent(&world).await, [3]);
+    assert_eq!(world.show("/brevo/counts").await["contacts"], 1);
+    assert_eq!(world.requests("mixpanel", "/api/query/engage").await, asked, "they are known by now");
+    relay.drain().await;
+}
+
+/// What an app says while the answer is being asked for counts, and not what the profile said before.
+#[tokio::test]
+async fn an_answer_given_meanwhile_counts() {
+    let consent = Consent::Required { property: "marketing_ok".to_owned(), value: json!(true) };
+    let world = World::new(Setup { consent, ..Setup::both() }).await;
+    let properties = json!({"$email": "u@example.com", "marketing_ok": true});
+    world
+        .control("POST", "/mixpanel/seed", json!({"profiles": [{"distinct_id": "u", "properties": properties}]}))
+        .await;
+    world.faults(json!({"vendor": "mixpanel", "path_prefix": "/api/query", "kind": "latency", "ms": 500})).await;
+    let relay = world.relay().await;
+    relay.append(vec![world.purchase("u", 1)]).await;
+    eventually("asked", async || world.requests("mixpanel", "/api/query/engage").await > 0).await;
+    relay.append(vec![world.set("u", json!({"marketing_ok": false})), world.set("u", json!({"plan": "pro"}))]).await;
+    relay.settled().await;
+    world.heal().await;
+    // Behind the answer.
+    relay.append(vec![world.update("v", "$add", json!({"total_revenue": 1}))]).await;
+    eventually("asked again", async || world.requests("mixpanel", "/api/query/engage").await > 1).await;
+    relay.append(vec![world.purchase("u", 2)]).await;
+    relay.settled().await;
+    relay.drain().await;
+    assert!(sent(&world).await.is_empty());
+    let contact = world.contact("u@example.com").await;
+    assert!(contact.is_null() || contact["emailBlacklisted"] == true, "{contact}");
+}
