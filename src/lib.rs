@@ -10,6 +10,7 @@
 //! `docs/architecture.md` walks through it.
 
 pub mod admin;
+pub mod alerts;
 pub mod brevo;
 pub mod cli;
 pub mod clock;

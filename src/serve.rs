@@ -20,6 +20,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::admin;
 use crate::admin::auth::{AdminAuth, admin_token};
+use crate::alerts;
 use crate::clock::SharedClock;
 use crate::config::{Config, WhenFull};
 use crate::delivery::brevo_leg::BrevoLeg;
@@ -91,6 +92,7 @@ impl Relay {
             transport,
             tables: tables.clone(),
             tombstones: erasures.tombstones(),
+            bell: Arc::default(),
         };
         let legs = vec![room.status(Destination::Mixpanel).await?, room.status(Destination::Brevo).await?];
         let mixpanel = room.mixpanel_leg(&legs[0]).await?;
@@ -112,8 +114,8 @@ impl Relay {
             erasures: erasures.clone(),
             auth: AdminAuth::new(&admin_token(&config)?, &config.auth.tokens),
         };
-        let tombstones = room.tombstones.clone();
-        let edge = EdgeParts { tombstones, ..EdgeParts::new(config.clone(), journal, clock.clone())? };
+        let (tombstones, bell) = (room.tombstones.clone(), room.bell.clone());
+        let edge = EdgeParts { tombstones, bell, ..EdgeParts::new(config.clone(), journal, clock.clone())? };
         let kept = desk.clone();
         let forget: Vec<Forget> = vec![Box::new(edge.pass_through.forgetting()), Box::new(move || kept.forget())];
         let pushes = room.webhooks(&edge);
@@ -189,7 +191,19 @@ impl Relay {
         let cursors = self.legs.iter().map(LegStatus::durable_cursor).collect();
         let trimming = trimmer::run(self.store.journal.clone(), cursors, self.tail, self.clock.clone());
         attendants.spawn(async move { trimming.await.map_err(RunError::Trimmer) });
-        attendants.spawn(outlook::watch(self.store.journal.clone(), self.pace).map(Ok));
+        attendants.spawn(outlook::watch(self.store.journal.clone(), self.pace.clone()).map(Ok));
+        let alerts = alerts::worker::run(alerts::worker::Parts {
+            settings: self.room.config.alerts.clone(),
+            bell: self.room.bell.clone(),
+            legs: self.legs.clone(),
+            journal: self.store.journal.clone(),
+            state: self.store.state.clone(),
+            budgets: self.room.budgets.clone(),
+            pace: self.pace,
+            clock: self.clock.clone(),
+            client: self.room.transport.client().clone(),
+        });
+        attendants.spawn(alerts.map(|failed| Err(RunError::Alerts(failed))));
         if let Some(overflow) = overflow(self.when_full, &self.store, &self.legs) {
             attendants.spawn(async move { overflow.await.map_err(RunError::Trimmer) });
         }

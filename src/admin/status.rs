@@ -119,6 +119,9 @@ pub async fn metrics(State(parts): State<Parts>) -> Result<Response, AdminError>
     telemetry::accepted_total("profile", accepted.profile);
     telemetry::accepted_total("group", accepted.group);
     reports(&parts).await?;
+    let size = parts.journal.size().await?;
+    let per_second = parts.pace.lock().unwrap_or_else(PoisonError::into_inner).per_second();
+    telemetry::store(size.room, parts.journal.ready().is_err(), outlook::hours_left(&size, per_second));
     Ok(([(CONTENT_TYPE, "text/plain; version=0.0.4")], parts.metrics.render()).into_response())
 }
 

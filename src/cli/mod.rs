@@ -12,6 +12,7 @@ mod logs;
 mod map;
 mod sandbox;
 mod serve;
+mod store;
 
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
@@ -53,6 +54,8 @@ enum Command {
     Sandbox(sandbox::Arguments),
     /// Run the relay until SIGTERM.
     Serve,
+    /// Look at the store, check it or copy it, also while the relay runs.
+    Store(store::Arguments),
 }
 
 /// Why a subcommand ended without having done its work.
@@ -81,6 +84,8 @@ enum Failure {
     #[error("cannot set up metrics: {0}")]
     Metrics(#[from] metrics_exporter_prometheus::BuildError),
     #[error(transparent)]
+    Store(#[from] store::StoreCommandError),
+    #[error(transparent)]
     Start(#[from] StartError),
     #[error(transparent)]
     Run(#[from] RunError),
@@ -103,6 +108,7 @@ pub fn run(args: impl IntoIterator<Item = OsString>) -> ExitCode {
         Command::Map => map::run(&cli.config),
         Command::Sandbox(arguments) => sandbox::run(arguments),
         Command::Serve => serve::run(&cli.config),
+        Command::Store(arguments) => store::run(&cli.config, arguments),
     });
     match done {
         Ok(code) => code,

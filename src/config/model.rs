@@ -62,6 +62,7 @@ pub struct Config {
     pub cohorts: Cohorts,
     pub deletion: Deletion,
     pub webhooks: Webhooks,
+    pub alerts: Alerts,
     /// How often changed profiles are pulled from Mixpanel; `None`: never.
     pub sync_profiles_every: Option<Duration>,
 }
@@ -367,6 +368,26 @@ impl fmt::Debug for SigningSecret {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("***")
     }
+}
+
+#[derive(Clone, Debug)]
+pub struct Alerts {
+    /// Age of the oldest undelivered record from which on somebody is told.
+    pub behind_after: Duration,
+    pub webhooks: Vec<AlertWebhook>,
+}
+
+impl Default for Alerts {
+    fn default() -> Self {
+        Self { behind_after: Duration::from_secs(900), webhooks: Vec::new() }
+    }
+}
+
+/// Where alerts are posted to, and what signs them.
+#[derive(Clone, Debug)]
+pub struct AlertWebhook {
+    pub url: Url,
+    pub secret: SigningSecret,
 }
 
 #[derive(Clone, Copy, Debug)]

@@ -179,6 +179,18 @@ pub(super) fn base_url(scalar: &Scalar) -> Parsed<Url> {
     Ok(url)
 }
 
+/// Where the relay posts to: https unless the host is this machine.
+pub(super) fn webhook_url(scalar: &Scalar) -> Parsed<Url> {
+    const WRITE: &str = "a URL such as https://alerts.example.com/mixrelay";
+    let url = Url::parse(scalar.text.trim()).map_err(|_| Bad::new("is not a URL", WRITE))?;
+    match url.scheme() {
+        "https" => Ok(url),
+        "http" if is_loopback(&url) => Ok(url),
+        "http" => Err(Bad::new("would send alerts in the clear", "it with https://")),
+        _ => Err(Bad::new("is neither https nor http", WRITE)),
+    }
+}
+
 /// Brevo's base URL, with the version in its path.
 pub(super) fn brevo_url(scalar: &Scalar) -> Parsed<Url> {
     let url = base_url(scalar)?;

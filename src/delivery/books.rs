@@ -255,7 +255,7 @@ mod tests {
         let store = sqlite::open(OpenOptions { path, min_free: Some(1), allow_volatile: true, clock }).unwrap();
         let state: Arc<dyn State> = store.state.clone();
         let destination = Destination::Mixpanel;
-        let start = Checkpoint::load(&state, destination, Epoch(1)).await.unwrap();
+        let start = Checkpoint::load(&state, destination).await.unwrap();
         let mut books = Books::open(&state, destination, start).await.unwrap();
         let record = Record {
             kind: Kind::Event,
@@ -281,7 +281,7 @@ mod tests {
         let snapshot = books.snapshot(EntryId(2), HeldOutside::default());
         assert_eq!((snapshot.dead_letters, snapshot.tally.skipped.get(&SkipRule::Purged)), (1, Some(&1)));
         assert_eq!(dead_letters::held(&state, destination).await.unwrap(), (1, snapshot.dead_letter_bytes));
-        let reopened = Checkpoint::load(&state, destination, Epoch(1)).await.unwrap();
+        let reopened = Checkpoint::load(&state, destination).await.unwrap();
         let reopened = Books::open(&state, destination, reopened).await.unwrap();
         assert_eq!(reopened.dead_bytes(), snapshot.dead_letter_bytes);
     }

@@ -19,30 +19,20 @@ pub struct Checkpoint {
 }
 
 impl Checkpoint {
-    /// Where a leg starts on a store that has none.
-    fn first(epoch: Epoch) -> Self {
-        Self {
-            cursor: Position { epoch, entry: EntryId::FIRST, index: 0 },
-            settled: Vec::new(),
-            tally: Tally::default(),
-        }
+    /// Where a leg starts on a store that has none: below every position, whatever epoch the oldest entry is of.
+    fn first() -> Self {
+        let cursor = Position { epoch: Epoch::default(), entry: EntryId::FIRST, index: 0 };
+        Self { cursor, settled: Vec::new(), tally: Tally::default() }
     }
 
-    /// Reads the leg's checkpoint, or makes its first one. After the store's epoch was raised (a restored backup, a copy)
-    /// the entries are the same under a new epoch, so the checkpoint moves along.
-    pub async fn load(state: &Arc<dyn State>, destination: Destination, epoch: Epoch) -> Result<Self, StoreError> {
+    /// Reads the leg's checkpoint, or makes its first one. It stays in the epoch that it was written in, as the entries do
+    /// that were held when the epoch was raised: in the new one it would lie beyond them, and they would be passed over.
+    pub async fn load(state: &Arc<dyn State>, destination: Destination) -> Result<Self, StoreError> {
         let values = state.get(Table::Checkpoints, vec![key(destination)]).await?;
         let Some(Some(value)) = values.into_iter().next() else {
-            return Ok(Self::first(epoch));
+            return Ok(Self::first());
         };
-        let mut checkpoint: Checkpoint = serde_json::from_slice(&value)
-            .map_err(|e| StoreError::Corrupt(format!("checkpoint of {destination}: {e}")))?;
-        checkpoint.cursor.epoch = epoch;
-        for range in &mut checkpoint.settled {
-            range.first.epoch = epoch;
-            range.last.epoch = epoch;
-        }
-        Ok(checkpoint)
+        serde_json::from_slice(&value).map_err(|e| StoreError::Corrupt(format!("checkpoint of {destination}: {e}")))
     }
 
     pub fn put(&self, destination: Destination, batch: &mut WriteBatch) -> Result<(), StoreError> {

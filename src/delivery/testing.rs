@@ -277,7 +277,7 @@ impl World {
     ) -> (Books, Source, LegStatus) {
         let state: Arc<dyn State> = relay.store.state.clone();
         let journal = relay.store.journal.clone();
-        let checkpoint = Checkpoint::load(&state, destination, journal.epoch()).await.unwrap();
+        let checkpoint = Checkpoint::load(&state, destination).await.unwrap();
         let cursor = checkpoint.cursor;
         let desk = Desk::open(state.clone(), self.clock.clone(), Duration::from_hours(24 * 400), None).await.unwrap();
         let books = Books::open(&state, destination, checkpoint).await.unwrap().obey(desk.tombstones());

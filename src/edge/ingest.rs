@@ -21,10 +21,11 @@ use super::decode::{self, DecodeError, Shape};
 use super::ids::Minter;
 use super::intake::{self, Intake, IntakeError, IntakeLimits};
 use super::options::Options;
+use crate::alerts::{Bell, Moment};
 use crate::clock::{SharedClock, UnixMillis};
 use crate::config::Config;
 use crate::mixpanel::Api;
-use crate::mixpanel::validate::{Rules, Tokens};
+use crate::mixpanel::validate::{Problem, Rules, Tokens};
 use crate::privacy::{Erased, Tombstones};
 use crate::record::{Kind, Project, Record};
 use crate::store::{AppendError, Journal};
@@ -46,6 +47,7 @@ pub struct Ingest {
     pub limits: IntakeLimits,
     pub minter: Minter,
     pub tombstones: Arc<Tombstones>,
+    pub bell: Arc<Bell>,
 }
 
 /// The parts of a call that its answer depends on.
@@ -211,6 +213,9 @@ impl Ingest {
     ) -> Response<Body> {
         for failed in &verdict.failed {
             telemetry::rejected(kind_of(call.api), failed.problem.label(), 1);
+            if matches!(failed.problem, Problem::TokenUnknown | Problem::ProfileTokenUnknown) {
+                self.bell.ring(Moment::UnknownToken);
+            }
         }
         let stored = verdict.records.len();
         if stored > 0 {

@@ -20,6 +20,7 @@ use super::intake::IntakeLimits;
 use super::passthrough::PassThrough;
 use super::routes::{Endpoint, Methods, ROUTES, Route, Upstream};
 use super::{answer, cors};
+use crate::alerts::Bell;
 use crate::clock::SharedClock;
 use crate::config::Config;
 use crate::mixpanel::Api;
@@ -38,6 +39,8 @@ pub struct EdgeParts {
     pub limits: IntakeLimits,
     pub budget: Budget,
     pub tombstones: Arc<Tombstones>,
+    /// Hears of tokens that are nobody's.
+    pub bell: Arc<Bell>,
 }
 
 /// Why the edge cannot be built.
@@ -58,6 +61,7 @@ impl EdgeParts {
             limits: IntakeLimits::default(),
             budget: Budget::new(budget::DEFAULT_BYTES),
             tombstones: Arc::default(),
+            bell: Arc::default(),
             config,
             journal,
             clock,
@@ -82,6 +86,7 @@ pub fn router(parts: EdgeParts) -> Router {
         limits: parts.limits,
         minter: parts.minter,
         tombstones: parts.tombstones,
+        bell: parts.bell,
     });
     let pass_through = Arc::new(parts.pass_through);
     let prefix = config.server.path_prefix.as_deref();

@@ -20,6 +20,7 @@ use tokio::time::Instant;
 use super::desk::Desk;
 use super::receipt::{ContactToGo, Erasure, ErasureId, Side, Stage};
 use super::vendors::{Outcome, Vendors};
+use crate::alerts::{Bell, Moment};
 use crate::clock::UnixMillis;
 use crate::delivery::checkpoint::Checkpoint;
 use crate::delivery::dead_letters::{self, DeadLetterId};
@@ -56,6 +57,7 @@ pub struct Parts {
     pub vendors: Vendors,
     /// Empties the places that keep answers of Mixpanel's in memory.
     pub forget: Vec<Forget>,
+    pub bell: Arc<Bell>,
 }
 
 pub type Forget = Box<dyn Fn() + Send + Sync>;
@@ -218,7 +220,7 @@ impl Worker {
             Destination::Brevo => Stage::BrevoRows,
             Destination::Mixpanel => Stage::Rows,
         };
-        let mut checkpoint = Checkpoint::load(&desk.state, destination, self.parts.journal.epoch()).await?;
+        let mut checkpoint = Checkpoint::load(&desk.state, destination).await?;
         if skipped > 0 {
             checkpoint.tally.skip(SkipRule::Erased, skipped);
         }
@@ -340,6 +342,9 @@ impl Worker {
             erasure.finished_at = Some(self.parts.desk.clock.now());
             self.write(erasure).await?;
             let failed = erasure.mixpanel == Side::Failed || erasure.brevo == Side::Failed;
+            if failed {
+                self.parts.bell.ring(Moment::ErasureFailed);
+            }
             tracing::info!(erasure = erasure.id, failed, "an erasure has ended");
         }
         Ok(())

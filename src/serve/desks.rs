@@ -85,6 +85,14 @@ impl Room {
             app_stack: stack::probe_stack(self.transport.clone(), self.budgets.clone(), MIXPANEL),
             contacts,
         };
-        Ok(Worker::new(worker::Parts { desk, journal: self.journal(), mixpanel, brevo, vendors, forget }))
+        Ok(Worker::new(worker::Parts {
+            desk,
+            journal: self.journal(),
+            mixpanel,
+            brevo,
+            vendors,
+            forget,
+            bell: self.bell.clone(),
+        }))
     }
 }

@@ -60,6 +60,8 @@ pub enum RunError {
     Again(#[from] StartError),
     #[error("an erasure met a failed store: {0}")]
     Eraser(StoreError),
+    #[error("the alerts met a failed store: {0}")]
+    Alerts(StoreError),
     #[error("trimming the journal failed: {0}")]
     Trimmer(StoreError),
     #[error(

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use super::error::StartError;
+use crate::alerts::Bell;
 use crate::brevo;
 use crate::clock::SharedClock;
 use crate::config::{Config, PropertyPolicy, StoreEngine};
@@ -21,7 +22,6 @@ use crate::vendor::Transport;
 use crate::vendor::budget::Budgets;
 use crate::vendor::gate::SharedGate;
 use crate::vendor::stack::{self, Reader};
-use crate::vendor::verdict::PauseCause;
 
 /// How Mixpanel's answers are read.
 pub const MIXPANEL: Reader =
@@ -42,6 +42,8 @@ pub struct Room {
     pub transport: Transport,
     pub tables: Arc<Catalog>,
     pub tombstones: Arc<Tombstones>,
+    /// Whoever sees something that somebody has to know rings it.
+    pub bell: Arc<Bell>,
 }
 
 impl Room {
@@ -56,18 +58,18 @@ impl Room {
     /// What others see of a leg, for as long as the process lives.
     pub(super) async fn status(&self, destination: Destination) -> Result<LegStatus, StartError> {
         let gate = Arc::new(SharedGate::default());
-        if pauses::remembered(&self.state(), destination).await? {
-            tracing::warn!(%destination, "still paused by hand: resume it when ready");
-            gate.pause(PauseCause::ByHand);
+        if let Some(cause) = pauses::remembered(&self.state(), destination).await? {
+            tracing::warn!(%destination, "still paused: {}", cause.advice());
+            gate.pause(cause);
         }
-        let cursor = Checkpoint::load(&self.state(), destination, self.journal.epoch()).await?.cursor;
+        let cursor = Checkpoint::load(&self.state(), destination).await?.cursor;
         Ok(LegStatus::new(destination, self.journal(), self.clock.clone(), gate, cursor))
     }
 
     /// The leg's books, opened at its checkpoint.
     pub(super) async fn books(&self, status: &LegStatus) -> Result<(Books, Source), StartError> {
         let destination = status.destination();
-        let checkpoint = Checkpoint::load(&self.state(), destination, self.journal.epoch()).await?;
+        let checkpoint = Checkpoint::load(&self.state(), destination).await?;
         self.journal.check_cursor(checkpoint.cursor)?;
         let cursor = checkpoint.cursor;
         let books = Books::open(&self.state(), destination, checkpoint).await?.obey(self.tombstones.clone());
@@ -101,6 +103,7 @@ pub async fn open(config: &Arc<Config>, clock: SharedClock) -> Result<SqliteStor
         took_ms = found.took.as_millis() as u64,
         "store opened"
     );
+    pauses::take_up_backup(&store.journal, &store.state).await?;
     Ok(store)
 }
 

@@ -31,6 +31,10 @@ const NOT_PLACED: &str = "mixrelay_values_not_placed_total";
 const VENDOR_REQUESTS: &str = "mixrelay_vendor_requests_total";
 const BUDGET_REMAINING: &str = "mixrelay_budget_remaining";
 const LOOKUPS: &str = "mixrelay_lookups_total";
+const ALERTS: &str = "mixrelay_alerts_total";
+const STORE_ROOM: &str = "mixrelay_store_room_bytes";
+const STORE_REFUSES: &str = "mixrelay_store_refuses";
+const DISK_HOURS: &str = "mixrelay_disk_hours_left";
 const PUSHED: &str = "mixrelay_webhook_items_total";
 
 /// Upper bounds, in seconds, for the two latency histograms: from a fast sync to a timeout.
@@ -80,6 +84,10 @@ fn describe() {
     metrics::describe_counter!(NOT_PLACED, "Values that Brevo has no place for, by reason.");
     metrics::describe_counter!(VENDOR_REQUESTS, "Calls made to a vendor, by endpoint and answer.");
     metrics::describe_gauge!(BUDGET_REMAINING, "Calls left in the current window of a vendor's limit.");
+    metrics::describe_counter!(ALERTS, "Looks at which something worth an alert was seen, by cause.");
+    metrics::describe_gauge!(STORE_ROOM, "Bytes that may still be stored before the watermark.");
+    metrics::describe_gauge!(STORE_REFUSES, "1 while the store takes no records.");
+    metrics::describe_gauge!(DISK_HOURS, "Hours until the watermark at the present rate, if nothing is delivered.");
     metrics::describe_counter!(LOOKUPS, "Look-ups in tables for Brevo, by result.");
     metrics::describe_counter!(PUSHED, "What the vendors' webhooks brought, by what became of it.");
 }
@@ -251,6 +259,23 @@ mod emit {
         if count > 0 {
             metrics::counter!(PUSHED, "webhook" => webhook.label(), "outcome" => outcome.label()).increment(count);
         }
+    }
+
+    /// `cause` is a published label of an alert.
+    pub fn alert(cause: &'static str) {
+        metrics::counter!(ALERTS, "cause" => cause).increment(1);
+    }
+
+    /// Shows the series of an alert before it was ever seen: an increase from nothing is none to Prometheus.
+    pub fn no_alert_yet(cause: &'static str) {
+        metrics::counter!(ALERTS, "cause" => cause).increment(0);
+    }
+
+    /// `hours` is `None` while nothing is accepted.
+    pub fn store(room: u64, refuses: bool, hours: Option<f64>) {
+        metrics::gauge!(STORE_ROOM).set(room as f64);
+        metrics::gauge!(STORE_REFUSES).set(if refuses { 1.0 } else { 0.0 });
+        metrics::gauge!(DISK_HOURS).set(hours.unwrap_or(f64::INFINITY));
     }
 
     pub fn budget_remaining(vendor: &'static str, family: &'static str, remaining: u64) {

@@ -94,7 +94,7 @@ impl Gate {
 
     /// Pauses. What somebody has paused by hand stays so until somebody resumes it.
     pub fn pause(&mut self, cause: PauseCause, now: Instant) {
-        if matches!(self.state, GateState::Paused { cause: PauseCause::ByHand, .. }) {
+        if matches!(self.state, GateState::Paused { cause, .. } if cause.asks_for_somebody()) {
             return;
         }
         let probes = self.relapses;

@@ -38,6 +38,8 @@ pub enum PauseCause {
     DeadLettersFull,
     /// Somebody paused it.
     ByHand,
+    /// The store is a restored backup (CORE 1).
+    Restored,
 }
 
 impl PauseCause {
@@ -56,12 +58,20 @@ impl PauseCause {
                 "dead letters have reached retention.dead_letter_bytes: replay or purge them"
             }
             PauseCause::ByHand => "paused by hand: resume it when ready",
+            PauseCause::Restored => {
+                "a backup was restored: what was delivered after it was taken will be sent again; resume when that is right"
+            }
         }
+    }
+
+    /// Whether nothing but a person ends it.
+    pub fn asks_for_somebody(self) -> bool {
+        matches!(self, PauseCause::ByHand | PauseCause::Restored)
     }
 
     /// Whether a probe can find out that the cause is gone.
     pub fn probed(self) -> bool {
-        !matches!(self, PauseCause::ByHand | PauseCause::DeadLettersFull)
+        !self.asks_for_somebody() && self != PauseCause::DeadLettersFull
     }
 }
 

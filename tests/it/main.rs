@@ -1,5 +1,6 @@
 //! Tests of the whole relay from outside; one binary, so that it links once. Modules are named after the promises.
 
+mod alerts;
 mod bad_input;
 mod cli;
 mod demo;
@@ -29,4 +30,5 @@ mod sdk_browser;
 mod sdk_journeys;
 mod sdks;
 mod starting;
+mod store_care;
 mod webhooks;

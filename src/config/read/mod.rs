@@ -36,6 +36,7 @@ pub(super) fn config(tree: &Node, report: &Report<'_>) -> Option<Config> {
     let server = server::server(root.section("server"));
     let store = server::store(&mut root);
     let auth = server::auth(root.section("auth"));
+    let alerts = operations::alerts(root.section("alerts"));
     let dedup_window = root.scalar("dedup_window", values::period).unwrap_or(Config::DEDUP_WINDOW);
     let sync_profiles_every = root.scalar("sync_profiles_every", values::schedule);
     root.finish();
@@ -56,6 +57,7 @@ pub(super) fn config(tree: &Node, report: &Report<'_>) -> Option<Config> {
         cohorts,
         deletion,
         webhooks,
+        alerts,
         sync_profiles_every,
     })
 }

@@ -2,8 +2,8 @@
 
 use crate::config::error::{Bad, Wrong};
 use crate::config::model::{
-    Consent, Deletion, IpPolicy, OnConsentWithdrawn, OnGdprDeletion, OnProfileDelete, Parking, Privacy, PropertyPolicy,
-    Retention, WhenFull,
+    AlertWebhook, Alerts, Consent, Deletion, IpPolicy, OnConsentWithdrawn, OnGdprDeletion, OnProfileDelete, Parking,
+    Privacy, PropertyPolicy, Retention, WhenFull,
 };
 use crate::config::notice::About;
 use crate::config::reader::{Item, Report, Section};
@@ -140,6 +140,33 @@ pub(super) fn retention(mut block: Section<'_>) -> Retention {
     };
     block.finish();
     retention
+}
+
+pub(super) fn alerts(mut block: Section<'_>) -> Alerts {
+    let default = Alerts::default();
+    let alerts = Alerts {
+        behind_after: block.scalar("behind_after", values::period).unwrap_or(default.behind_after),
+        webhooks: block.list("webhooks", alert_webhook),
+    };
+    block.finish();
+    alerts
+}
+
+fn alert_webhook(item: Item<'_>) -> Option<AlertWebhook> {
+    let mut block = item.section()?;
+    // The path of such a URL is often the key to it.
+    let url = block.hidden("url", values::webhook_url);
+    let secret = block.hidden("secret", values::signing_secret);
+    for (key, absent, write) in [
+        ("url", url.is_none(), "where alerts are posted to, such as \"https://alerts.example.com/mixrelay\""),
+        ("secret", secret.is_none(), "whsec_ followed by the base64 of 24 to 64 random bytes"),
+    ] {
+        if absent {
+            block.missing(key, write);
+        }
+    }
+    block.finish();
+    Some(AlertWebhook { url: url?, secret: secret? })
 }
 
 pub(super) fn parking(mut block: Section<'_>) -> Parking {

@@ -66,8 +66,15 @@ async fn worker(store: &SqliteStore, desk: &Arc<Desk>, forget: Forget) -> (Worke
         contacts: Contacts::Keep { why: "a test" },
     };
     let ((mixpanel, to_mixpanel), (brevo, to_brevo)) = (shift::shift(), shift::shift());
-    let parts =
-        Parts { desk: desk.clone(), journal: store.journal.clone(), mixpanel, brevo, vendors, forget: vec![forget] };
+    let parts = Parts {
+        desk: desk.clone(),
+        journal: store.journal.clone(),
+        mixpanel,
+        brevo,
+        vendors,
+        bell: Arc::default(),
+        forget: vec![forget],
+    };
     (Worker::new(parts), to_mixpanel, to_brevo)
 }
 

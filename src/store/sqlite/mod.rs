@@ -17,6 +17,7 @@
 //! establishes what is there.
 
 mod block;
+pub mod care;
 mod journal;
 mod journal_writer;
 mod lock;

@@ -21,6 +21,17 @@ pub(super) struct FileKind {
     migrations: &'static [&'static str],
 }
 
+impl FileKind {
+    pub(super) fn application_id(&self) -> i32 {
+        self.application_id
+    }
+
+    /// The schema version that this program works with.
+    pub(super) fn known(&self) -> usize {
+        self.migrations.len()
+    }
+}
+
 pub(super) const JOURNAL: FileKind = FileKind {
     application_id: 0x4d58_524a, // "MXRJ"
     page_size: 16_384,
@@ -156,9 +167,7 @@ pub(super) fn open_reader(path: &Path) -> rusqlite::Result<Connection> {
 
 fn migrate(conn: &mut Connection, path: &Path, kind: &FileKind) -> Result<(), OpenError> {
     let failed = |error| OpenError::from_sqlite(path, error);
-    let pragma = |conn: &Connection, name| conn.pragma_query_value(None, name, |row| row.get::<_, i32>(0));
-    let application = pragma(conn, "application_id").map_err(failed)?;
-    let version = pragma(conn, "user_version").map_err(failed)?;
+    let (application, version) = identity(conn).map_err(failed)?;
     let objects: i64 = conn.query_row("SELECT count(*) FROM sqlite_schema", [], |row| row.get(0)).map_err(failed)?;
 
     let fresh = application == 0 && version == 0 && objects == 0;
@@ -184,6 +193,12 @@ fn migrate(conn: &mut Connection, path: &Path, kind: &FileKind) -> Result<(), Op
         tracing::info!(path = %path.display(), from, to = known, "the store's schema was upgraded");
     }
     Ok(())
+}
+
+/// Which file it says it is, and its schema version; zeros in an empty one.
+pub(super) fn identity(conn: &Connection) -> rusqlite::Result<(i32, i32)> {
+    let pragma = |name| conn.pragma_query_value(None, name, |row| row.get::<_, i32>(0));
+    Ok((pragma("application_id")?, pragma("user_version")?))
 }
 
 /// The id that both files carry; `None` in a file that has none yet.
