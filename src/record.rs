@@ -173,11 +173,7 @@ impl Destinations {
     pub const BREVO: Destinations = Destinations(0b10);
 
     pub fn contains(self, destination: Destination) -> bool {
-        let bit = match destination {
-            Destination::Mixpanel => Self::MIXPANEL.0,
-            Destination::Brevo => Self::BREVO.0,
-        };
-        self.0 & bit != 0
+        self.0 & Self::from(destination).0 != 0
     }
 
     /// The mask as stored.
@@ -188,6 +184,15 @@ impl Destinations {
     /// The mask from storage; unknown bits are kept, so that a newer relay's masks survive an older one's copy.
     pub fn from_bits(bits: u8) -> Self {
         Destinations(bits)
+    }
+}
+
+impl From<Destination> for Destinations {
+    fn from(destination: Destination) -> Self {
+        match destination {
+            Destination::Mixpanel => Self::MIXPANEL,
+            Destination::Brevo => Self::BREVO,
+        }
     }
 }
 

@@ -7,6 +7,7 @@
 mod desks;
 mod error;
 mod legs;
+mod mapping;
 mod room;
 
 use std::net::SocketAddr;
@@ -15,6 +16,7 @@ use std::time::Duration;
 
 use futures_util::FutureExt as _;
 use metrics_exporter_prometheus::PrometheusHandle;
+use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
@@ -24,10 +26,11 @@ use crate::alerts;
 use crate::clock::SharedClock;
 use crate::config::{Config, WhenFull};
 use crate::delivery::brevo_leg::BrevoLeg;
+use crate::delivery::dead_letters::orders::Orders;
 use crate::delivery::mixpanel_leg::MixpanelLeg;
 use crate::delivery::outlook::{self, SharedPace};
 use crate::delivery::overflow;
-use crate::delivery::shift;
+use crate::delivery::shift::{self, Requests, Shift};
 use crate::delivery::status::LegStatus;
 use crate::delivery::trimmer;
 use crate::edge::{self, ConnectionLimits, Doors, EdgeParts};
@@ -48,6 +51,7 @@ use crate::webhooks;
 const DRAIN: Duration = Duration::from_secs(10);
 
 pub use error::{RunError, StartError};
+use mapping::compiled;
 use room::{Room, lookup_tables, open};
 
 /// A relay that is built and listens, but does not run yet.
@@ -62,6 +66,9 @@ pub struct Relay {
     private: axum::Router,
     mixpanel: MixpanelLeg,
     brevo: BrevoLeg,
+    /// Mixpanel's, then Brevo's.
+    shifts: [Shift; 2],
+    requests: [Requests; 2],
     legs: Vec<LegStatus>,
     tail: Tail,
     pace: SharedPace,
@@ -93,10 +100,12 @@ impl Relay {
             tables: tables.clone(),
             tombstones: erasures.tombstones(),
             bell: Arc::default(),
+            mapping: Arc::new(watch::Sender::new(Arc::new(compiled(&config, &tables).await?))),
         };
         let legs = vec![room.status(Destination::Mixpanel).await?, room.status(Destination::Brevo).await?];
         let mixpanel = room.mixpanel_leg(&legs[0]).await?;
         let brevo = room.brevo_leg(&legs[1], &legs[0]).await?;
+        let [(mixpanel_shift, mixpanel_requests), (brevo_shift, brevo_requests)] = [shift::shift(), shift::shift()];
 
         let app = room.app_routes(erasures.clone())?;
         let desk = Arc::new(ReadSide::new(&config, budgets.clone(), clock.clone())?);
@@ -112,6 +121,12 @@ impl Relay {
             pace: pace.clone(),
             tables: tables.clone(),
             erasures: erasures.clone(),
+            orders: Arc::new(Orders {
+                state: store.state.clone(),
+                mixpanel: mixpanel_shift.clone(),
+                brevo: brevo_shift.clone(),
+            }),
+            mapping: room.mapping.subscribe(),
             auth: AdminAuth::new(&admin_token(&config)?, &config.auth.tokens),
         };
         let (tombstones, bell) = (room.tombstones.clone(), room.bell.clone());
@@ -137,6 +152,8 @@ impl Relay {
             private: admin::private_router(admin),
             mixpanel,
             brevo,
+            shifts: [mixpanel_shift, brevo_shift],
+            requests: [mixpanel_requests, brevo_requests],
             legs,
             tail,
             pace,
@@ -181,8 +198,8 @@ impl Relay {
                 server.with_graceful_shutdown(stop.cancelled_owned()).await
             });
         }
-        let [(mixpanel, mixpanel_requests), (brevo, brevo_requests)] = [shift::shift(), shift::shift()];
-        let eraser = self.room.eraser(self.erasures, [mixpanel, brevo], self.forget)?;
+        let [mixpanel_requests, brevo_requests] = self.requests;
+        let eraser = self.room.eraser(self.erasures, self.shifts, self.forget)?;
         let (room, down) = (self.room.clone(), legs_down.clone());
         legs.spawn(room.mixpanel_shifts(self.mixpanel, self.legs[0].clone(), mixpanel_requests, down.clone()));
         let (room, statuses) = (self.room.clone(), (self.legs[1].clone(), self.legs[0].clone()));

@@ -5,6 +5,7 @@ use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
 use serde::Serialize;
 
+use crate::delivery::dead_letters::orders::OrderError;
 use crate::store::StoreError;
 
 /// `{"error":{"code","message","hint"}}`.
@@ -54,6 +55,20 @@ impl AdminError {
 
     pub fn invalid(message: String, hint: &'static str) -> Self {
         Self { status: StatusCode::BAD_REQUEST, code: "invalid", message, hint }
+    }
+}
+
+impl From<OrderError> for AdminError {
+    fn from(error: OrderError) -> Self {
+        match error {
+            OrderError::Store(error) => error.into(),
+            OrderError::Stopping => Self {
+                status: StatusCode::SERVICE_UNAVAILABLE,
+                code: "stopping",
+                message: error.to_string(),
+                hint: "nothing was changed: ask again once it is back",
+            },
+        }
     }
 }
 

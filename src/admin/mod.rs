@@ -1,9 +1,10 @@
 //! The relay's own API for the people who run it: status, metrics, dead letters, pause and resume.
 //!
-//! Reads what legs and store let others see; the only thing it changes is a gate. Errors are
-//! `{"error":{"code","message","hint"}}`.
+//! Reads what legs and store let others see. What it changes (a gate, dead letters, an erasure) is noted in the [`audit`]
+//! list. Errors are `{"error":{"code","message","hint"}}`.
 
 mod answers;
+pub mod audit;
 pub mod auth;
 mod dead_letters;
 mod people;
@@ -17,9 +18,11 @@ use metrics_exporter_prometheus::PrometheusHandle;
 
 use self::auth::{AdminAuth, require_admin};
 use crate::clock::SharedClock;
+use crate::delivery::dead_letters::orders::Orders;
 use crate::delivery::outlook::SharedPace;
 use crate::delivery::status::LegStatus;
 use crate::erasure::Desk;
+use crate::mapping::CurrentMapping;
 use crate::store::{Journal, State};
 use crate::tables::Catalog;
 use crate::vendor::budget::Budgets;
@@ -36,6 +39,8 @@ pub struct Parts {
     pub pace: SharedPace,
     pub tables: Arc<Catalog>,
     pub erasures: Arc<Desk>,
+    pub orders: Arc<Orders>,
+    pub mapping: CurrentMapping,
     pub auth: AdminAuth,
 }
 
@@ -44,6 +49,10 @@ pub const OPERATIONS: &[(&str, &str)] = &[
     ("get", "/metrics"),
     ("get", "/v1/status"),
     ("get", "/v1/dead-letters"),
+    ("delete", "/v1/dead-letters"),
+    ("get", "/v1/dead-letters/export"),
+    ("post", "/v1/dead-letters/replay"),
+    ("get", "/v1/audit"),
     ("post", "/v1/destinations/{name}/pause"),
     ("post", "/v1/destinations/{name}/resume"),
     ("get", "/v1/erasures"),
@@ -54,7 +63,10 @@ pub const OPERATIONS: &[(&str, &str)] = &[
 fn api() -> Router<Parts> {
     Router::new()
         .route("/v1/status", get(status::status))
-        .route("/v1/dead-letters", get(dead_letters::list))
+        .route("/v1/dead-letters", get(dead_letters::list).delete(dead_letters::purge))
+        .route("/v1/dead-letters/export", get(dead_letters::export))
+        .route("/v1/dead-letters/replay", post(dead_letters::replay))
+        .route("/v1/audit", get(audit::list))
         .route("/v1/destinations/{name}/pause", post(status::pause))
         .route("/v1/destinations/{name}/resume", post(status::resume))
         .route("/v1/erasures", get(people::erasures))

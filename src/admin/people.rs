@@ -1,13 +1,15 @@
 //! What is held of a person, and erasures.
 
-use axum::Json;
 use axum::extract::{Path, Query, State as Extract};
 use axum::http::StatusCode;
+use axum::{Extension, Json};
 use serde::{Deserialize, Serialize};
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use super::Parts;
 use super::answers::AdminError;
+use super::audit::{self, Action};
+use super::auth::Caller;
 use crate::erasure::desk::AskError;
 use crate::erasure::receipt::{Asked, Side};
 
@@ -43,9 +45,13 @@ pub async fn about(Extract(parts): Extract<Parts>, Path(id): Path<String>) -> Re
 pub async fn erase(
     Extract(parts): Extract<Parts>,
     Path(id): Path<String>,
+    Extension(caller): Extension<Caller>,
 ) -> Result<(StatusCode, Json<Value>), AdminError> {
     match parts.erasures.ask(vec![id], Asked::Admin, "GDPR", Side::Waiting).await {
-        Ok(erasure) => Ok((StatusCode::ACCEPTED, Json(erasure.shown()))),
+        Ok(erasure) => {
+            audit::note(&parts, &caller, Action::Erase, json!({ "erasure": erasure.id })).await?;
+            Ok((StatusCode::ACCEPTED, Json(erasure.shown())))
+        }
         Err(AskError::Nobody) => {
             Err(AdminError::invalid("this id stands for nobody".to_owned(), "name the distinct_id of one person"))
         }

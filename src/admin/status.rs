@@ -2,14 +2,17 @@
 
 use std::sync::PoisonError;
 
-use axum::Json;
 use axum::extract::{Path, State};
 use axum::http::header::CONTENT_TYPE;
 use axum::response::{IntoResponse, Response};
+use axum::{Extension, Json};
 use serde::Serialize;
+use serde_json::json;
 
 use super::Parts;
 use super::answers::AdminError;
+use super::audit::{self, Action};
+use super::auth::Caller;
 use crate::delivery::status::{LegStatus, Report};
 use crate::delivery::{outlook, pauses};
 use crate::record::Destination;
@@ -125,17 +128,27 @@ pub async fn metrics(State(parts): State<Parts>) -> Result<Response, AdminError>
     Ok(([(CONTENT_TYPE, "text/plain; version=0.0.4")], parts.metrics.render()).into_response())
 }
 
-pub async fn pause(State(parts): State<Parts>, Path(name): Path<String>) -> Result<Json<Report>, AdminError> {
+pub async fn pause(
+    State(parts): State<Parts>,
+    Path(name): Path<String>,
+    Extension(caller): Extension<Caller>,
+) -> Result<Json<Report>, AdminError> {
     let leg = leg(&parts, &name)?;
     pauses::remember(&parts.state, leg.destination(), true).await?;
+    audit::note(&parts, &caller, Action::Pause, json!({ "destination": leg.destination() })).await?;
     leg.gate().pause(PauseCause::ByHand);
     tracing::warn!(destination = %leg.destination(), "paused by hand");
     Ok(Json(leg.report().await?))
 }
 
-pub async fn resume(State(parts): State<Parts>, Path(name): Path<String>) -> Result<Json<Report>, AdminError> {
+pub async fn resume(
+    State(parts): State<Parts>,
+    Path(name): Path<String>,
+    Extension(caller): Extension<Caller>,
+) -> Result<Json<Report>, AdminError> {
     let leg = leg(&parts, &name)?;
     pauses::remember(&parts.state, leg.destination(), false).await?;
+    audit::note(&parts, &caller, Action::Resume, json!({ "destination": leg.destination() })).await?;
     leg.gate().resume();
     tracing::info!(destination = %leg.destination(), "resumed by hand");
     Ok(Json(leg.report().await?))

@@ -44,7 +44,7 @@ fn scheme(server: &Server) -> &'static str {
 }
 
 /// Where the relay can be reached from its own machine.
-fn address(server: &Server) -> SocketAddr {
+pub(super) fn address(server: &Server) -> SocketAddr {
     let listen = server.admin_listen.unwrap_or(server.listen);
     let ip = match listen.ip() {
         IpAddr::V4(ip) if ip.is_unspecified() => Ipv4Addr::LOCALHOST.into(),

@@ -4,7 +4,9 @@
 //! it. Exit codes are an interface: 0 done, 1 the configuration or the start failed or `check` found something that
 //! fails, 64 the command line cannot be understood.
 
+mod admin;
 mod check;
+mod dead_letters;
 mod demo;
 mod health;
 mod init;
@@ -42,6 +44,9 @@ struct Cli {
 enum Command {
     /// Test the configuration, the credentials, and Brevo's attributes and lists, and say what would fail.
     Check(check::Arguments),
+    /// List, show, send again, purge or export the running relay's dead letters.
+    #[command(subcommand)]
+    DeadLetters(dead_letters::Command),
     /// Run the relay against both simulated vendors, send it what five SDKs send, and show what became of it.
     Demo(demo::Arguments),
     /// Ask the running relay whether it is alive.
@@ -63,6 +68,8 @@ enum Command {
 enum Failure {
     #[error(transparent)]
     Config(#[from] ConfigError),
+    #[error(transparent)]
+    Ask(#[from] admin::AskError),
     #[error(transparent)]
     Logs(#[from] logs::LogsError),
     #[error("cannot start the runtime: {0}")]
@@ -99,9 +106,10 @@ pub fn run(args: impl IntoIterator<Item = OsString>) -> ExitCode {
     };
     use_ring();
     // The demo's table is its output: what goes well need not be told twice.
-    let level = if matches!(cli.command, Command::Demo(_)) { "warn" } else { "info" };
+    let level = if matches!(cli.command, Command::Demo(_) | Command::DeadLetters(_)) { "warn" } else { "info" };
     let done = logs::start(level).map_err(Failure::from).and_then(|()| match &cli.command {
         Command::Check(arguments) => check::run(&cli.config, arguments),
+        Command::DeadLetters(command) => dead_letters::run(&cli.config, command),
         Command::Demo(arguments) => demo::run(arguments),
         Command::Health => health::run(&cli.config),
         Command::Init(arguments) => init::run(&cli.config, arguments),

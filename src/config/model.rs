@@ -361,6 +361,16 @@ pub enum Role {
     Admin,
 }
 
+impl Role {
+    pub fn label(self) -> &'static str {
+        match self {
+            Role::Viewer => "viewer",
+            Role::Operator => "operator",
+            Role::Admin => "admin",
+        }
+    }
+}
+
 #[derive(Clone, PartialEq, Eq)]
 pub struct SigningSecret(pub Vec<u8>);
 

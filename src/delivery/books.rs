@@ -4,10 +4,11 @@
 //! since the last checkpoint is kept as one pending [`WriteBatch`]; [`Books::close_page`] hands it out together with the
 //! checkpoint that implies it.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 
 use super::checkpoint::Checkpoint;
-use super::dead_letters::{self, DeadLetter, Overdue};
+use super::dead_letters::{self, DeadLetter, DeadLetterId, Overdue, RefusedWrite, replay};
 use super::ledger::{Ledger, Limits, Ticket};
 use super::status::{GroupsOwed, Snapshot};
 use super::tally::Tally;
@@ -23,6 +24,29 @@ pub struct Item {
     pub ticket: Ticket,
     pub position: Position,
     pub record: Record,
+    /// There for a dead letter that is sent again.
+    pub again: Option<Box<Again>>,
+}
+
+/// How a dead letter is to be sent again.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Again {
+    /// However old the event is.
+    pub trigger_automations: bool,
+    pub write: Option<RefusedWrite>,
+}
+
+/// Dead letters that are on their way again. They stand in the store apart from the journal, so the ledger knows nothing of
+/// them; they are backlog all the same.
+#[derive(Debug, Default)]
+struct OnTheirWay {
+    /// Not settled, read or not.
+    records: u64,
+    since: Option<UnixMillis>,
+    /// In the leg's hands.
+    in_hand: HashMap<Ticket, Position>,
+    /// Tickets given out.
+    tickets: u64,
 }
 
 #[derive(Debug)]
@@ -33,6 +57,7 @@ pub struct Books {
     pending: WriteBatch,
     dead_held: u64,
     dead_bytes: u64,
+    on_their_way: OnTheirWay,
     dirty: bool,
     tombstones: Arc<Tombstones>,
 }
@@ -45,6 +70,7 @@ impl Books {
         checkpoint: Checkpoint,
     ) -> Result<Self, StoreError> {
         let (dead_held, dead_bytes) = dead_letters::held(state, destination).await?;
+        let (records, since) = replay::on_their_way(state, destination).await?;
         Ok(Self {
             destination,
             ledger: Ledger::resume(checkpoint.cursor, checkpoint.settled, Limits::default()),
@@ -52,6 +78,7 @@ impl Books {
             pending: WriteBatch::new(),
             dead_held,
             dead_bytes,
+            on_their_way: OnTheirWay { records, since, ..OnTheirWay::default() },
             dirty: false,
             tombstones: Arc::default(),
         })
@@ -106,12 +133,37 @@ impl Books {
             if record.is_erased() || erased.covers(record.kind, &record.body) {
                 self.skip(ticket, SkipRule::Erased);
             } else if record.destinations.contains(self.destination) {
-                items.push(Item { ticket, position, record });
+                items.push(Item { ticket, position, record, again: None });
             } else {
                 self.skip(ticket, SkipRule::NotForThisDestination);
             }
         }
         items
+    }
+
+    /// Takes in letters that are on their way again; those of erased people are settled here.
+    pub fn admit_again(&mut self, letters: Vec<(DeadLetterId, DeadLetter)>) -> Vec<Item> {
+        let erased = self.tombstones.now();
+        let mut items = Vec::with_capacity(letters.len());
+        for (id, letter) in letters {
+            let ticket = Ticket::of_replay(self.on_their_way.tickets);
+            self.on_their_way.tickets += 1;
+            self.on_their_way.in_hand.insert(ticket, id.position);
+            let record = letter.to_record(self.destination);
+            if erased.covers(record.kind, &record.body) {
+                self.skip(ticket, SkipRule::Erased);
+                continue;
+            }
+            let trigger_automations = letter.replay.is_some_and(|replay| replay.trigger_automations);
+            let again = Some(Box::new(Again { trigger_automations, write: letter.write }));
+            items.push(Item { ticket, position: id.position, record, again });
+        }
+        items
+    }
+
+    /// Whether the letters that were taken in are settled, so that more may be read.
+    pub fn may_admit_again(&self) -> bool {
+        self.on_their_way.in_hand.is_empty() && self.on_their_way.records > 0
     }
 
     pub fn deliver(&mut self, ticket: Ticket, kind: Kind) {
@@ -144,10 +196,14 @@ impl Books {
         answer: &str,
         now: UnixMillis,
     ) -> Result<(), StoreError> {
-        let letter = DeadLetter::new(record, reason, answer, now);
+        self.hold(position, &DeadLetter::new(record, reason, answer, now))
+    }
+
+    /// Holds a letter of a record that was settled in the ledger before.
+    pub fn hold(&mut self, position: Position, letter: &DeadLetter) -> Result<(), StoreError> {
         self.dead_bytes += letter.put(self.destination, position, &mut self.pending)?;
         self.dead_held += 1;
-        self.tally.die(reason);
+        self.tally.die(letter.reason);
         self.dirty = true;
         Ok(())
     }
@@ -170,8 +226,16 @@ impl Books {
     }
 
     fn settle(&mut self, ticket: Ticket) {
-        self.ledger.settle(ticket);
         self.dirty = true;
+        if !ticket.is_replay() {
+            return self.ledger.settle(ticket);
+        }
+        let position = self.on_their_way.in_hand.remove(&ticket);
+        debug_assert!(position.is_some(), "settled a letter twice");
+        if let Some(position) = position {
+            self.on_their_way.records -= 1;
+            replay::arrived(DeadLetterId { destination: self.destination, position }, &mut self.pending);
+        }
     }
 
     /// The counts, for outcomes of records that the ledger does not hold any more.
@@ -210,15 +274,13 @@ impl Books {
 
     /// What others may see. `held` counts what is kept outside the ledger: (parked, owed, received_at of the oldest).
     pub fn snapshot(&self, next_entry: EntryId, held: HeldOutside) -> Snapshot {
-        let oldest = match (self.ledger.oldest(), held.oldest) {
-            (Some(a), Some(b)) => Some(a.min(b)),
-            (a, b) => a.or(b),
-        };
+        let again = self.on_their_way.since.filter(|_| self.on_their_way.records > 0);
+        let oldest = [self.ledger.oldest(), held.oldest, again].into_iter().flatten().min();
         Snapshot {
             tally: self.tally.clone(),
             next_entry,
             settled_unread: self.ledger.settled_unread(),
-            unsettled: self.ledger.unsettled() as u64 + held.owed,
+            unsettled: self.ledger.unsettled() as u64 + self.on_their_way.records + held.owed,
             parked: held.parked,
             dead_letters: self.dead_held,
             dead_letter_bytes: self.dead_bytes,

@@ -20,6 +20,20 @@ use crate::record::Position;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Ticket(u64);
 
+impl Ticket {
+    /// Set in tickets of what the ledger does not hold.
+    const REPLAY: u64 = 1 << 63;
+
+    /// The ticket of a record that is on its way again: it stands in no entry that is read, so the ledger must not get it.
+    pub fn of_replay(number: u64) -> Self {
+        Self(number | Self::REPLAY)
+    }
+
+    pub fn is_replay(self) -> bool {
+        self.0 & Self::REPLAY != 0
+    }
+}
+
 /// Settled positions, both ends included.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SettledRange {

@@ -68,7 +68,7 @@ pub fn of_table(table: Table) -> Holding {
         Table::Addresses => {
             Holding::of_people(place, "addresses and numbers of contacts, whose they are", "with the person", ROWS)
         }
-        Table::Checkpoints | Table::Budgets | Table::Vendors | Table::Meta => Holding::of_nobody(place),
+        Table::Checkpoints | Table::Budgets | Table::Vendors | Table::Audit | Table::Meta => Holding::of_nobody(place),
     }
 }
 

@@ -23,7 +23,7 @@ use super::vendors::{Outcome, Vendors};
 use crate::alerts::{Bell, Moment};
 use crate::clock::UnixMillis;
 use crate::delivery::checkpoint::Checkpoint;
-use crate::delivery::dead_letters::{self, DeadLetterId};
+use crate::delivery::dead_letters::{self, DeadLetter, DeadLetterId, replay};
 use crate::delivery::shift::Shift;
 use crate::mixpanel::keys;
 use crate::people::erase;
@@ -214,8 +214,11 @@ impl Worker {
         }
         let letters = self.letters(destination, &erasure.to_erase).await?;
         letters.iter().for_each(|id| dead_letters::delete(*id, &mut batch));
-        erasure.removed.dead_letters += letters.len() as u64;
-        skipped += letters.len() as u64;
+        let again = self.letters_again(destination, &erasure.to_erase).await?;
+        again.iter().for_each(|id| replay::arrived(*id, &mut batch));
+        let letters = (letters.len() + again.len()) as u64;
+        erasure.removed.dead_letters += letters;
+        skipped += letters;
         erasure.stage = match destination {
             Destination::Brevo => Stage::BrevoRows,
             Destination::Mixpanel => Stage::Rows,
@@ -229,6 +232,7 @@ impl Worker {
         desk.entomb(&found, batch).await
     }
 
+    /// Letters that are held of these people.
     async fn letters(&self, destination: Destination, ids: &[String]) -> Result<Vec<DeadLetterId>, StoreError> {
         let ids = normal(ids.iter().map(|id| (id.as_str(), 0)));
         let (mut found, mut after) = (Vec::new(), None);
@@ -236,8 +240,19 @@ impl Worker {
             let page = dead_letters::page(&self.parts.desk.state, destination, after, LETTERS).await?;
             let Some((last, _)) = page.last() else { return Ok(found) };
             after = Some(*last);
-            let of_them = |kind: Kind, record: &str| whose(&ids, kind, record.as_bytes()).is_some();
-            found.extend(page.into_iter().filter(|(_, letter)| of_them(letter.kind, &letter.record)).map(|(id, _)| id));
+            found.extend(page.into_iter().filter(|(_, letter)| of_them(&ids, letter)).map(|(id, _)| id));
+        }
+    }
+
+    /// Those that are on their way again.
+    async fn letters_again(&self, destination: Destination, ids: &[String]) -> Result<Vec<DeadLetterId>, StoreError> {
+        let ids = normal(ids.iter().map(|id| (id.as_str(), 0)));
+        let (mut found, mut after) = (Vec::new(), None);
+        loop {
+            let page = replay::page(&self.parts.desk.state, destination, after, LETTERS).await?;
+            let Some((last, _)) = page.last() else { return Ok(found) };
+            after = Some(last.position);
+            found.extend(page.into_iter().filter(|(_, letter)| of_them(&ids, letter)).map(|(id, _)| id));
         }
     }
 
@@ -355,6 +370,10 @@ impl Worker {
         erasure.put(&mut batch)?;
         write_when_there_is_room(self.parts.desk.state.as_ref(), batch).await
     }
+}
+
+fn of_them(ids: &HashMap<String, usize>, letter: &DeadLetter) -> bool {
+    whose(ids, letter.kind, letter.record.as_bytes()).is_some()
 }
 
 /// Notes what a vendor's side has come to.

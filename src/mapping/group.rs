@@ -27,6 +27,20 @@ pub enum GroupOp {
     Delete,
 }
 
+impl GroupOp {
+    /// The one attribute that it changes; `None` for the end of all of them.
+    pub fn attribute(&self) -> Option<&str> {
+        match self {
+            GroupOp::Set(attribute, _)
+            | GroupOp::SetOnce(attribute, _)
+            | GroupOp::Union(attribute, _)
+            | GroupOp::Remove(attribute, _)
+            | GroupOp::Unset(attribute) => Some(attribute),
+            GroupOp::Delete => None,
+        }
+    }
+}
+
 #[derive(Clone, Debug, PartialEq)]
 pub enum GroupDecision {
     Change(Vec<GroupOp>),

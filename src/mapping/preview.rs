@@ -31,14 +31,25 @@ use crate::settlement::SkipRule;
 /// changes are then under `company`) or `unreadable`. Without `account`, attributes are taken to have the type that fits the value. Identity is not resolved: the contact is
 /// addressed by the record's own distinct_id.
 pub fn preview(record: &str, mapping: &CompiledMapping, account: Option<&AccountModel>, now: UnixMillis) -> Value {
-    described(record, mapping, account, now).unwrap_or_else(|error| unreadable(&error))
+    described(record, mapping, account, now, Some(now)).unwrap_or_else(|error| unreadable(&error))
+}
+
+/// The same for a record that was received some time ago; without `now`, however old an event is.
+pub fn preview_again(
+    record: &str,
+    mapping: &CompiledMapping,
+    received_at: UnixMillis,
+    now: Option<UnixMillis>,
+) -> Value {
+    described(record, mapping, None, received_at, now).unwrap_or_else(|error| unreadable(&error))
 }
 
 fn described(
     record: &str,
     mapping: &CompiledMapping,
     account: Option<&AccountModel>,
-    now: UnixMillis,
+    received_at: UnixMillis,
+    now: Option<UnixMillis>,
 ) -> Result<Value, Unreadable> {
     let kind = kind_of(record)?;
     let visible = match mapping.visible(kind, &Bytes::copy_from_slice(record.as_bytes())) {
@@ -47,7 +58,7 @@ fn described(
         Err(error) => return Ok(unreadable(&error)),
     };
     match kind {
-        Kind::Event | Kind::Identity => event(&visible, kind, mapping, now),
+        Kind::Event | Kind::Identity => event(&visible, kind, mapping, received_at, now),
         Kind::Profile => profile(&visible, mapping, account),
         Kind::Group => group(&visible, mapping),
     }
@@ -77,12 +88,20 @@ fn skipped(kind: &str, distinct_id: Option<&str>, rule: SkipRule) -> Value {
     })
 }
 
-fn event(record: &[u8], kind: Kind, mapping: &CompiledMapping, now: UnixMillis) -> Result<Value, Unreadable> {
+fn event(
+    record: &[u8],
+    kind: Kind,
+    mapping: &CompiledMapping,
+    received_at: UnixMillis,
+    now: Option<UnixMillis>,
+) -> Result<Value, Unreadable> {
     let view = EventView::parse(record)?;
     let distinct_id = view.distinct_id.as_deref();
-    Ok(match map_event(&view, mapping, now) {
+    Ok(match map_event(&view, mapping, received_at) {
         EventDecision::Skip(rule) => skipped(kind.label(), distinct_id, rule),
-        EventDecision::Send(mapped) if mapped.is_stale(now) => skipped(kind.label(), distinct_id, SkipRule::Stale),
+        EventDecision::Send(mapped) if now.is_some_and(|now| mapped.is_stale(now)) => {
+            skipped(kind.label(), distinct_id, SkipRule::Stale)
+        }
         EventDecision::Send(mapped) => sent_event(kind, distinct_id, mapped),
     })
 }

@@ -13,10 +13,8 @@ use crate::delivery::brevo_leg::{self, BaseSource, BrevoLeg, MixpanelBases};
 use crate::delivery::mixpanel_leg::{self, MixpanelLeg};
 use crate::delivery::shift::{self, Requests};
 use crate::delivery::status::LegStatus;
-use crate::geoip::GeoIp;
-use crate::mapping::{CompiledMapping, Enricher};
+use crate::mapping::CompiledMapping;
 use crate::mixpanel;
-use crate::tables::TableSources;
 use crate::vendor::gate::SharedGate;
 use crate::vendor::stack;
 
@@ -108,19 +106,7 @@ impl Room {
             }),
             None => None,
         };
-        let mapping = CompiledMapping::compile(&self.config.mapping, self.config.mixpanel.sync);
-        let mapping = mapping.map_err(|mut errors| StartError::Mapping(errors.swap_remove(0)))?;
-        let geoip = match self.config.enrichment.geoip.clone() {
-            Some(path) => Some(Arc::new(tokio::task::spawn_blocking(move || GeoIp::open(&path)).await??)),
-            None => None,
-        };
-        let places = geoip.is_some();
-        let sources = Arc::new(TableSources::new(self.tables.clone(), geoip));
-        let mapping = mapping
-            .with_enrichment(Enricher::new(&self.config.enrichment.columns, places, sources))
-            .with_privacy(self.rules(&self.config.privacy.brevo))
-            .with_consent(&self.config.privacy.consent)
-            .with_profile_deletion(self.config.deletion.on_profile_delete);
+        let mapping = self.mapping.borrow().clone();
         let bases = self.bases(&mapping, mixpanel)?;
         let parts = brevo_leg::Parts {
             journal: self.journal(),
@@ -130,7 +116,7 @@ impl Room {
             status: status.clone(),
             vendor,
             bases,
-            mapping: Arc::new(mapping),
+            mapping,
             clock: self.clock.clone(),
             settings: brevo_leg::Settings {
                 mode: self.config.brevo.as_ref().map_or(BrevoMode::Observe, |brevo| brevo.mode),

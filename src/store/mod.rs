@@ -185,12 +185,15 @@ pub enum Table {
     /// `address or number of a contact, id` → how sure it is that the contact is that person's. Personal data: addresses and
     /// identifiers.
     Addresses,
+    /// `time, newest first; random` → what somebody did by way of the admin API (JSON). Names of tokens, ids of erasures and
+    /// letters: no personal data of the app's people.
+    Audit,
     /// Small singletons of the relay itself (generated admin token excluded: that is a file). No personal data.
     Meta,
 }
 
 impl Table {
-    pub const ALL: [Table; 15] = [
+    pub const ALL: [Table; 16] = [
         Table::Checkpoints,
         Table::People,
         Table::Debts,
@@ -205,6 +208,7 @@ impl Table {
         Table::Erasures,
         Table::Companies,
         Table::Addresses,
+        Table::Audit,
         Table::Meta,
     ];
 
@@ -225,6 +229,7 @@ impl Table {
             Table::Erasures => "erasures",
             Table::Companies => "companies",
             Table::Addresses => "addresses",
+            Table::Audit => "audit",
             Table::Meta => "meta",
         }
     }

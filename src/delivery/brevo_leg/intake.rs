@@ -126,6 +126,12 @@ fn profile(record: &Record, mapping: &CompiledMapping) -> Intake {
     Intake { link: None, wish: profile_wish(view, mapping), groups }
 }
 
+/// Whose profile the record updates, whatever it does there.
+pub fn person_of_profile(record: &Record) -> Option<PersonId> {
+    let view = ProfileView::parse(&record.body).ok()?;
+    view.distinct_id.filter(|id| identity::names_somebody(id)).map(PersonId::from)
+}
+
 fn profile_wish(view: ProfileView<'_>, mapping: &CompiledMapping) -> Wish {
     let change = match map_profile(&view, mapping) {
         ProfileDecision::Change(change) => change,

@@ -16,6 +16,7 @@
 //! * rows of a shelf are read only when the page that wrote them is durable.
 
 mod account;
+mod again;
 mod base_sources;
 mod bases;
 mod companies;
@@ -64,6 +65,7 @@ use self::receiving::{Loaded, MAX_PEOPLE, MAX_WAITING};
 use self::shelving::{Overdue, Scan};
 use self::window::Window;
 use super::books::{Books, HeldOutside};
+use super::dead_letters::replay::Replays;
 use super::dead_letters::{self, Overdue as OverdueLetter};
 use super::source::Source;
 use super::status::LegStatus;
@@ -169,6 +171,7 @@ pub struct BrevoLeg {
     window: Window,
     bases: Bases,
     companies: Companies,
+    replays: Replays,
 
     /// Who is owed something that a call could pay, in the order of asking; those first whom somebody waits for.
     to_pay: Lines,
@@ -264,8 +267,10 @@ impl BrevoLeg {
         let window = Window::new(parts.settings.dedup_window);
         let bases = Bases::open(&parts).await?;
         let replay_through = parts.books.settled_through().map(|position| position.entry);
+        let replays = Replays::new(parts.state.clone(), Destination::Brevo);
         let mut leg = Self {
             parts,
+            replays,
             replay_through,
             roster: Roster::default(),
             queues: HashMap::new(),
@@ -377,6 +382,10 @@ impl BrevoLeg {
                 () = shutdown.cancelled() => break,
                 Some(done) = self.under_way.join_next() => self.take_back(done??)?,
                 entries = self.parts.source.read(), if self.may_receive() => self.receive(entries?)?,
+                letters = self.replays.next(), if self.may_receive() && self.parts.books.may_admit_again() => {
+                    let items = self.parts.books.admit_again(letters?);
+                    self.receive_items(items)?;
+                }
                 Some(written) = OptionFuture::from(self.writing.as_mut()) => {
                     self.writing = None;
                     self.written(written?);

@@ -22,6 +22,7 @@ use crate::brevo::identifiers::ListId;
 use crate::brevo::names::AttributeName;
 use crate::brevo::outcome::Refusal;
 use crate::delivery::LegError;
+use crate::delivery::dead_letters::{DeadLetter, RefusedWrite};
 use crate::people::blocklist::Blocked;
 use crate::people::debt::{self, Debt};
 use crate::people::person::{Contact, Person};
@@ -310,11 +311,14 @@ impl BrevoLeg {
     fn bury_debt(&mut self, id: &PersonId, refusal: &Refusal, deletion: bool) -> Result<(), LegError> {
         let words = refusal.to_string();
         let now = self.parts.clock.now();
+        let withdrawal = self.queue(id).withdrawing;
         let paid = self.take_paid(id);
         if paid.records > 0 {
             let person = self.roster.edit(id).person.clone();
             let record = if deletion { as_deletion(id, &paid) } else { as_record(id, &person, &paid) };
-            self.parts.books.bury(paid.since, &record, DeadReason::Rejected, &words, now)?;
+            let letter = DeadLetter::new(&record, DeadReason::Rejected, &words, now);
+            let write = RefusedWrite { deletion, ..refused_write(&paid, withdrawal) };
+            self.parts.books.hold(paid.since, &letter.of_write(write))?;
             self.parts.books.tally_mut().skip(SkipRule::Superseded, paid.records - 1);
         }
         let no_contact = self.roster.edit(id).person.contact == Contact::Unknown;
@@ -519,6 +523,11 @@ impl BrevoLeg {
         }
         Ok(())
     }
+}
+
+fn refused_write(debt: &Debt, withdrawal: bool) -> RefusedWrite {
+    let attributes = debt.attributes.iter().filter(|name| !name.is_kept_back()).map(ToString::to_string).collect();
+    RefusedWrite { attributes, identifiers: debt.identifiers, withdrawal, deletion: false }
 }
 
 /// What was owed, as the update that would bring it about.

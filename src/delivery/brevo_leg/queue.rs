@@ -33,6 +33,11 @@ pub struct Queued {
 }
 
 impl Queued {
+    /// Neither on a shelf nor a dead letter that is sent again.
+    pub fn stands_in_journal(&self) -> bool {
+        matches!(self.slot, Slot::Ledger(ticket) if !ticket.is_replay())
+    }
+
     pub fn properties_len(&self) -> usize {
         self.event.properties.as_ref().map_or(0, |json| json.get().len())
     }

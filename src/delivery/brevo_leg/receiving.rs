@@ -4,7 +4,7 @@ use bytes::Bytes;
 
 use super::compose;
 use super::consent::Turn;
-use super::intake::{self, DedupKey, Intake, Wish};
+use super::intake::{DedupKey, Intake, Wish};
 use super::queue::{PersonQueue, Queued, Release, Slot};
 use super::{BrevoLeg, Done, window};
 use crate::brevo::identifiers::Email;
@@ -40,27 +40,30 @@ pub(super) struct Loaded {
 impl BrevoLeg {
     /// Begins to take entries in: what can be decided without their people is settled, for the rest they are loaded.
     pub(super) fn receive(&mut self, entries: Vec<Entry>) -> Result<(), LegError> {
+        let items = entries.into_iter().flat_map(|entry| self.parts.books.admit(entry)).collect();
+        self.receive_items(items)
+    }
+
+    pub(super) fn receive_items(&mut self, items: Vec<Item>) -> Result<(), LegError> {
         let mut records: Vec<(Item, Intake)> = Vec::new();
         let now = self.parts.clock.now();
-        for entry in entries {
-            for item in self.parts.books.admit(entry) {
-                if self.parts.vendor.is_none() {
-                    self.parts.books.skip(item.ticket, SkipRule::Disabled);
-                    continue;
+        for item in items {
+            if self.parts.vendor.is_none() {
+                self.parts.books.skip(item.ticket, SkipRule::Disabled);
+                continue;
+            }
+            let mut intake = self.intake_of(&item);
+            intake.link.take_if(|link| self.is_known_pair(link));
+            if item.position.entry < self.given_up && item.again.is_none() {
+                intake.wish = Wish::Skip(SkipRule::Overflow);
+            }
+            match intake.wish {
+                // Whatever becomes of the record, the link that it makes counts.
+                Wish::Skip(rule) if intake.link.is_none() && intake.groups.is_none() => {
+                    self.parts.books.skip(item.ticket, rule)
                 }
-                let mut intake = intake::intake(&item.record, &self.parts.mapping, self.parts.settings.identity);
-                intake.link.take_if(|link| self.is_known_pair(link));
-                if item.position.entry < self.given_up {
-                    intake.wish = Wish::Skip(SkipRule::Overflow);
-                }
-                match intake.wish {
-                    // Whatever becomes of the record, the link that it makes counts.
-                    Wish::Skip(rule) if intake.link.is_none() && intake.groups.is_none() => {
-                        self.parts.books.skip(item.ticket, rule)
-                    }
-                    Wish::Unreadable(reason) => self.parts.books.die(&item, DeadReason::Unreadable, &reason, now)?,
-                    _ => records.push((item, intake)),
-                }
+                Wish::Unreadable(reason) => self.parts.books.die(&item, DeadReason::Unreadable, &reason, now)?,
+                _ => records.push((item, intake)),
             }
         }
         if records.is_empty() {
@@ -124,7 +127,9 @@ impl BrevoLeg {
                 }
                 Wish::Profile { person, change, .. } => {
                     let person = self.roster.resolve(&person);
-                    if item.record.origin.is_pulled() {
+                    if item.again.is_some() {
+                        self.take_profile_again(person, item, &change)?;
+                    } else if item.record.origin.is_pulled() {
                         self.take_pulled(&person, item, change);
                     } else {
                         self.take_profile(person.clone(), item, change);
@@ -242,6 +247,9 @@ impl BrevoLeg {
             BrevoMode::Observe => self.parts.books.skip(item.ticket, SkipRule::Observed),
             // A pilot is about people, and a company is nobody.
             BrevoMode::Pilot => self.parts.books.skip(item.ticket, SkipRule::NotInPilot),
+            BrevoMode::Live if item.again.is_some() => {
+                self.companies.take_again(group, item, &ops, &mut self.parts.books)
+            }
             BrevoMode::Live => self.companies.take(group, item, ops, &mut self.parts.books),
         }
     }

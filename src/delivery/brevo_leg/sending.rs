@@ -199,7 +199,7 @@ impl BrevoLeg {
             let given_up = self.given_up;
             let (skipped, kept) = std::mem::take(&mut self.queue(id).events)
                 .into_iter()
-                .partition(|event| matches!(event.slot, Slot::Ledger(_)) && event.position.entry < given_up);
+                .partition(|event| event.stands_in_journal() && event.position.entry < given_up);
             self.queue(id).events = kept;
             let skipped: VecDeque<Queued> = skipped;
             for event in &skipped {

@@ -44,9 +44,9 @@ impl Batch {
         Ok((self, Batch { call, items: second }))
     }
 
-    /// Takes out what stands below `below`.
+    /// Takes out what stands in the journal below `below`.
     pub fn remove_below(&mut self, below: EntryId) -> Vec<Item> {
-        let (old, kept) = std::mem::take(&mut self.items).into_iter().partition(|item| item.position.entry < below);
+        let (old, kept) = std::mem::take(&mut self.items).into_iter().partition(|item| stands_below(item, below));
         self.items = kept;
         old
     }
@@ -158,7 +158,7 @@ impl Lanes {
         lane.busy = false;
     }
 
-    /// Takes out what stands below `below`.
+    /// Takes out what stands in the journal below `below`.
     pub fn remove_below(&mut self, below: EntryId) -> Vec<Item> {
         let mut removed = Vec::new();
         for lane in &mut self.lanes {
@@ -167,7 +167,7 @@ impl Lanes {
             }
             lane.pieces.retain(|batch| !batch.items.is_empty());
             let (old, kept) =
-                std::mem::take(&mut lane.queue).into_iter().partition(|queued| queued.item.position.entry < below);
+                std::mem::take(&mut lane.queue).into_iter().partition(|queued| stands_below(&queued.item, below));
             lane.queue = kept;
             let old: VecDeque<Queued> = old;
             removed.extend(old.into_iter().map(|queued| queued.item));
@@ -182,6 +182,11 @@ impl Lanes {
         lane.pieces.push_front(pieces.0);
         lane.busy = false;
     }
+}
+
+/// Letters that are sent again are not in the journal: letting go of them would make no room there.
+fn stands_below(item: &Item, below: EntryId) -> bool {
+    !item.ticket.is_replay() && item.position.entry < below
 }
 
 fn is_merge(body: &[u8]) -> bool {
@@ -220,7 +225,7 @@ mod tests {
                 body: Bytes::from(body.clone()),
             };
             let ticket = ledger.admit(position, UnixMillis(1), 100).unwrap();
-            items.push(Item { ticket, position, record });
+            items.push(Item { ticket, position, record, again: None });
         }
         items
     }

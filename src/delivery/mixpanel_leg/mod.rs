@@ -17,6 +17,7 @@ use tower::ServiceExt;
 
 use self::lanes::{Batch, LaneId, Lanes};
 use super::books::{Books, HeldOutside, Item};
+use super::dead_letters::replay::Replays;
 use super::dead_letters::{self, Overdue as OverdueLetter};
 use super::source::Source;
 use super::status::LegStatus;
@@ -28,7 +29,7 @@ use crate::mixpanel::calls::{Call, Calls};
 use crate::privacy::{Rules, Unruly};
 use crate::record::{Destination, EntryId, Position, Record};
 use crate::settlement::{DeadReason, SkipRule};
-use crate::store::{Entry, State, StoreError, write_when_there_is_room};
+use crate::store::{State, StoreError, write_when_there_is_room};
 use crate::vendor::stack::Stack;
 use crate::vendor::verdict::PauseCause;
 use crate::vendor::{TransportError, VendorAnswer, VendorRequest, Verdict};
@@ -71,6 +72,7 @@ struct Sent {
 pub struct MixpanelLeg {
     parts: Parts,
     lanes: Lanes,
+    replays: Replays,
     under_way: JoinSet<Sent>,
     /// Calls back the calls under way.
     recall: CancellationToken,
@@ -86,9 +88,11 @@ pub struct MixpanelLeg {
 impl MixpanelLeg {
     pub fn new(parts: Parts) -> Self {
         let lanes = Lanes::new(parts.calls.can_import());
+        let replays = Replays::new(parts.state.clone(), Destination::Mixpanel);
         Self {
             parts,
             lanes,
+            replays,
             under_way: JoinSet::new(),
             recall: CancellationToken::new(),
             given_up: EntryId::FIRST,
@@ -112,7 +116,14 @@ impl MixpanelLeg {
             tokio::select! {
                 () = shutdown.cancelled() => break,
                 Some(sent) = self.under_way.join_next() => self.take_back(sent?)?,
-                entries = self.parts.source.read(), if self.parts.books.has_room() => self.take_in(entries?)?,
+                entries = self.parts.source.read(), if self.parts.books.has_room() => {
+                    let items = entries?.into_iter().flat_map(|entry| self.parts.books.admit(entry)).collect();
+                    self.take_in(items)?;
+                }
+                letters = self.replays.next(), if self.parts.books.may_admit_again() => {
+                    let items = self.parts.books.admit_again(letters?);
+                    self.take_in(items)?;
+                }
                 Some(written) = OptionFuture::from(self.writing.as_mut()) => {
                     self.writing = None;
                     self.parts.status.set_durable_cursor(written?);
@@ -141,13 +152,13 @@ impl MixpanelLeg {
         self.drain(drain).await
     }
 
-    fn take_in(&mut self, entries: Vec<Entry>) -> Result<(), LegError> {
-        for item in entries.into_iter().flat_map(|entry| self.parts.books.admit(entry)).collect::<Vec<_>>() {
+    fn take_in(&mut self, items: Vec<Item>) -> Result<(), LegError> {
+        for item in items {
             if !self.parts.settings.enabled {
                 self.parts.books.skip(item.ticket, SkipRule::Disabled);
                 continue;
             }
-            if item.position.entry < self.given_up {
+            if item.position.entry < self.given_up && item.again.is_none() {
                 self.parts.books.skip(item.ticket, SkipRule::Overflow);
                 continue;
             }

@@ -19,3 +19,4 @@ mod operators;
 mod pulls;
 mod random;
 mod random_identity;
+mod replays;

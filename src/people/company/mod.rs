@@ -130,6 +130,28 @@ impl Company {
         true
     }
 
+    /// Owes the present values of `attributes` for a record that was folded before; `deletes`: the company as it stands at
+    /// Brevo has to go first, and what is known of it comes after that.
+    pub fn owe_again(
+        &mut self,
+        position: Position,
+        received_at: UnixMillis,
+        attributes: BTreeSet<String>,
+        deletes: bool,
+    ) {
+        let mut debt = Debt { since: position, oldest: received_at, records: 1, attributes, ..Debt::default() };
+        if deletes {
+            debt.delete = Some(Deletion { name: self.name() });
+            debt.attributes = self.filled();
+        }
+        // A value that nothing has touched since it was mapped is read where the company stands.
+        for attribute in &debt.attributes {
+            let empty = matches!(self.place, Place::Absent | Place::At { ours: true, .. });
+            self.values.entry(attribute.clone()).or_insert_with(|| Slot::untouched(empty));
+        }
+        self.debt = join(self.debt.take(), Some(debt));
+    }
+
     fn apply(&mut self, op: GroupOp, debt: &mut Debt) {
         let attribute = match &op {
             GroupOp::Delete => {

@@ -108,6 +108,9 @@ pub(super) const STATE: FileKind = FileKind {
             FROM known WHERE contact_id IS NOT NULL;
         DROP VIEW known;
     ",
+        "
+        CREATE TABLE audit (key BLOB PRIMARY KEY, value BLOB NOT NULL) STRICT, WITHOUT ROWID;
+    ",
     ],
 };
 

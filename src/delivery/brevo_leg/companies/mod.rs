@@ -219,6 +219,20 @@ impl Companies {
         self.edit(group, |resident| resident.company.fold(item.position, item.record.received_at, ops));
     }
 
+    /// A group record that is sent again: its company's present values of what it touches are owed.
+    pub(super) fn take_again(&mut self, group: &GroupId, item: &Item, ops: &[GroupOp], books: &mut Books) {
+        let write = item.again.as_ref().and_then(|again| again.write.as_ref());
+        let touched: BTreeSet<String> = match write {
+            Some(write) => write.attributes.clone(),
+            None => ops.iter().filter_map(GroupOp::attribute).map(str::to_owned).collect(),
+        };
+        let deletes = write.is_some_and(|write| write.deletion) || ops.iter().any(|op| matches!(op, GroupOp::Delete));
+        books.hand_over(item.ticket);
+        self.edit(group, |resident| {
+            resident.company.owe_again(item.position, item.record.received_at, touched, deletes);
+        });
+    }
+
     /// Changes a company that is in memory, and everything that follows from it.
     fn edit<T>(&mut self, group: &GroupId, change: impl FnOnce(&mut Resident) -> T) -> T {
         let resident = self.residents.entry(group.clone()).or_default();
@@ -308,6 +322,12 @@ pub(super) enum GroupWish {
     Change { group: GroupId, ops: Vec<GroupOp> },
     Skip(SkipRule),
     Unreadable(String),
+}
+
+/// Which group the record updates, whatever it does there.
+pub(super) fn group_of(record: &Record) -> Option<GroupId> {
+    let view = GroupView::parse(&record.body).ok()?;
+    Some(group_id(&view.group_key?, &view.group_id?))
 }
 
 pub(super) fn group_wish(record: &Record, mapping: &CompiledMapping) -> GroupWish {

@@ -14,6 +14,7 @@ use crate::clock::UnixMillis;
 use crate::config::BrevoMode;
 use crate::delivery::LegError;
 use crate::delivery::brevo_leg::{BrevoLeg, Done};
+use crate::delivery::dead_letters::{DeadLetter, RefusedWrite};
 use crate::people::company::rows;
 use crate::people::company::{self, Debt, GroupId, Place};
 use crate::record::Kind;
@@ -225,7 +226,10 @@ impl BrevoLeg {
         let resident = self.companies.residents.get(group);
         let company = resident.map(|resident| resident.company.clone()).unwrap_or_default();
         let (record, now) = (as_record(group, &company, &debt), self.parts.clock.now());
-        self.parts.books.bury(debt.since, &record, DeadReason::Rejected, &refusal.to_string(), now)?;
+        let letter = DeadLetter::new(&record, DeadReason::Rejected, &refusal.to_string(), now);
+        let (attributes, deletion) = (debt.attributes.clone(), debt.delete.is_some());
+        let write = RefusedWrite { attributes, deletion, ..RefusedWrite::default() };
+        self.parts.books.hold(debt.since, &letter.of_write(write))?;
         self.parts.books.tally_mut().skip(SkipRule::Superseded, debt.records.saturating_sub(1));
         self.check_dead_letters();
         Ok(())

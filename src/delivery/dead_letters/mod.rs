@@ -1,5 +1,14 @@
 //! Dead letters: records that a vendor refused for good, kept with the reason, the vendor's answer and the record's bytes.
+//!
+//! A letter is *held* until somebody purges it, or replays it. A replay moves its row, in one write, to those that are *on
+//! their way* ([`replay`]): the record is backlog again, under its old id, and was not accepted a second time (CORE 9).
 
+pub mod later;
+pub mod orders;
+pub mod replay;
+pub mod search;
+
+use std::collections::BTreeSet;
 use std::fmt;
 use std::str::FromStr;
 use std::sync::Arc;
@@ -8,7 +17,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use crate::clock::UnixMillis;
-use crate::record::{Destination, EntryId, Epoch, Kind, Origin, Position, Record};
+use crate::record::{Destination, EntryId, Epoch, Kind, Origin, Position, Project, Record};
 use crate::settlement::DeadReason;
 use crate::store::{KeyRange, State, StoreError, Table, WriteBatch};
 
@@ -33,10 +42,10 @@ impl DeadLetterId {
         key
     }
 
+    #[cfg(test)]
     fn from_key(key: &[u8]) -> Option<Self> {
-        let (destination, position) = key.split_first()?;
-        let destination = Destination::ALL.into_iter().find(|d| prefix(*d) == [*destination])?;
-        Some(Self { destination, position: Position::from_bytes(position)? })
+        let destination = Destination::ALL.into_iter().find(|d| key.starts_with(&prefix(*d)))?;
+        Some(Self { destination, position: Position::from_bytes(&key[1..])? })
     }
 }
 
@@ -85,6 +94,40 @@ pub struct DeadLetter {
     pub died_at: UnixMillis,
     /// The record's bytes, which are UTF-8 JSON.
     pub record: String,
+    /// Of another project than ours ([`Project::Foreign`]).
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub foreign: bool,
+    /// There for a contact or a company whose write was refused.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub write: Option<RefusedWrite>,
+    /// There while the letter is on its way.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub replay: Option<Replay>,
+}
+
+/// What a write would have told Brevo of a person or a group. Several records may be behind it.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RefusedWrite {
+    /// Attributes whose values were owed, by Brevo's names.
+    pub attributes: BTreeSet<String>,
+    /// An address, a number or an id was owed.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub identifiers: bool,
+    /// Brevo was to be told that the person has withdrawn their consent.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub withdrawal: bool,
+    /// The group's company was to go.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub deletion: bool,
+}
+
+/// How a letter is to be sent again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Replay {
+    pub at: UnixMillis,
+    /// Send an event however old it is (CORE 10).
+    #[serde(default)]
+    pub trigger_automations: bool,
 }
 
 impl DeadLetter {
@@ -101,15 +144,44 @@ impl DeadLetter {
             received_at: record.received_at,
             died_at: now,
             record: String::from_utf8_lossy(&record.body).into_owned(),
+            foreign: record.project == Project::Foreign,
+            write: None,
+            replay: None,
+        }
+    }
+
+    /// The letter of a write that was refused.
+    pub fn of_write(self, write: RefusedWrite) -> Self {
+        Self { write: Some(write), ..self }
+    }
+
+    /// The record as it goes to `destination` again.
+    pub fn to_record(&self, destination: Destination) -> Record {
+        Record {
+            kind: self.kind,
+            origin: Origin::Replay,
+            destinations: destination.into(),
+            project: if self.foreign { Project::Foreign } else { Project::Ours },
+            received_at: self.received_at,
+            body: self.record.clone().into(),
         }
     }
 
     /// Adds the letter to `batch`; returns how many bytes it will hold.
     pub fn put(&self, destination: Destination, position: Position, batch: &mut WriteBatch) -> Result<u64, StoreError> {
-        let value = serde_json::to_vec(self).map_err(|e| StoreError::Failed(e.to_string()))?;
+        let value = self.encode()?;
         let bytes = value.len() as u64;
         batch.put(Table::DeadLetters, DeadLetterId { destination, position }.key(), value);
         Ok(bytes)
+    }
+
+    /// What it costs to hold in memory, about.
+    pub fn bytes(&self) -> usize {
+        self.record.len() + self.answer.len()
+    }
+
+    fn encode(&self) -> Result<Vec<u8>, StoreError> {
+        serde_json::to_vec(self).map_err(|e| StoreError::Failed(e.to_string()))
     }
 }
 
@@ -131,13 +203,38 @@ pub async fn page(
         range.from.push(0); // the next key in byte order
     }
     let pairs = state.scan(Table::DeadLetters, range, limit).await?;
-    pairs.into_iter().map(|(key, value)| decode(&key, &value)).collect()
+    pairs.into_iter().map(|(key, value)| decode_row(&prefix(destination), destination, &key, &value)).collect()
 }
 
-fn decode(key: &[u8], value: &[u8]) -> Result<(DeadLetterId, DeadLetter), StoreError> {
-    let id = DeadLetterId::from_key(key).ok_or_else(|| StoreError::Corrupt("key of a dead letter".to_owned()))?;
-    let letter = serde_json::from_slice(value).map_err(|e| StoreError::Corrupt(format!("dead letter {id}: {e}")))?;
-    Ok((id, letter))
+/// Those of `ids` that are held, with how many bytes each takes.
+pub async fn get(
+    state: &Arc<dyn State>,
+    ids: &[DeadLetterId],
+) -> Result<Vec<(DeadLetterId, DeadLetter, u64)>, StoreError> {
+    let values = state.get(Table::DeadLetters, ids.iter().map(|id| id.key()).collect()).await?;
+    let mut letters = Vec::with_capacity(ids.len());
+    for (id, value) in ids.iter().zip(values) {
+        if let Some(value) = value {
+            letters.push((*id, decode(*id, &value)?, value.len() as u64));
+        }
+    }
+    Ok(letters)
+}
+
+fn decode_row(
+    prefix: &[u8],
+    destination: Destination,
+    key: &[u8],
+    value: &[u8],
+) -> Result<(DeadLetterId, DeadLetter), StoreError> {
+    let position = key.strip_prefix(prefix).and_then(Position::from_bytes);
+    let position = position.ok_or_else(|| StoreError::Corrupt("key of a dead letter".to_owned()))?;
+    let id = DeadLetterId { destination, position };
+    Ok((id, decode(id, value)?))
+}
+
+fn decode(id: DeadLetterId, value: &[u8]) -> Result<DeadLetter, StoreError> {
+    serde_json::from_slice(value).map_err(|e| StoreError::Corrupt(format!("dead letter {id}: {e}")))
 }
 
 /// A letter that has been kept long enough.
@@ -158,7 +255,7 @@ pub async fn overdue(
     let pairs = state.scan(Table::DeadLetters, KeyRange::prefix(prefix(destination)), limit).await?;
     let mut overdue = Vec::new();
     for (key, value) in pairs {
-        let (id, letter) = decode(&key, &value)?;
+        let (id, letter) = decode_row(&prefix(destination), destination, &key, &value)?;
         if letter.died_at < before {
             overdue.push(Overdue { id, bytes: value.len() as u64 });
         }

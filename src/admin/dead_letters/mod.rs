@@ -1,4 +1,8 @@
-//! Reading dead letters.
+//! Dead letters: reading them, sending them again, letting them go.
+
+mod export;
+mod judged;
+mod orders;
 
 use std::sync::Arc;
 
@@ -7,31 +11,53 @@ use axum::extract::{Query, State as Extract};
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
+pub use self::export::export;
+pub use self::orders::{purge, replay};
 use super::Parts;
 use super::answers::AdminError;
 use super::status::destination;
 use crate::clock::UnixMillis;
-use crate::delivery::dead_letters::{self, DeadLetter, DeadLetterId};
+use crate::delivery::dead_letters::search::{self, Bounds};
+use crate::delivery::dead_letters::{DeadLetter, DeadLetterId, RefusedWrite};
 use crate::record::Destination;
+use crate::settlement::DeadReason;
 use crate::store::{State, StoreError};
 
 /// Letters in one answer when the caller does not say.
 const DEFAULT_LIMIT: usize = 100;
 const MAX_LIMIT: usize = 1000;
-/// Letters read from the store at a time: each may hold a record of a megabyte.
-const AT_ONCE: usize = 16;
 /// An answer ends when this many bytes of letters have been looked at, whether they were asked for or not (P10).
 const MAX_BYTES: usize = 16 << 20;
 
 #[derive(Deserialize)]
-pub struct Filter {
-    destination: Option<String>,
-    reason: Option<String>,
-    /// Unix milliseconds or an RFC 3339 time: letters that died at or after it.
-    since: Option<String>,
-    limit: Option<usize>,
+pub struct Asked {
+    #[serde(flatten)]
+    filter: Filter,
+    limit: Option<String>,
     /// `next` of the answer before.
     cursor: Option<String>,
+}
+
+/// Which letters: in a query, and under `filter` in an order.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+pub struct Filter {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    destination: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    reason: Option<String>,
+    /// Unix milliseconds or an RFC 3339 time: letters that died at or after it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    since: Option<String>,
+}
+
+impl Filter {
+    fn read(&self) -> Result<search::Filter, AdminError> {
+        Ok(search::Filter {
+            destination: self.destination.as_deref().map(destination).transpose()?,
+            reason: self.reason.as_deref().map(reason).transpose()?,
+            since: self.since.as_deref().map(time).transpose()?,
+        })
+    }
 }
 
 #[derive(Serialize)]
@@ -51,10 +77,13 @@ struct Item {
     received_at: String,
     died_at: String,
     record: Box<RawValue>,
+    /// There for a contact or a company whose write was refused: what it was about.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    write: Option<RefusedWrite>,
 }
 
 impl Item {
-    fn new(id: DeadLetterId, letter: DeadLetter) -> Result<Self, AdminError> {
+    fn new(id: DeadLetterId, letter: DeadLetter) -> Result<Self, StoreError> {
         Ok(Self {
             id: id.to_string(),
             destination: id.destination,
@@ -64,6 +93,7 @@ impl Item {
             received_at: letter.received_at.to_string(),
             died_at: letter.died_at.to_string(),
             record: shown(letter.record)?,
+            write: letter.write,
         })
     }
 }
@@ -78,40 +108,30 @@ fn shown(record: String) -> Result<Box<RawValue>, StoreError> {
 }
 
 /// Oldest first: Mixpanel's, then Brevo's.
-pub async fn list(Extract(parts): Extract<Parts>, Query(filter): Query<Filter>) -> Result<Json<Page>, AdminError> {
-    Ok(Json(page(&parts.state, &filter).await?))
+pub async fn list(Extract(parts): Extract<Parts>, Query(asked): Query<Asked>) -> Result<Json<Page>, AdminError> {
+    Ok(Json(page(&parts.state, &asked).await?))
 }
 
-async fn page(state: &Arc<dyn State>, filter: &Filter) -> Result<Page, AdminError> {
-    let limit = filter.limit.unwrap_or(DEFAULT_LIMIT).clamp(1, MAX_LIMIT);
-    let only = filter.destination.as_deref().map(destination).transpose()?;
-    let since = filter.since.as_deref().map(time).transpose()?;
-    let mut after = filter.cursor.as_deref().map(cursor).transpose()?;
-    let (mut items, mut bytes) = (Vec::new(), 0);
-    for destination in Destination::ALL {
-        if only.is_some_and(|only| only != destination) || after.is_some_and(|after| after.destination > destination) {
-            continue;
-        }
-        let mut from = after.take_if(|after| after.destination == destination);
-        loop {
-            let letters = dead_letters::page(state, destination, from, limit.min(AT_ONCE)).await?;
-            if letters.is_empty() {
-                break;
-            }
-            for (id, letter) in letters {
-                from = Some(id);
-                bytes += letter.record.len() + letter.answer.len();
-                let right_reason = filter.reason.as_deref().is_none_or(|reason| reason == letter.reason.label());
-                if right_reason && since.is_none_or(|since| letter.died_at >= since) {
-                    items.push(Item::new(id, letter)?);
-                }
-                if items.len() == limit || bytes >= MAX_BYTES {
-                    return Ok(Page { items, next: Some(id.to_string()) });
-                }
-            }
-        }
-    }
-    Ok(Page { items, next: None })
+async fn page(state: &Arc<dyn State>, asked: &Asked) -> Result<Page, AdminError> {
+    let limit = asked.limit.as_deref().map(number).transpose()?.unwrap_or(DEFAULT_LIMIT).clamp(1, MAX_LIMIT);
+    let after = asked.cursor.as_deref().map(cursor).transpose()?;
+    let bounds = Bounds { letters: limit, bytes: MAX_BYTES };
+    let found = search::by_filter(state, &asked.filter.read()?, after, bounds).await?;
+    let items =
+        found.letters.into_iter().map(|(id, letter)| Item::new(id, letter)).collect::<Result<_, StoreError>>()?;
+    Ok(Page { items, next: found.next.map(|id| id.to_string()) })
+}
+
+/// A query's fields are texts once some of them are flattened.
+fn number(text: &str) -> Result<usize, AdminError> {
+    text.parse().map_err(|_| AdminError::invalid(format!("limit: {text} is no number"), "write 1 to 1000"))
+}
+
+fn reason(text: &str) -> Result<DeadReason, AdminError> {
+    let found = DeadReason::ALL.iter().copied().find(|reason| reason.label() == text);
+    found.ok_or_else(|| {
+        AdminError::invalid(format!("reason: no {text}"), "rejected, too_large and unreadable are the reasons")
+    })
 }
 
 fn cursor(text: &str) -> Result<DeadLetterId, AdminError> {
@@ -134,11 +154,10 @@ mod tests {
     use super::*;
     use crate::clock::ManualClock;
     use crate::record::{Destinations, EntryId, Epoch, Kind, Origin, Position, Project, Record};
-    use crate::settlement::DeadReason;
     use crate::store::WriteBatch;
     use crate::store::sqlite::{self, OpenOptions};
 
-    fn filter(query: &str) -> Filter {
+    fn asked(query: &str) -> Asked {
         Query::try_from_uri(&format!("http://x/?{query}").parse().unwrap()).unwrap().0
     }
 
@@ -147,7 +166,7 @@ mod tests {
         let mut pages = Vec::new();
         let mut cursor = String::new();
         loop {
-            let page = page(state, &filter(&format!("{query}{cursor}"))).await.unwrap();
+            let page = page(state, &asked(&format!("{query}{cursor}"))).await.unwrap();
             pages.push(page.items.into_iter().map(|item| item.id).collect());
             let Some(next) = page.next else { return pages };
             cursor = format!("&cursor={next}");
