@@ -21,6 +21,7 @@ pub mod erasure;
 pub mod feed;
 pub mod geoip;
 pub mod hashed;
+pub mod in_force;
 pub mod mapping;
 pub mod mixpanel;
 pub mod people;

@@ -7,7 +7,6 @@
 mod desks;
 mod error;
 mod legs;
-mod mapping;
 mod room;
 
 use std::net::SocketAddr;
@@ -16,12 +15,12 @@ use std::time::Duration;
 
 use futures_util::FutureExt as _;
 use metrics_exporter_prometheus::PrometheusHandle;
-use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use crate::admin;
 use crate::admin::auth::{AdminAuth, admin_token};
+use crate::admin::mapping::Reload;
 use crate::alerts;
 use crate::clock::SharedClock;
 use crate::config::{Config, WhenFull};
@@ -36,6 +35,7 @@ use crate::delivery::trimmer;
 use crate::edge::{self, ConnectionLimits, Doors, EdgeParts};
 use crate::erasure::worker::Forget;
 use crate::erasure::{self, Desk};
+use crate::in_force::{ConfigSource, InForce};
 use crate::privacy::Rules;
 use crate::read_side::{self, ReadSide};
 use crate::record::Destination;
@@ -51,7 +51,6 @@ use crate::webhooks;
 const DRAIN: Duration = Duration::from_secs(10);
 
 pub use error::{RunError, StartError};
-use mapping::compiled;
 use room::{Room, lookup_tables, open};
 
 /// A relay that is built and listens, but does not run yet.
@@ -79,8 +78,14 @@ pub struct Relay {
 }
 
 impl Relay {
-    /// Opens the store and the listeners and puts everything together. `metrics` is the process's recorder.
-    pub async fn build(config: Config, clock: SharedClock, metrics: PrometheusHandle) -> Result<Self, StartError> {
+    /// Opens the store and the listeners and puts everything together. `source` reads the configuration anew when its mapping
+    /// is to be reloaded; `metrics` is the process's recorder.
+    pub async fn build(
+        config: Config,
+        source: Option<ConfigSource>,
+        clock: SharedClock,
+        metrics: PrometheusHandle,
+    ) -> Result<Self, StartError> {
         let config = Arc::new(config);
         let store = open(&config, clock.clone()).await?;
         let journal: Arc<dyn Journal> = store.journal.clone();
@@ -100,7 +105,9 @@ impl Relay {
             tables: tables.clone(),
             tombstones: erasures.tombstones(),
             bell: Arc::default(),
-            mapping: Arc::new(watch::Sender::new(Arc::new(compiled(&config, &tables).await?))),
+            mapping: Arc::new(
+                InForce::open(config.clone(), source, tables.clone(), state.clone(), clock.clone()).await?,
+            ),
         };
         let legs = vec![room.status(Destination::Mixpanel).await?, room.status(Destination::Brevo).await?];
         let mixpanel = room.mixpanel_leg(&legs[0]).await?;
@@ -126,7 +133,7 @@ impl Relay {
                 mixpanel: mixpanel_shift.clone(),
                 brevo: brevo_shift.clone(),
             }),
-            mapping: room.mapping.subscribe(),
+            mapping: room.mapping.clone(),
             auth: AdminAuth::new(&admin_token(&config)?, &config.auth.tokens),
         };
         let (tombstones, bell) = (room.tombstones.clone(), room.bell.clone());
@@ -168,6 +175,12 @@ impl Relay {
     pub fn addresses(&self) -> (Option<SocketAddr>, Option<SocketAddr>) {
         let private = self.doors.private.as_ref().and_then(|listener| listener.local_addr().ok());
         (self.doors.public.listener.local_addr().ok(), private)
+    }
+
+    /// What takes up another mapping while the relay runs.
+    pub fn reload(&self) -> Reload {
+        let [_, brevo] = &self.shifts;
+        Reload { mapping: self.room.mapping.clone(), brevo: brevo.clone(), clock: self.clock.clone() }
     }
 
     /// What has been accepted, for whoever runs the relay in their own process.

@@ -53,6 +53,15 @@ impl AdminError {
         Self { status: StatusCode::NOT_FOUND, code: "not_found", message, hint }
     }
 
+    pub fn stopping(message: String) -> Self {
+        Self {
+            status: StatusCode::SERVICE_UNAVAILABLE,
+            code: "stopping",
+            message,
+            hint: "nothing was changed: ask again once it is back",
+        }
+    }
+
     pub fn invalid(message: String, hint: &'static str) -> Self {
         Self { status: StatusCode::BAD_REQUEST, code: "invalid", message, hint }
     }
@@ -62,12 +71,7 @@ impl From<OrderError> for AdminError {
     fn from(error: OrderError) -> Self {
         match error {
             OrderError::Store(error) => error.into(),
-            OrderError::Stopping => Self {
-                status: StatusCode::SERVICE_UNAVAILABLE,
-                code: "stopping",
-                message: error.to_string(),
-                hint: "nothing was changed: ask again once it is back",
-            },
+            OrderError::Stopping => Self::stopping(error.to_string()),
         }
     }
 }

@@ -118,10 +118,11 @@ impl AdminAuth {
     }
 }
 
-/// Looking takes a viewer, deleting an admin, everything else an operator.
-fn needed(method: &Method) -> Role {
+/// Looking takes a viewer, whatever the method; deleting an admin, everything else an operator.
+fn needed(method: &Method, path: &str) -> Role {
     match *method {
         Method::GET | Method::HEAD => Role::Viewer,
+        Method::POST if path == super::PREVIEW => Role::Viewer,
         Method::DELETE => Role::Admin,
         _ => Role::Operator,
     }
@@ -131,7 +132,7 @@ fn needed(method: &Method) -> Role {
 /// when its token's role is enough for its method, with the [`Caller`] in its extensions.
 pub async fn require_admin(State(auth): State<AdminAuth>, mut request: Request, next: Next) -> Response {
     match auth.bearer(request.headers()) {
-        Some(caller) if caller.role >= needed(request.method()) => {
+        Some(caller) if caller.role >= needed(request.method(), request.uri().path()) => {
             request.extensions_mut().insert(caller);
             next.run(request).await
         }

@@ -7,8 +7,10 @@ mod answers;
 pub mod audit;
 pub mod auth;
 mod dead_letters;
+pub mod mapping;
 mod people;
 mod status;
+mod trace;
 
 use std::sync::Arc;
 
@@ -22,7 +24,7 @@ use crate::delivery::dead_letters::orders::Orders;
 use crate::delivery::outlook::SharedPace;
 use crate::delivery::status::LegStatus;
 use crate::erasure::Desk;
-use crate::mapping::CurrentMapping;
+use crate::in_force::InForce;
 use crate::store::{Journal, State};
 use crate::tables::Catalog;
 use crate::vendor::budget::Budgets;
@@ -40,7 +42,7 @@ pub struct Parts {
     pub tables: Arc<Catalog>,
     pub erasures: Arc<Desk>,
     pub orders: Arc<Orders>,
-    pub mapping: CurrentMapping,
+    pub mapping: Arc<InForce>,
     pub auth: AdminAuth,
 }
 
@@ -53,12 +55,18 @@ pub const OPERATIONS: &[(&str, &str)] = &[
     ("get", "/v1/dead-letters/export"),
     ("post", "/v1/dead-letters/replay"),
     ("get", "/v1/audit"),
+    ("get", "/v1/trace"),
+    ("post", "/v1/mapping/preview"),
+    ("post", "/v1/mapping/reload"),
     ("post", "/v1/destinations/{name}/pause"),
     ("post", "/v1/destinations/{name}/resume"),
     ("get", "/v1/erasures"),
     ("get", "/v1/people/{id}"),
     ("delete", "/v1/people/{id}"),
 ];
+
+/// Shows what a mapping makes of records, and changes nothing.
+const PREVIEW: &str = "/v1/mapping/preview";
 
 fn api() -> Router<Parts> {
     Router::new()
@@ -67,6 +75,9 @@ fn api() -> Router<Parts> {
         .route("/v1/dead-letters/export", get(dead_letters::export))
         .route("/v1/dead-letters/replay", post(dead_letters::replay))
         .route("/v1/audit", get(audit::list))
+        .route("/v1/trace", get(trace::trace))
+        .route(PREVIEW, post(mapping::preview))
+        .route("/v1/mapping/reload", post(mapping::reload))
         .route("/v1/destinations/{name}/pause", post(status::pause))
         .route("/v1/destinations/{name}/resume", post(status::resume))
         .route("/v1/erasures", get(people::erasures))

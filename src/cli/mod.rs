@@ -15,6 +15,7 @@ mod map;
 mod sandbox;
 mod serve;
 mod store;
+mod trace;
 
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
@@ -57,10 +58,12 @@ enum Command {
     Map,
     /// Simulate Mixpanel and Brevo on this machine, and print a configuration that points at them.
     Sandbox(sandbox::Arguments),
-    /// Run the relay until SIGTERM.
+    /// Run the relay until SIGTERM. SIGHUP takes up the file's mapping as it is now.
     Serve,
     /// Look at the store, check it or copy it, also while the relay runs.
     Store(store::Arguments),
+    /// Say what became of a record or a person's records, by the running relay's journal.
+    Trace(trace::Arguments),
 }
 
 /// Why a subcommand ended without having done its work.
@@ -106,7 +109,11 @@ pub fn run(args: impl IntoIterator<Item = OsString>) -> ExitCode {
     };
     use_ring();
     // The demo's table is its output: what goes well need not be told twice.
-    let level = if matches!(cli.command, Command::Demo(_) | Command::DeadLetters(_)) { "warn" } else { "info" };
+    let level = if matches!(cli.command, Command::Demo(_) | Command::DeadLetters(_) | Command::Trace(_)) {
+        "warn"
+    } else {
+        "info"
+    };
     let done = logs::start(level).map_err(Failure::from).and_then(|()| match &cli.command {
         Command::Check(arguments) => check::run(&cli.config, arguments),
         Command::DeadLetters(command) => dead_letters::run(&cli.config, command),
@@ -117,6 +124,7 @@ pub fn run(args: impl IntoIterator<Item = OsString>) -> ExitCode {
         Command::Sandbox(arguments) => sandbox::run(arguments),
         Command::Serve => serve::run(&cli.config),
         Command::Store(arguments) => store::run(&cli.config, arguments),
+        Command::Trace(arguments) => trace::run(&cli.config, arguments),
     });
     match done {
         Ok(code) => code,

@@ -10,8 +10,11 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
 use super::{Failure, load};
+use crate::admin::auth::Caller;
+use crate::admin::mapping::Reload;
 use crate::clock::SystemClock;
-use crate::config::Weight;
+use crate::config::{Role, Weight};
+use crate::in_force::{ConfigSource, Reloaded};
 use crate::serve::Relay;
 use crate::telemetry;
 
@@ -42,13 +45,31 @@ pub(super) fn run(path: &Path) -> Result<ExitCode, Failure> {
     runtime.block_on(async {
         let shutdown = CancellationToken::new();
         tokio::spawn(stop_on_signal(shutdown.clone()));
-        let relay = Relay::build(loaded.config, Arc::new(SystemClock), telemetry::install()?).await?;
+        let again = path.to_owned();
+        let source: ConfigSource = Arc::new(move || load(&again));
+        let relay = Relay::build(loaded.config, Some(source), Arc::new(SystemClock), telemetry::install()?).await?;
+        tokio::spawn(reload_on_hangup(relay.reload()));
         let (listening, admin) = relay.addresses();
         announce(&Listening { listening, admin })?;
         relay.run(shutdown).await?;
         tracing::info!("drained and stopped");
         Ok(ExitCode::SUCCESS)
     })
+}
+
+/// SIGHUP takes up the file's mapping as it is now.
+async fn reload_on_hangup(reload: Reload) {
+    let Ok(mut hangups) = signal(SignalKind::hangup()) else {
+        return tracing::error!("cannot listen for SIGHUP: it would end this process");
+    };
+    while hangups.recv().await.is_some() {
+        let caller = Caller { name: "SIGHUP".into(), role: Role::Admin };
+        match reload.run(caller).await {
+            Ok(Reloaded { changed: false, .. }) => tracing::info!("the file says what is in force already"),
+            Ok(_) => {}
+            Err(error) => tracing::error!(%error, "the mapping was not reloaded: what was in force stays so"),
+        }
+    }
 }
 
 fn announce(listening: &Listening) -> Result<(), Failure> {

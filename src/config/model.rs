@@ -185,7 +185,7 @@ pub enum BrevoMode {
 }
 
 /// The part that can be reloaded while running.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Mapping {
     /// Mixpanel event name → what becomes of it.
     pub events: BTreeMap<String, EventRule>,

@@ -45,7 +45,7 @@ pub struct SettledRange {
 }
 
 impl SettledRange {
-    fn contains(&self, position: Position) -> bool {
+    pub fn contains(&self, position: Position) -> bool {
         self.first <= position && position <= self.last
     }
 }

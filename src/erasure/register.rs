@@ -181,6 +181,7 @@ mod tests {
     const NOTHING_OF_PEOPLE: &[(&str, &str)] = &[
         ("clock", "a test's clock"),
         ("edge/auth/replay", "hashes of request ids"),
+        ("edge/server/http2", "which streams of a connection are open"),
         ("store/sqlite/journal", "numbers of damaged entries"),
         ("store/sqlite/journal_writer", "counters"),
         ("store/sqlite/poison", "why the store failed"),

@@ -36,6 +36,3 @@ pub use operation::{Assignment, Change, Operation};
 pub use preview::{preview, preview_again};
 pub use profile::{GroupView, Operator, ProfileChange, ProfileDecision, ProfileView, map_profile};
 pub use testing::{Mismatch, run_test};
-
-/// The mapping that is in force.
-pub type CurrentMapping = tokio::sync::watch::Receiver<std::sync::Arc<CompiledMapping>>;

@@ -86,6 +86,13 @@ pub async fn oldest(state: &Arc<dyn State>, limit: usize) -> Result<Vec<Waiting>
     pairs.iter().map(|(key, value)| waiting(key, value).ok_or_else(damaged)).collect()
 }
 
+/// The record at `position`, if it waits.
+pub async fn at(state: &Arc<dyn State>, position: Position) -> Result<Option<Waiting>, StoreError> {
+    let key = position.to_bytes().to_vec();
+    let row = state.get(Table::ShelfOrder, vec![key.clone()]).await?.into_iter().flatten().next();
+    row.map(|value| waiting(&key, &value).ok_or_else(damaged)).transpose()
+}
+
 /// How many records wait, and their bytes.
 pub async fn totals(state: &Arc<dyn State>) -> Result<(u64, u64), StoreError> {
     state.count(Table::Shelves, KeyRange::all()).await

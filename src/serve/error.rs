@@ -5,8 +5,7 @@ use crate::brevo;
 use crate::delivery::LegError;
 use crate::edge::{DoorsError, EdgeError};
 use crate::erasure::desk::AskError;
-use crate::geoip::GeoIpError;
-use crate::mapping::MappingError;
+use crate::in_force::MappingRefused;
 use crate::mixpanel;
 use crate::read_side::ReadSideError;
 use crate::store::StoreError;
@@ -32,17 +31,14 @@ pub enum StartError {
     MixpanelCredentials(#[from] mixpanel::calls::BadCredentials),
     #[error(transparent)]
     BrevoCredentials(#[from] brevo::calls::BadApiKey),
-    /// The first of the mistakes; `check` names them all.
     #[error(transparent)]
-    Mapping(#[from] MappingError),
+    Mapping(#[from] MappingRefused),
     #[error(transparent)]
     Leg(#[from] LegError),
     #[error(transparent)]
     AdminToken(#[from] AdminTokenError),
     #[error(transparent)]
     Tables(#[from] CatalogError),
-    #[error(transparent)]
-    GeoIp(#[from] GeoIpError),
     #[error(transparent)]
     Edge(#[from] EdgeError),
     #[error(transparent)]

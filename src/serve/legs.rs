@@ -106,7 +106,7 @@ impl Room {
             }),
             None => None,
         };
-        let mapping = self.mapping.borrow().clone();
+        let mapping = self.mapping.now().mapping.clone();
         let bases = self.bases(&mapping, mixpanel)?;
         let parts = brevo_leg::Parts {
             journal: self.journal(),

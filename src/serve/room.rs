@@ -2,8 +2,6 @@
 
 use std::sync::Arc;
 
-use tokio::sync::watch;
-
 use super::error::StartError;
 use crate::alerts::Bell;
 use crate::brevo;
@@ -14,7 +12,7 @@ use crate::delivery::checkpoint::Checkpoint;
 use crate::delivery::pauses;
 use crate::delivery::source::Source;
 use crate::delivery::status::LegStatus;
-use crate::mapping::CompiledMapping;
+use crate::in_force::InForce;
 use crate::mixpanel;
 use crate::privacy::{Rules, Tombstones};
 use crate::record::Destination;
@@ -48,7 +46,7 @@ pub struct Room {
     /// Whoever sees something that somebody has to know rings it.
     pub bell: Arc<Bell>,
     /// The mapping that is in force: the Brevo leg takes it up whenever it begins.
-    pub mapping: Arc<watch::Sender<Arc<CompiledMapping>>>,
+    pub mapping: Arc<InForce>,
 }
 
 impl Room {

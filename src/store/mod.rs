@@ -14,6 +14,7 @@
 //!
 //! The room knows nothing of vendors, of HTTP or of what a value means.
 
+pub mod backwards;
 pub mod sqlite;
 
 use std::sync::Arc;

@@ -14,6 +14,7 @@ mod groups;
 mod harness;
 mod init;
 mod lookup_tables;
+mod mapping_reload;
 mod p10_flat;
 mod p1_success_means_stored;
 mod p2_counts_add_up;

@@ -69,7 +69,7 @@ fn at_mixpanel(held_back: Option<Later>) -> Value {
 
 /// The preview of the record, and for a profile the person's present values, which are what is sent.
 async fn at_brevo(parts: &Parts, letter: &DeadLetter, any_age: bool) -> Result<Value, StoreError> {
-    let mapping = parts.mapping.borrow().clone();
+    let mapping = parts.mapping.now().mapping.clone();
     let now = (!any_age).then(|| parts.clock.now());
     let mut shown = preview_again(&letter.record, &mapping, letter.received_at, now);
     if letter.kind != Kind::Profile {

@@ -149,7 +149,7 @@ async fn play(arguments: &Arguments, directory: &Path) -> Result<ExitCode, Failu
     let file = directory.join("mixrelay.yaml");
     std::fs::write(&file, &text).map_err(|source| DemoError::Directory { path: file.clone(), source })?;
     let config = config::parse(&text, &file.display().to_string(), &|_| None).map_err(DemoError::from)?.config;
-    let relay = Relay::build(config.clone(), Arc::new(SystemClock), telemetry::install()?).await?;
+    let relay = Relay::build(config.clone(), None, Arc::new(SystemClock), telemetry::install()?).await?;
     let stage = Stage {
         relay: relay.addresses().0.ok_or(DemoError::RelayEnded)?,
         control: places.control,

@@ -44,6 +44,12 @@ pub fn arrived(id: DeadLetterId, batch: &mut WriteBatch) {
     batch.delete(Table::DeadLetters, key(id));
 }
 
+/// A letter, if it is on its way.
+pub async fn find(state: &Arc<dyn State>, id: DeadLetterId) -> Result<Option<DeadLetter>, StoreError> {
+    let row = state.get(Table::DeadLetters, vec![key(id)]).await?.into_iter().flatten().next();
+    row.map(|value| super::decode(id, &value)).transpose()
+}
+
 /// How many letters are on their way to `destination`, and since when the first of them is.
 pub async fn on_their_way(
     state: &Arc<dyn State>,

@@ -1,0 +1,289 @@
+//! `GET /v1/trace`: what became of records, found by their `$insert_id`, a distinct_id or an address.
+//!
+//! The journal's tail is read from its end, a bounded piece for each request; `next` says where the following one begins.
+//! Nothing is kept for it besides what is kept anyway: how a record stands is read from where it would be counted.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use axum::Json;
+use axum::extract::{Query, State as Extract};
+use memchr::memmem::Finder;
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
+
+use super::Parts;
+use super::answers::AdminError;
+use crate::delivery::checkpoint::Checkpoint;
+use crate::delivery::dead_letters::{self, DeadLetterId, replay};
+use crate::mapping::preview_again;
+use crate::mixpanel::keys;
+use crate::people::address_book::{self, Sought};
+use crate::people::roster::{self, PersonId, Roster};
+use crate::people::{erase, shelf};
+use crate::record::{Destination, EntryId, Kind, Position, Record};
+use crate::settlement::SkipRule;
+use crate::store::StoreError;
+use crate::store::backwards::Backwards;
+
+const DEFAULT_LIMIT: usize = 100;
+const MAX_LIMIT: usize = 1_000;
+/// Decoded bytes that one request looks at, about.
+const MOST_BYTES: usize = 64 << 20;
+
+#[derive(Debug, Default, Deserialize)]
+pub struct Asked {
+    insert_id: Option<String>,
+    distinct_id: Option<String>,
+    email: Option<String>,
+    limit: Option<usize>,
+    /// `next` of the answer before.
+    cursor: Option<String>,
+}
+
+#[derive(Serialize)]
+pub struct Traced {
+    /// All ids that are known to be the person's, where one was asked for.
+    distinct_ids: BTreeSet<String>,
+    items: Vec<Item>,
+    /// Where older records are looked for; null: there are none.
+    next: Option<String>,
+}
+
+#[derive(Serialize)]
+struct Item {
+    position: String,
+    kind: &'static str,
+    origin: crate::record::Origin,
+    received_at: String,
+    record: Value,
+    destinations: BTreeMap<&'static str, Value>,
+}
+
+/// What is looked for.
+enum Wanted {
+    InsertId(String),
+    /// Records of any of these ids, without `$device:`.
+    People(BTreeSet<String>),
+}
+
+pub async fn trace(Extract(parts): Extract<Parts>, Query(asked): Query<Asked>) -> Result<Json<Traced>, AdminError> {
+    let limit = asked.limit.unwrap_or(DEFAULT_LIMIT).clamp(1, MAX_LIMIT);
+    let mut backwards = match &asked.cursor {
+        Some(cursor) => Backwards::below(parts.journal.clone(), before(cursor)?),
+        None => Backwards::new(parts.journal.clone()),
+    };
+    let (wanted, distinct_ids) = wanted(&parts, &asked).await?;
+    let look = Look::new(&wanted);
+    let standing = Standing::load(&parts).await?;
+    let (mut items, mut bytes, mut next) = (Vec::new(), 0, None);
+    while items.len() < limit && bytes < MOST_BYTES {
+        let entries = backwards.next().await?;
+        next = entries.last().map(|entry| entry.id.0.to_string());
+        if entries.is_empty() {
+            break;
+        }
+        for entry in entries {
+            for (index, record) in entry.records.iter().enumerate().rev() {
+                bytes += record.body.len();
+                if look.finds(record) {
+                    items.push(standing.item(&parts, entry.position(index), record).await?);
+                }
+            }
+        }
+        tokio::task::yield_now().await;
+    }
+    Ok(Json(Traced { distinct_ids, items, next }))
+}
+
+fn before(cursor: &str) -> Result<EntryId, AdminError> {
+    let entry = cursor.parse().map(EntryId);
+    entry.map_err(|_| AdminError::invalid("cursor: not one of ours".to_owned(), "use `next` of the answer before"))
+}
+
+async fn wanted(parts: &Parts, asked: &Asked) -> Result<(Wanted, BTreeSet<String>), AdminError> {
+    let id = match (&asked.insert_id, &asked.distinct_id, &asked.email) {
+        (Some(insert_id), None, None) => return Ok((Wanted::InsertId(insert_id.clone()), BTreeSet::new())),
+        (None, Some(id), None) => id.clone(),
+        (None, None, Some(email)) => {
+            let sought = Sought { contact_id: None, ext_id: None, address: Some(email.trim().to_lowercase()) };
+            match address_book::find(&parts.state, &sought).await? {
+                Some(id) => id.to_string(),
+                None => {
+                    let message = "no person with this address has passed the relay".to_owned();
+                    return Err(AdminError::not_found(message, "look for their distinct_id"));
+                }
+            }
+        }
+        _ => {
+            let message = "what is looked for?".to_owned();
+            return Err(AdminError::invalid(message, "give one of insert_id, distinct_id and email"));
+        }
+    };
+    let ids: BTreeSet<String> = erase::cluster(&parts.state, &[id]).await?.into_iter().collect();
+    Ok((Wanted::People(ids.iter().map(|id| bare(id).to_owned()).collect()), ids))
+}
+
+fn bare(id: &str) -> &str {
+    id.strip_prefix("$device:").unwrap_or(id)
+}
+
+/// Finds records quickly: only those whose bytes hold what is looked for are parsed.
+struct Look<'a> {
+    wanted: &'a Wanted,
+    /// `None`: a text that can be written in several ways; everything is parsed.
+    finders: Option<Vec<Finder<'a>>>,
+}
+
+impl<'a> Look<'a> {
+    fn new(wanted: &'a Wanted) -> Self {
+        let texts: Vec<&str> = match wanted {
+            Wanted::InsertId(id) => vec![id],
+            Wanted::People(ids) => ids.iter().map(String::as_str).collect(),
+        };
+        let plain = |text: &&str| text.bytes().all(|b| b.is_ascii_graphic() && !matches!(b, b'"' | b'\\' | b'/'));
+        let finders = texts.iter().all(plain).then(|| texts.iter().map(|text| Finder::new(*text)).collect());
+        Self { wanted, finders }
+    }
+
+    fn finds(&self, record: &Record) -> bool {
+        let holds = |finders: &Vec<Finder<'_>>| finders.iter().any(|finder| finder.find(&record.body).is_some());
+        if record.is_erased() || !self.finders.as_ref().is_none_or(holds) {
+            return false;
+        }
+        match self.wanted {
+            Wanted::InsertId(wanted) => insert_id(record).is_some_and(|id| id == *wanted),
+            Wanted::People(ids) => keys::people(record.kind, &record.body).iter().any(|id| ids.contains(bare(id))),
+        }
+    }
+}
+
+fn insert_id(record: &Record) -> Option<String> {
+    let body: Value = serde_json::from_slice(&record.body).ok()?;
+    body["properties"]["$insert_id"].as_str().map(str::to_owned)
+}
+
+/// How far each leg is.
+struct Standing {
+    checkpoints: Vec<(Destination, Checkpoint)>,
+}
+
+impl Standing {
+    async fn load(parts: &Parts) -> Result<Self, StoreError> {
+        let mut checkpoints = Vec::new();
+        for destination in Destination::ALL {
+            let checkpoint = Checkpoint::load(&parts.state, destination).await?;
+            checkpoints.push((destination, checkpoint));
+        }
+        Ok(Self { checkpoints })
+    }
+
+    async fn item(&self, parts: &Parts, position: Position, record: &Record) -> Result<Item, StoreError> {
+        let mut destinations = BTreeMap::new();
+        for (destination, checkpoint) in &self.checkpoints {
+            let mut standing = standing(parts, *destination, checkpoint, position, record).await?;
+            if *destination == Destination::Brevo {
+                // As it would have been judged when it came; the mapping is the one in force.
+                let body = String::from_utf8_lossy(&record.body);
+                let mapping = parts.mapping.now().mapping.clone();
+                standing["mapping"] = preview_again(&body, &mapping, record.received_at, Some(record.received_at));
+            }
+            destinations.insert(destination.label(), standing);
+        }
+        Ok(Item {
+            position: position.to_string(),
+            kind: record.kind.label(),
+            origin: record.origin,
+            received_at: record.received_at.to_string(),
+            record: serde_json::from_slice(&record.body).unwrap_or(Value::Null),
+            destinations,
+        })
+    }
+}
+
+async fn standing(
+    parts: &Parts,
+    destination: Destination,
+    checkpoint: &Checkpoint,
+    position: Position,
+    record: &Record,
+) -> Result<Value, StoreError> {
+    if !record.destinations.contains(destination) {
+        let rule = SkipRule::NotForThisDestination;
+        return Ok(json!({ "outcome": "skipped", "rule": rule.label(), "explanation": rule.explanation() }));
+    }
+    let id = DeadLetterId { destination, position };
+    if let Some((_, letter, _)) = dead_letters::get(&parts.state, &[id]).await?.into_iter().next() {
+        return Ok(json!({
+            "outcome": "dead", "reason": letter.reason.label(), "answer": letter.answer,
+            "at": letter.died_at.to_string(), "dead_letter": id.to_string(),
+        }));
+    }
+    if let Some(letter) = replay::find(&parts.state, id).await? {
+        let at = letter.replay.map(|replay| replay.at.to_string());
+        return Ok(json!({ "outcome": "backlog", "why": "its dead letter is sent again", "at": at }));
+    }
+    // The leg writes its progress down several times a second.
+    if position >= checkpoint.cursor && !checkpoint.settled.iter().any(|range| range.contains(position)) {
+        return Ok(json!({ "outcome": "backlog", "why": "it has not been settled yet" }));
+    }
+    if destination == Destination::Brevo {
+        if let Some(waiting) = shelf::at(&parts.state, position).await? {
+            let why = "it waits on its person's shelf: for an address, a value, or a contact that is busy";
+            return Ok(json!({ "outcome": "parked", "why": why, "distinct_id": waiting.person }));
+        }
+        if owed(parts, position, record).await? {
+            return Ok(json!({ "outcome": "backlog", "why": "it is folded, and its person is owed a write" }));
+        }
+    }
+    Ok(json!({ "outcome": "settled" }))
+}
+
+/// Whether the person of a profile update is owed something since it or before.
+async fn owed(parts: &Parts, position: Position, record: &Record) -> Result<bool, StoreError> {
+    if record.kind != Kind::Profile {
+        return Ok(false);
+    }
+    let Some(id) = keys::people(record.kind, &record.body).into_iter().next().map(|id| PersonId::from(id.as_str()))
+    else {
+        return Ok(false);
+    };
+    let mut roster = Roster::default();
+    roster.take_in(roster::load(&parts.state, vec![id.clone()]).await?);
+    let owed = roster.get(&roster.canonical(&id)).and_then(|resident| resident.owed());
+    Ok(owed.is_some_and(|debt| debt.records > 0 && debt.since <= position))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::clock::UnixMillis;
+    use crate::record::{Destinations, Origin, Project};
+
+    #[test]
+    fn records_are_found_however_their_ids_are_written() {
+        let record = |kind, body: &str| Record {
+            kind,
+            origin: Origin::App,
+            destinations: Destinations::ALL,
+            project: Project::Ours,
+            received_at: UnixMillis(1),
+            body: body.to_owned().into(),
+        };
+        let event = record(
+            Kind::Event,
+            r#"{"event":"e","properties":{"distinct_id":"$device:d","$insert_id":"i-1","note":"u"}}"#,
+        );
+        let escaped = record(Kind::Profile, r#"{"$distinct_id":"J\u00f6rg","$set":{}}"#);
+        let finds = |wanted: Wanted, record: &Record| Look::new(&wanted).finds(record);
+        let people = |ids: &[&str]| Wanted::People(ids.iter().map(|id| (*id).to_owned()).collect());
+        assert!(finds(Wanted::InsertId("i-1".to_owned()), &event));
+        assert!(!finds(Wanted::InsertId("i".to_owned()), &event), "a part of an id is another");
+        assert!(finds(people(&["x", "d"]), &event));
+        assert!(!finds(people(&["u"]), &event), "a property is nobody's id");
+        assert!(finds(people(&["Jörg"]), &escaped));
+        assert!(
+            !finds(people(&["d"]), &Record { body: bytes::Bytes::new(), ..event }),
+            "an erased one is found by nobody"
+        );
+    }
+}
