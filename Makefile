@@ -1,6 +1,6 @@
 # Two commands do everything: `make demo` and `make test`. A Rust toolchain, git and curl are all they need to start.
 
-.PHONY: demo run test check bench
+.PHONY: demo run test check bench instructions
 
 # Relay and sandbox in one process, traffic as the SDKs send it, and a table of where it went. Needs no accounts.
 demo:
@@ -32,3 +32,9 @@ check:
 bench:
 	tests/setup.sh bench
 	cargo bench --locked --bench relay
+
+# Instructions a record under callgrind, compared with benches/relay/instructions.txt: red when one has grown by more than a
+# tenth. UPDATE_INSTRUCTIONS=1 writes them down. Says so and does nothing where valgrind is missing.
+instructions:
+	@if command -v valgrind >/dev/null; then cargo bench --locked --profile instructions --bench relay -- instructions; \
+	else echo "SKIPPED: instructions are counted by valgrind, which is not installed"; fi

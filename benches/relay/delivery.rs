@@ -13,7 +13,7 @@ const ROUNDS: usize = 3;
 const FLOOD: Shape = Shape { connections: 256, duration: Duration::from_secs(5), pace: None };
 /// 20,000 events a second in batches of 50, which is what mobile SDKs send at most. Every other event is one that Brevo
 /// gets: 10,000 a second, just inside what the largest plan allows.
-const BATCH: usize = 50;
+pub const BATCH: usize = 50;
 const STEADY: Shape = Shape { connections: 64, duration: Duration::from_secs(15), pace: Some(400.0) };
 const PATIENCE: Duration = Duration::from_secs(90);
 
@@ -24,9 +24,15 @@ pub const FREE: &str = r#"{"logs":{"counts_only":true},"brevo":{"per_second":99,
 /// A relay whose 2,000 people are contacts at Brevo.
 pub fn with_people(directory: &std::path::Path, sandbox: &Sandbox) -> Result<Relay, Failure> {
     let relay = Relay::start(directory, sandbox)?;
-    super::http::send(relay.address, &mut records::engage(0..PEOPLE, 0))?;
-    relay.wait_until(PATIENCE, |standing| both_settled(standing) && standing[1].delivered == PEOPLE)?;
+    make_known(&relay, PATIENCE)?;
     Ok(relay)
+}
+
+/// Makes contacts of the 2,000 people.
+pub fn make_known(relay: &Relay, patience: Duration) -> Result<(), Failure> {
+    super::http::send(relay.address, &mut records::engage(0..PEOPLE, 0))?;
+    relay.wait_until(patience, |standing| both_settled(standing) && standing[1].delivered == PEOPLE)?;
+    Ok(())
 }
 
 pub fn run(report: &mut Report) -> Result<(), Failure> {

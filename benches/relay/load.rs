@@ -59,6 +59,23 @@ impl Outcome {
         Ok(self)
     }
 
+    /// One request and its answer.
+    async fn exchange(
+        &mut self,
+        stream: &mut TcpStream,
+        template: &mut Template,
+        buffer: &mut Vec<u8>,
+    ) -> std::io::Result<()> {
+        stream.write_all(template.next()).await?;
+        if is_success(stream, buffer).await? {
+            self.answered += 1;
+            self.records += template.records;
+        } else {
+            self.refused += 1;
+        }
+        Ok(())
+    }
+
     fn add(&mut self, other: Outcome) {
         self.answered += other.answered;
         self.records += other.records;
@@ -88,6 +105,34 @@ pub fn run(address: SocketAddr, templates: &[Template], shape: Shape) -> Result<
             outcome.add(ended??);
         }
         outcome.elapsed = started.elapsed();
+        Ok(outcome)
+    })
+}
+
+/// `requests` on each of `connections`, one behind the other's answer.
+pub fn exact(
+    address: SocketAddr,
+    templates: &[Template],
+    connections: usize,
+    requests: u64,
+) -> Result<Outcome, Failure> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    runtime.block_on(async {
+        let connection = |index: usize| {
+            let mut template = templates[index % templates.len()].clone();
+            async move {
+                let mut stream = TcpStream::connect(address).await?;
+                let (mut outcome, mut buffer) = (Outcome::default(), Vec::new());
+                for _ in 0..requests {
+                    outcome.exchange(&mut stream, &mut template, &mut buffer).await?;
+                }
+                Ok::<_, std::io::Error>(outcome)
+            }
+        };
+        let mut outcome = Outcome::default();
+        for ended in join_all((0..connections).map(connection)).await {
+            outcome.add(ended?);
+        }
         Ok(outcome)
     })
 }
@@ -130,13 +175,7 @@ async fn connection(
     let mut buffer = Vec::with_capacity(4096);
     while timetable.next < until && Instant::now() < until {
         let begun = timetable.departure().await;
-        stream.write_all(template.next()).await?;
-        if is_success(&mut stream, &mut buffer).await? {
-            outcome.answered += 1;
-            outcome.records += template.records;
-        } else {
-            outcome.refused += 1;
-        }
+        outcome.exchange(&mut stream, &mut template, &mut buffer).await?;
         outcome.latencies.push(u32::try_from(begun.elapsed().as_micros()).unwrap_or(u32::MAX));
     }
     Ok(outcome)

@@ -11,6 +11,7 @@ mod delivery;
 mod freshness;
 mod http;
 mod import;
+mod instructions;
 mod latency;
 mod load;
 mod nginx;
@@ -30,6 +31,11 @@ fn main() -> Result<(), Failure> {
     let arguments: Vec<String> = std::env::args().skip(1).filter(|argument| !argument.starts_with("--")).collect();
     if arguments.first().is_some_and(|first| first == peers::AXUM) {
         return peers::serve_axum();
+    }
+    match arguments.first().map(String::as_str) {
+        Some(peers::INFLATE) => return peers::inflate_and_read_some(arguments.get(1).ok_or("how many?")?.parse()?),
+        Some("instructions") => return instructions::run(),
+        _ => {}
     }
     let wanted = |name: &str| arguments.is_empty() || arguments.iter().any(|argument| argument == name);
     let started = Instant::now();

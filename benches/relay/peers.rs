@@ -1,6 +1,7 @@
 //! Peers of our own: an axum handler that only reads the body, and the least that an import costs.
 
 use std::io::Read as _;
+use std::path::Path;
 use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
@@ -12,10 +13,15 @@ use axum::routing::post;
 use serde::de::IgnoredAny;
 
 use super::Failure;
-use super::processes::{Process, address_in};
+use super::processes::{Process, address_in, counted};
+use super::records;
 
 /// The argument that makes this binary the axum peer.
 pub const AXUM: &str = "axum-peer";
+/// Bodies that differ, of those that are read.
+const DISTINCT: usize = 16;
+/// The argument that makes it inflate and read as many bodies as the next argument says.
+pub const INFLATE: &str = "inflate-peer";
 
 /// Serves until killed; its first line says where.
 pub fn serve_axum() -> Result<(), Failure> {
@@ -37,18 +43,26 @@ async fn read_body(body: Bytes) -> StatusCode {
 
 pub struct Axum {
     pub address: std::net::SocketAddr,
-    _process: Process,
+    pub process: Process,
 }
 
 impl Axum {
     pub fn start() -> Result<Self, Failure> {
+        Self::spawn(Command::new(std::env::current_exe()?))
+    }
+
+    /// Under callgrind.
+    pub fn start_counted(counts: &Path) -> Result<Self, Failure> {
+        Self::spawn(counted(counts, &std::env::current_exe()?))
+    }
+
+    fn spawn(mut command: Command) -> Result<Self, Failure> {
         use std::io::BufRead as _;
-        let mut command = Command::new(std::env::current_exe()?);
         let (process, mut stdout) = Process::spawn(command.arg(AXUM).stderr(Stdio::null()))?;
         let mut line = String::new();
         stdout.read_line(&mut line)?;
         let address = address_in(&line).ok_or("the axum peer does not say where it listens")?;
-        Ok(Self { address, _process: process })
+        Ok(Self { address, process })
     }
 }
 
@@ -64,9 +78,7 @@ pub fn inflate_and_read(bodies: &[Vec<u8>], duration: Duration) -> Result<f64, F
                 if started.elapsed() >= duration {
                     return Ok(());
                 }
-                text.clear();
-                flate2::read::GzDecoder::new(body.as_slice()).read_to_end(&mut text)?;
-                serde_json::from_slice::<IgnoredAny>(&text)?;
+                inflate_and_read_one(body, &mut text)?;
                 done.fetch_add(1, Ordering::Relaxed);
             }
             Ok(())
@@ -77,4 +89,21 @@ pub fn inflate_and_read(bodies: &[Vec<u8>], duration: Duration) -> Result<f64, F
         })
     })?;
     Ok(done.into_inner() as f64 * 2_000.0 / started.elapsed().as_secs_f64())
+}
+
+fn inflate_and_read_one(body: &[u8], text: &mut Vec<u8>) -> std::io::Result<()> {
+    text.clear();
+    flate2::read::GzDecoder::new(body).read_to_end(text)?;
+    serde_json::from_slice::<IgnoredAny>(text)?;
+    Ok(())
+}
+
+/// The same for `count` bodies on this thread, for the counting of instructions.
+pub fn inflate_and_read_some(count: usize) -> Result<(), Failure> {
+    let bodies = records::imports(DISTINCT);
+    let mut text = Vec::new();
+    for (_, body) in bodies.iter().cycle().take(count) {
+        inflate_and_read_one(body, &mut text)?;
+    }
+    Ok(())
 }

@@ -12,6 +12,15 @@ use super::{Failure, http};
 
 const ADMIN_TOKEN: &str = "bench-admin-token-0123456789abcdef";
 const BINARY: &str = env!("CARGO_BIN_EXE_mixrelay");
+/// Both destinations are off.
+const ALONE: &str = "
+connectors:
+  mixpanel:
+    enabled: false
+    project_token: sandbox-token
+    service_account: { username: sandbox-sa, secret: sandbox-secret }
+    project_id: 12345
+privacy: { consent: none }";
 
 /// A process that is killed when dropped.
 pub struct Process {
@@ -23,6 +32,15 @@ impl Process {
         let mut child = command.stdin(Stdio::null()).stdout(Stdio::piped()).spawn()?;
         let stdout = child.stdout.take().ok_or("no standard output")?;
         Ok((Self { child }, BufReader::new(stdout)))
+    }
+
+    /// Asks it to end and waits until it has.
+    pub fn end(mut self) -> Result<(), Failure> {
+        if let Some(id) = rustix::process::Pid::from_raw(self.child.id().cast_signed()) {
+            rustix::process::kill_process(id, rustix::process::Signal::TERM)?;
+        }
+        self.child.wait()?;
+        Ok(())
     }
 
     /// Processor time used so far, all threads.
@@ -55,6 +73,23 @@ impl Drop for Process {
         drop(self.child.kill());
         drop(self.child.wait());
     }
+}
+
+/// `program` under callgrind, whose counts go to `counts`.
+pub fn counted(counts: &Path, program: &Path) -> Command {
+    let mut command = Command::new("valgrind");
+    command
+        .args(["--quiet", "--tool=callgrind"])
+        .arg(format!("--callgrind-out-file={}", counts.display()))
+        .arg(program);
+    command
+}
+
+/// The sum in callgrind's file.
+pub fn instructions(counts: &Path) -> Result<u64, Failure> {
+    let text = std::fs::read_to_string(counts)?;
+    let total = text.lines().find_map(|line| line.strip_prefix("totals:")).ok_or("callgrind wrote no totals")?;
+    Ok(total.trim().parse()?)
 }
 
 /// A directory for one server, on a disk and not in memory, removed when dropped.
@@ -122,25 +157,25 @@ pub struct Relay {
 impl Relay {
     /// In front of `sandbox`, with its store in `directory`.
     pub fn start(directory: &Path, sandbox: &Sandbox) -> Result<Self, Failure> {
-        Self::configured(directory, &sandbox.configuration)
+        Self::configured(directory, &sandbox.configuration, Command::new(BINARY))
+    }
+
+    /// The same under callgrind, which writes to `counts` when the relay has ended.
+    pub fn counted(directory: &Path, sandbox: &Sandbox, counts: &Path) -> Result<Self, Failure> {
+        Self::configured(directory, &sandbox.configuration, counted(counts, Path::new(BINARY)))
     }
 
     /// With both destinations switched off: records are stored, read back and settled, and nothing is sent.
     pub fn alone(directory: &Path) -> Result<Self, Failure> {
-        Self::configured(
-            directory,
-            r"
-connectors:
-  mixpanel:
-    enabled: false
-    project_token: sandbox-token
-    service_account: { username: sandbox-sa, secret: sandbox-secret }
-    project_id: 12345
-privacy: { consent: none }",
-        )
+        Self::configured(directory, ALONE, Command::new(BINARY))
     }
 
-    fn configured(directory: &Path, configuration: &str) -> Result<Self, Failure> {
+    /// The same under callgrind.
+    pub fn alone_counted(directory: &Path, counts: &Path) -> Result<Self, Failure> {
+        Self::configured(directory, ALONE, counted(counts, Path::new(BINARY)))
+    }
+
+    fn configured(directory: &Path, configuration: &str, mut command: Command) -> Result<Self, Failure> {
         let file = directory.join("mixrelay.yaml");
         let text = format!(
             "{configuration}\nserver: {{ listen: \"127.0.0.1:0\" }}\nauth: {{ admin_token: \"{ADMIN_TOKEN}\" }}\n\
@@ -150,7 +185,6 @@ privacy: { consent: none }",
         std::fs::write(&file, text)?;
         let log = std::fs::OpenOptions::new().create(true).append(true).open(directory.join("relay.log"))?;
         let started = Instant::now();
-        let mut command = Command::new(BINARY);
         command.arg("serve").arg("--config").arg(&file).stderr(log).env_remove("BREVO_API_KEY");
         let (process, mut stdout) = Process::spawn(&mut command)?;
         let mut line = String::new();
