@@ -6,17 +6,15 @@
 //! Pure. JSON bodies are not copied: their records are slices of the body.
 
 use std::borrow::Cow;
-use std::marker::PhantomData;
 
 use base64::Engine as _;
 use base64::alphabet;
 use base64::engine::DecodePaddingMode;
 use base64::engine::general_purpose::{GeneralPurpose, GeneralPurposeConfig};
 use bytes::Bytes;
-use serde::de::{DeserializeSeed, Deserializer, SeqAccess, Visitor};
 
 use super::options::{self, Options};
-use crate::mixpanel::wire::{Element, ElementSeed, FromObject};
+use crate::mixpanel::wire::{Element, FromObject, NotJson, Scanner};
 
 /// Standard alphabet; padding is optional, because taking unpadded input is harmless.
 const BASE64: GeneralPurpose = GeneralPurpose::new(
@@ -48,6 +46,12 @@ impl DecodeError {
             DecodeError::NotJson => "not_json",
             DecodeError::TooManyRecords => "too_many_records",
         }
+    }
+}
+
+impl From<NotJson> for DecodeError {
+    fn from(_: NotJson) -> Self {
+        DecodeError::NotJson
     }
 }
 
@@ -154,12 +158,16 @@ fn array<'t, T: FromObject<'t>>(
     visit: &mut impl FnMut(usize, Element<T>),
 ) -> Result<(), DecodeError> {
     let mut count = 0;
-    let mut deserializer = serde_json::Deserializer::from_str(text);
-    let read = ArraySeed { count: &mut count, limit, visit, of: PhantomData }.deserialize(&mut deserializer);
-    if count > limit {
-        return Err(DecodeError::TooManyRecords);
-    }
-    read.and_then(|()| deserializer.end()).map_err(|_| DecodeError::NotJson)?;
+    let mut scanner = Scanner::new(text);
+    scanner.elements(|element| {
+        if count == limit {
+            return Err(DecodeError::TooManyRecords);
+        }
+        visit(count, element);
+        count += 1;
+        Ok(())
+    })?;
+    scanner.end()?;
     if count == 0 { Err(DecodeError::NoData) } else { Ok(()) }
 }
 
@@ -168,7 +176,7 @@ fn objects<'t, T: FromObject<'t>>(
     limit: usize,
     visit: &mut impl FnMut(usize, Element<T>),
 ) -> Result<(), DecodeError> {
-    if let Ok(only) = object(text) {
+    if let Ok(only) = Scanner::whole(text) {
         visit(0, only);
         return Ok(());
     }
@@ -178,51 +186,10 @@ fn objects<'t, T: FromObject<'t>>(
         if index == limit {
             return Err(DecodeError::TooManyRecords);
         }
-        let element = object(line).unwrap_or(Element::Other);
+        let element = Scanner::whole(line).unwrap_or(Element::Other);
         is_ndjson |= matches!(element, Element::Object(_));
         visit(index, element);
     }
     // Not a single good line: it was not NDJSON but something broken.
     if is_ndjson { Ok(()) } else { Err(DecodeError::NotJson) }
-}
-
-fn object<'t, T: FromObject<'t>>(text: &'t str) -> Result<Element<T>, serde_json::Error> {
-    let mut deserializer = serde_json::Deserializer::from_str(text);
-    let element = ElementSeed::default().deserialize(&mut deserializer)?;
-    deserializer.end()?;
-    Ok(element)
-}
-
-/// Reads an array element by element, giving up one past `limit`.
-struct ArraySeed<'v, T, F> {
-    count: &'v mut usize,
-    limit: usize,
-    visit: &'v mut F,
-    of: PhantomData<T>,
-}
-
-impl<'de, T: FromObject<'de>, F: FnMut(usize, Element<T>)> DeserializeSeed<'de> for ArraySeed<'_, T, F> {
-    type Value = ();
-    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<(), D::Error> {
-        deserializer.deserialize_seq(self)
-    }
-}
-
-impl<'de, T: FromObject<'de>, F: FnMut(usize, Element<T>)> Visitor<'de> for ArraySeed<'_, T, F> {
-    type Value = ();
-
-    fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("an array of records")
-    }
-
-    fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<(), A::Error> {
-        while let Some(element) = seq.next_element_seed(ElementSeed::default())? {
-            *self.count += 1;
-            if *self.count > self.limit {
-                return Err(serde::de::Error::custom("too many records"));
-            }
-            (self.visit)(*self.count - 1, element);
-        }
-        Ok(())
-    }
 }

@@ -3,26 +3,19 @@
 use std::borrow::Cow;
 use std::ops::Range;
 
-use serde::Deserialize;
-use serde::de::{DeserializeSeed as _, MapAccess};
-use serde_json::value::RawValue;
-
-use crate::mixpanel::wire::{Element, ElementSeed, FromObject, Raw};
-
-/// A key, borrowed unless it has escapes.
-#[derive(Deserialize)]
-struct Name<'a>(#[serde(borrow)] Cow<'a, str>);
+use crate::mixpanel::wire::{Element, FromObject, NotJson, Raw, Scanner};
 
 #[derive(Debug, Default)]
 struct Read<'a>(Vec<(Cow<'a, str>, Raw<'a>)>);
 
-impl<'de> FromObject<'de> for Read<'de> {
-    fn read_fields<A: MapAccess<'de>>(&mut self, mut map: A) -> Result<(), A::Error> {
-        while let Some(Name(name)) = map.next_key()? {
-            self.0.push((name, Raw::from(map.next_value::<&'de RawValue>()?)));
-        }
+impl<'t> FromObject<'t> for Read<'t> {
+    fn member(&mut self, key: Cow<'t, str>, scanner: &mut Scanner<'t>) -> Result<(), NotJson> {
+        let (value, _) = scanner.value()?;
+        self.0.push((key, value));
         Ok(())
     }
+
+    fn ends(&mut self, _: Raw<'t>) {}
 }
 
 #[derive(Debug)]
@@ -45,11 +38,8 @@ impl Member<'_> {
 }
 
 /// The members of the object `text`, in its order; a name may occur twice. `Ok(None)`: a JSON value of another kind.
-pub(super) fn members(text: &str) -> Result<Option<Vec<Member<'_>>>, serde_json::Error> {
-    let mut deserializer = serde_json::Deserializer::from_str(text);
-    let Element::Object(Read(read)) = ElementSeed::<Read<'_>>::default().deserialize(&mut deserializer)? else {
-        return Ok(None);
-    };
+pub(super) fn members(text: &str) -> Result<Option<Vec<Member<'_>>>, NotJson> {
+    let Element::Object(Read(read)) = Scanner::new(text).element()? else { return Ok(None) };
     let mut from = text.find('{').map_or(0, |at| at + 1);
     let mut members = Vec::with_capacity(read.len());
     for (name, value) in read {

@@ -13,7 +13,7 @@ use sha2::Sha256;
 
 use super::members::{Member, members};
 use crate::config::{PropertyPolicy, Secret};
-use crate::mixpanel::wire::{Operator, Raw};
+use crate::mixpanel::wire::{NotJson, Operator, Raw};
 use crate::record::Kind;
 
 /// Without these an event means nothing to the vendor: `only` keeps them, `drop` and `hash` reach them by name.
@@ -31,6 +31,8 @@ const ADDRESSING: [&str; 7] =
 pub enum Unruly {
     #[error("the privacy rules cannot read the record: {0}")]
     Json(#[from] serde_json::Error),
+    #[error("the privacy rules cannot read the record: {0}")]
+    Scan(#[from] NotJson),
     #[error("the privacy rules cannot read the record: {0} is of another kind than an object")]
     NoObject(&'static str),
     #[error("the privacy rules cannot read the record: it is not UTF-8")]

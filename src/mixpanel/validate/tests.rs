@@ -1,17 +1,15 @@
 //! The strict rules, one case a rule, in the vendor's words.
 
-use serde::de::DeserializeSeed as _;
 use serde_json::{Value, json};
 
 use super::*;
-use crate::mixpanel::wire::{Element, ElementSeed};
+use crate::mixpanel::wire::{Element, Scanner};
 
 const NOW: UnixMillis = UnixMillis(1_750_000_000_000);
 
 fn judge(value: &Value, rules: Rules, identity: IdentityMode) -> Result<Accepted, Problem> {
     let text = value.to_string();
-    let mut deserializer = serde_json::Deserializer::from_str(&text);
-    let Element::Object(parsed) = ElementSeed::default().deserialize(&mut deserializer).unwrap() else { panic!() };
+    let Element::Object(parsed) = Scanner::whole(&text).unwrap() else { panic!() };
     let tokens = Tokens::new(vec!["tok".to_owned()], Vec::new());
     event(&parsed, text.len(), rules, &tokens, Some(Project::Ours), identity, NOW)
 }

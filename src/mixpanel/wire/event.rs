@@ -1,12 +1,11 @@
 //! Events: `event` and `properties`.
 
+use std::borrow::Cow;
 use std::ops::Range;
 
-use serde::de::{DeserializeSeed as _, MapAccess};
-use serde_json::value::RawValue;
-
-use super::element::{Element, ElementSeed, FromObject, Key};
-use super::raw::{EndAddress, Raw, closing_brace, depth, end_address, opening_brace};
+use super::element::{Element, FromObject};
+use super::raw::Raw;
+use super::scan::{NotJson, Scanner};
 
 /// The fields of an event's `properties` that the edge reads.
 #[derive(Clone, Debug, Default)]
@@ -25,26 +24,20 @@ pub struct Properties<'a> {
     /// Number of properties, and how deep the deepest value nests.
     pub count: usize,
     pub depth: usize,
-    first: Option<Raw<'a>>,
-    end: EndAddress,
+    whole: Option<Raw<'a>>,
 }
 
 impl Properties<'_> {
-    fn opening_brace(&self, text: &str) -> Option<usize> {
-        opening_brace(text, self.first?.span(text).start)
-    }
-
     /// Where the closing brace of `properties` stands in `text`. `None` for an empty object.
     pub fn closing_brace(&self, text: &str) -> Option<usize> {
-        (self.count > 0).then(|| closing_brace(text, self.end)).flatten()
+        self.whole.filter(|_| self.count > 0).map(|whole| whole.span(text).end - 1)
     }
 }
 
 impl<'a> Raw<'a> {
     /// The value read as properties, when it is an object.
     pub fn as_properties(self) -> Option<Properties<'a>> {
-        let mut deserializer = serde_json::Deserializer::from_str(self.text());
-        match ElementSeed::default().deserialize(&mut deserializer).ok()? {
+        match Scanner::whole(self.text()).ok()? {
             Element::Object(properties) => Some(properties),
             Element::Other => None,
         }
@@ -61,140 +54,64 @@ pub struct Event<'a> {
     pub metadata: Option<Raw<'a>>,
     /// How deep the deepest value beside `properties` nests.
     pub depth: usize,
-    first: Edge<'a>,
-    last: Edge<'a>,
+    whole: Option<Raw<'a>>,
     properties_seen: bool,
 }
 
-/// What stands first or last in an event: a plain value, or `properties`, whose own brace lies between.
-#[derive(Clone, Copy, Debug, Default)]
-enum Edge<'a> {
-    #[default]
-    Nothing,
-    Value(Raw<'a>),
-    Properties,
-}
-
 impl Event<'_> {
-    /// Where the record stands in `text`. `None` for an object without a value, or without usable `properties`.
+    /// Where the record stands in `text`, from brace to brace.
     pub fn span(&self, text: &str) -> Option<Range<usize>> {
-        let properties = self.properties.as_ref()?;
-        let first_value = match self.first {
-            Edge::Nothing => return None,
-            Edge::Value(raw) => raw.span(text).start,
-            Edge::Properties => properties.opening_brace(text)?,
-        };
-        let last_value_end = match self.last {
-            Edge::Nothing => return None,
-            Edge::Value(raw) => end_address(raw),
-            Edge::Properties => properties.closing_brace(text)? + 1 + text.as_ptr() as usize,
-        };
-        Some(opening_brace(text, first_value)?..closing_brace(text, last_value_end)? + 1)
+        self.whole.map(|whole| whole.span(text))
     }
 }
 
-#[derive(Clone, Copy)]
-enum PropertyKey {
-    Token,
-    Time,
-    DistinctId,
-    InsertId,
-    DeviceId,
-    UserId,
-    Ignore,
-    Ip,
-    DollarIp,
-    Other,
-}
-
-impl PropertyKey {
-    fn of(key: &str) -> Self {
-        match key {
-            "token" => PropertyKey::Token,
-            "time" => PropertyKey::Time,
-            "distinct_id" => PropertyKey::DistinctId,
-            "$insert_id" => PropertyKey::InsertId,
-            "$device_id" => PropertyKey::DeviceId,
-            "$user_id" => PropertyKey::UserId,
-            "$ignore" => PropertyKey::Ignore,
-            "ip" => PropertyKey::Ip,
-            "$ip" => PropertyKey::DollarIp,
-            _ => PropertyKey::Other,
-        }
-    }
-}
-
-impl<'de> FromObject<'de> for Properties<'de> {
-    fn read_fields<A: MapAccess<'de>>(&mut self, mut map: A) -> Result<(), A::Error> {
-        while let Some(key) = map.next_key_seed(Key(PropertyKey::of))? {
-            let value = Raw::from(map.next_value::<&'de RawValue>()?);
-            self.first = self.first.or(Some(value));
-            self.count += 1;
-            self.depth = self.depth.max(depth(value));
-            self.end = end_address(value);
-            match key {
-                PropertyKey::Token => self.token = Some(value),
-                PropertyKey::Time => self.time = Some(value),
-                PropertyKey::DistinctId => self.distinct_id = Some(value),
-                PropertyKey::InsertId => self.insert_id = Some(value),
-                PropertyKey::DeviceId => self.device_id = Some(value),
-                PropertyKey::UserId => self.user_id = Some(value),
-                PropertyKey::Ignore => self.ignore = Some(value),
-                PropertyKey::Ip => self.ip.push(value),
-                PropertyKey::DollarIp => self.dollar_ip.push(value),
-                PropertyKey::Other => {}
-            }
+impl<'t> FromObject<'t> for Properties<'t> {
+    fn member(&mut self, key: Cow<'t, str>, scanner: &mut Scanner<'t>) -> Result<(), NotJson> {
+        let (value, depth) = scanner.value()?;
+        self.count += 1;
+        self.depth = self.depth.max(depth);
+        match &*key {
+            "token" => self.token = Some(value),
+            "time" => self.time = Some(value),
+            "distinct_id" => self.distinct_id = Some(value),
+            "$insert_id" => self.insert_id = Some(value),
+            "$device_id" => self.device_id = Some(value),
+            "$user_id" => self.user_id = Some(value),
+            "$ignore" => self.ignore = Some(value),
+            "ip" => self.ip.push(value),
+            "$ip" => self.dollar_ip.push(value),
+            _ => {}
         }
         Ok(())
     }
-}
 
-#[derive(Clone, Copy)]
-enum EventKey {
-    Event,
-    Properties,
-    Metadata,
-    Other,
-}
-
-impl EventKey {
-    fn of(key: &str) -> Self {
-        match key {
-            "event" => EventKey::Event,
-            "properties" => EventKey::Properties,
-            "$mp_metadata" => EventKey::Metadata,
-            _ => EventKey::Other,
-        }
+    fn ends(&mut self, whole: Raw<'t>) {
+        self.whole = Some(whole);
     }
 }
 
-impl<'de> FromObject<'de> for Event<'de> {
-    fn read_fields<A: MapAccess<'de>>(&mut self, mut map: A) -> Result<(), A::Error> {
-        while let Some(key) = map.next_key_seed(Key(EventKey::of))? {
-            let edge = if let EventKey::Properties = key {
-                let element = map.next_value_seed(ElementSeed::<Properties<'de>>::default())?;
-                self.properties = match element {
-                    Element::Object(properties) if !self.properties_seen => Some(properties),
-                    Element::Object(_) | Element::Other => None,
-                };
-                self.properties_seen = true;
-                Edge::Properties
-            } else {
-                let value = Raw::from(map.next_value::<&'de RawValue>()?);
-                self.depth = self.depth.max(depth(value));
-                match key {
-                    EventKey::Event => self.event = Some(value),
-                    EventKey::Metadata => self.metadata = Some(value),
-                    EventKey::Properties | EventKey::Other => {}
-                }
-                Edge::Value(value)
+impl<'t> FromObject<'t> for Event<'t> {
+    fn member(&mut self, key: Cow<'t, str>, scanner: &mut Scanner<'t>) -> Result<(), NotJson> {
+        if key == "properties" {
+            self.properties = match scanner.element()? {
+                Element::Object(properties) if !self.properties_seen => Some(properties),
+                Element::Object(_) | Element::Other => None,
             };
-            if let Edge::Nothing = self.first {
-                self.first = edge;
-            }
-            self.last = edge;
+            self.properties_seen = true;
+            return Ok(());
+        }
+        let (value, depth) = scanner.value()?;
+        self.depth = self.depth.max(depth);
+        match &*key {
+            "event" => self.event = Some(value),
+            "$mp_metadata" => self.metadata = Some(value),
+            _ => {}
         }
         Ok(())
+    }
+
+    fn ends(&mut self, whole: Raw<'t>) {
+        self.whole = Some(whole);
     }
 }
 
@@ -203,8 +120,7 @@ mod tests {
     use super::*;
 
     fn event(text: &str) -> Event<'_> {
-        let mut deserializer = serde_json::Deserializer::from_str(text);
-        match ElementSeed::<Event<'_>>::default().deserialize(&mut deserializer).unwrap() {
+        match Scanner::whole(text).unwrap() {
             Element::Object(event) => event,
             Element::Other => panic!("not an object: {text}"),
         }

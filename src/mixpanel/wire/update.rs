@@ -1,12 +1,11 @@
 //! Profile and group updates: ids and operators.
 
+use std::borrow::Cow;
 use std::ops::Range;
 
-use serde::de::MapAccess;
-use serde_json::value::RawValue;
-
-use super::element::{FromObject, Key};
-use super::raw::{EndAddress, Raw, closing_brace, depth, end_address, opening_brace};
+use super::element::FromObject;
+use super::raw::Raw;
+use super::scan::{NotJson, Scanner};
 
 /// One element of an `/engage` or `/groups` call.
 #[derive(Clone, Debug, Default)]
@@ -21,14 +20,13 @@ pub struct Update<'a> {
     /// Operators present (`$set`, `$unset`, ...), with their operands.
     pub operators: Vec<(Operator, Raw<'a>)>,
     pub depth: usize,
-    first: Option<Raw<'a>>,
-    end: EndAddress,
+    whole: Option<Raw<'a>>,
 }
 
 impl Update<'_> {
-    /// Where the record stands in `text`. `None` for an object without a value.
+    /// Where the record stands in `text`, from brace to brace.
     pub fn span(&self, text: &str) -> Option<Range<usize>> {
-        Some(opening_brace(text, self.first?.span(text).start)?..closing_brace(text, self.end)? + 1)
+        self.whole.map(|whole| whole.span(text))
     }
 }
 
@@ -101,24 +99,24 @@ impl UpdateKey {
     }
 }
 
-impl<'de> FromObject<'de> for Update<'de> {
-    fn read_fields<A: MapAccess<'de>>(&mut self, mut map: A) -> Result<(), A::Error> {
-        while let Some(key) = map.next_key_seed(Key(UpdateKey::of))? {
-            let value = Raw::from(map.next_value::<&'de RawValue>()?);
-            self.first = self.first.or(Some(value));
-            self.end = end_address(value);
-            self.depth = self.depth.max(depth(value));
-            match key {
-                UpdateKey::Token => self.token = Some(value),
-                UpdateKey::DistinctId => self.distinct_id = Some(value),
-                UpdateKey::GroupKey => self.group_key = Some(value),
-                UpdateKey::GroupId => self.group_id = Some(value),
-                UpdateKey::Ignore => self.ignore = Some(value),
-                UpdateKey::Ip => self.ip.push(value),
-                UpdateKey::Operator(operator) => self.operators.push((operator, value)),
-                UpdateKey::Other => {}
-            }
+impl<'t> FromObject<'t> for Update<'t> {
+    fn member(&mut self, key: Cow<'t, str>, scanner: &mut Scanner<'t>) -> Result<(), NotJson> {
+        let (value, depth) = scanner.value()?;
+        self.depth = self.depth.max(depth);
+        match UpdateKey::of(&key) {
+            UpdateKey::Token => self.token = Some(value),
+            UpdateKey::DistinctId => self.distinct_id = Some(value),
+            UpdateKey::GroupKey => self.group_key = Some(value),
+            UpdateKey::GroupId => self.group_id = Some(value),
+            UpdateKey::Ignore => self.ignore = Some(value),
+            UpdateKey::Ip => self.ip.push(value),
+            UpdateKey::Operator(operator) => self.operators.push((operator, value)),
+            UpdateKey::Other => {}
         }
         Ok(())
+    }
+
+    fn ends(&mut self, whole: Raw<'t>) {
+        self.whole = Some(whole);
     }
 }
