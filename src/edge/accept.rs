@@ -59,6 +59,8 @@ pub struct Failed {
 pub struct Verdict {
     pub records: Vec<Record>,
     pub failed: Vec<Failed>,
+    /// Whether the records are all of the data, not a byte changed.
+    pub untouched: bool,
 }
 
 /// Judges and stamps the records in `data`.
@@ -96,6 +98,8 @@ struct Writer<'w> {
     failed: Vec<Failed>,
     buffer: Vec<u8>,
     edits: Edits,
+    /// What may be stored of the caller's address, as JSON.
+    address: String,
 }
 
 impl<'w> Writer<'w> {
@@ -109,6 +113,7 @@ impl<'w> Writer<'w> {
             failed: Vec::new(),
             buffer: Vec::new(),
             edits: Edits::default(),
+            address: privacy::of_caller(context.caller, context.ip_policy),
         }
     }
 
@@ -178,12 +183,11 @@ impl<'w> Writer<'w> {
             }
         }
         if context.ip == IpOption::Requester {
-            let address = privacy::of_caller(context.caller, context.ip_policy);
             for own in &properties.ip {
-                self.edits.replace(own.span(self.text), &address);
+                self.edits.replace(own.span(self.text), &self.address);
             }
             if properties.ip.is_empty() {
-                self.edits.append(brace, "ip", &address);
+                self.edits.append(brace, "ip", &self.address);
             }
         } else {
             self.hide(&properties.ip);
@@ -236,17 +240,16 @@ impl<'w> Writer<'w> {
         if context.ip_policy != IpPolicy::Keep {
             self.hide_in_operands(update);
         }
-        let address = privacy::of_caller(context.caller, context.ip_policy);
         // Groups have no place on the map; profiles take the requester's unless told otherwise (contract §5).
         match (context.api, context.ip) {
             (Api::Groups, _) => self.hide(&update.ip),
             (_, IpOption::Requester) if !update.ip.is_empty() => {
                 for own in &update.ip {
-                    self.edits.replace(own.span(self.text), &address);
+                    self.edits.replace(own.span(self.text), &self.address);
                 }
             }
             (_, IpOption::Requester | IpOption::Unsaid) if update.ip.is_empty() => {
-                self.edits.append(brace, "$ip", &address);
+                self.edits.append(brace, "$ip", &self.address);
             }
             (_, IpOption::Nobody) if update.ip.is_empty() => self.edits.append(brace, "$ip", 0),
             _ => self.hide(&update.ip),
@@ -282,6 +285,7 @@ impl<'w> Writer<'w> {
     }
 
     fn finish(self) -> Verdict {
+        let untouched = self.buffer.is_empty() && self.failed.is_empty() && !self.repaired;
         let buffer = Bytes::from(self.buffer);
         let received_at = self.context.now;
         let records = self
@@ -295,7 +299,7 @@ impl<'w> Writer<'w> {
                 Record { kind, origin: Origin::App, destinations, project, received_at, body }
             })
             .collect();
-        Verdict { records, failed: self.failed }
+        Verdict { records, failed: self.failed, untouched }
     }
 }
 

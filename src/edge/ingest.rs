@@ -28,7 +28,7 @@ use crate::mixpanel::Api;
 use crate::mixpanel::validate::{Problem, Rules, Tokens};
 use crate::privacy::{Erased, Tombstones};
 use crate::record::{Kind, Project, Record};
-use crate::store::{AppendError, Journal};
+use crate::store::{AppendError, Journal, Sent};
 use crate::telemetry;
 
 /// From this size on, a request's records are read on the blocking pool: parsing megabytes would hold up the other
@@ -48,6 +48,7 @@ pub struct Ingest {
     pub minter: Minter,
     pub tombstones: Arc<Tombstones>,
     pub bell: Arc<Bell>,
+    pub appends: telemetry::Appends,
 }
 
 /// The parts of a call that its answer depends on.
@@ -81,13 +82,14 @@ impl Ingest {
         };
         let intake = intake::read(&call.headers, body, &self.limits, &self.budget, &mut observe).await;
         let now = self.clock.now();
-        let (body, mut account) = match intake {
-            Ok(Intake { body, account }) => (body, account),
+        let (body, gzip, mut account) = match intake {
+            Ok(Intake { body, gzip, account }) => (body, gzip, account),
             Err(error) => return self.refuse_unread(&call, &error.into()),
         };
         if account.add(body.len()).await.is_err() {
             return self.refuse_unread(&call, &IntakeError::NoRoom(super::budget::NoRoom).into());
         }
+        let sent = gzip.map(|gzip| Sent { gzip, text: body.clone() });
         let request = decode::request(&call.query, body);
         let form = Form::of(api, &request.options, request.shape, &call.headers);
         let mut reservation = None;
@@ -121,7 +123,7 @@ impl Ingest {
             Err(DecodeError::TooManyRecords) => return self.refuse(&call, &form, &Refusal::TooManyRecords),
             Err(error) => return self.refuse(&call, &form, &Refusal::Unreadable(error)),
         };
-        let response = self.store(&call, &form, verdict, account, reservation).await;
+        let response = self.store(&call, &form, verdict, sent, account, reservation).await;
         drop(erased);
         response
     }
@@ -186,6 +188,7 @@ impl Ingest {
             for record in &mut verdict.records {
                 if erased.covers(record.kind, &record.body) {
                     record.body = Bytes::new();
+                    verdict.untouched = false;
                 }
             }
             Ok(verdict)
@@ -208,6 +211,7 @@ impl Ingest {
         call: &Call,
         form: &Form,
         verdict: Verdict,
+        sent: Option<Sent>,
         account: Account,
         reservation: Option<Reservation>,
     ) -> Response<Body> {
@@ -219,7 +223,8 @@ impl Ingest {
         }
         let stored = verdict.records.len();
         if stored > 0 {
-            if let Err(error) = self.append(verdict.records, account).await {
+            let sent = sent.filter(|_| verdict.untouched);
+            if let Err(error) = self.append(verdict.records, sent, account).await {
                 return self.refuse(call, form, &error.into());
             }
             if let Some(reservation) = reservation {
@@ -230,11 +235,14 @@ impl Ingest {
     }
 
     /// The account is closed when the records are synced, not before.
-    async fn append(&self, records: Vec<Record>, account: Account) -> Result<(), AppendError> {
+    async fn append(&self, records: Vec<Record>, sent: Option<Sent>, account: Account) -> Result<(), AppendError> {
         let started = Instant::now();
-        let result = self.journal.append(records).await;
+        let result = match sent {
+            Some(sent) => self.journal.append_sent(records, sent).await,
+            None => self.journal.append(records).await,
+        };
         drop(account);
-        telemetry::append(started.elapsed());
+        self.appends.append(started.elapsed());
         result.map(|_position| ())
     }
 

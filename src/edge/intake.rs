@@ -60,6 +60,8 @@ pub enum IntakeError {
 #[derive(Debug)]
 pub struct Intake {
     pub body: Bytes,
+    /// The body as it came, when it was one gzip member of nothing but the compressed body.
+    pub gzip: Option<Bytes>,
     pub account: Account,
 }
 
@@ -81,7 +83,7 @@ pub async fn read(
         collect(&mut pieces, encoding, limits.body_bytes, &mut account, observe).await
     };
     match result {
-        Ok(body) => Ok(Intake { body, account }),
+        Ok((body, gzip)) => Ok(Intake { body, gzip, account }),
         Err(error) => {
             drop(account);
             if matches!(error, IntakeError::TooLarge | IntakeError::NoRoom(_)) {
@@ -153,8 +155,8 @@ async fn collect(
     cap: usize,
     account: &mut Account,
     observe: &mut (dyn FnMut(&[u8]) + Send),
-) -> Result<Bytes, IntakeError> {
-    let Some(mut first) = pieces.next().await? else { return Ok(Bytes::new()) };
+) -> Result<(Bytes, Option<Bytes>), IntakeError> {
+    let Some(mut first) = pieces.next().await? else { return Ok((Bytes::new(), None)) };
     observe(&first);
     // The magic number may come in two pieces.
     while first.len() < 2 {
@@ -171,7 +173,7 @@ async fn collect(
         Encoding::Deflate => {
             inflate(Inflater::new(Decompress::new(true), false, cap), first, pieces, account, observe).await
         }
-        Encoding::Plain | Encoding::Gzip => plain(first, pieces, cap, account, observe).await,
+        Encoding::Plain | Encoding::Gzip => Ok((plain(first, pieces, cap, account, observe).await?, None)),
     }
 }
 
@@ -213,14 +215,14 @@ async fn inflate(
     pieces: &mut Pieces,
     account: &mut Account,
     observe: &mut (dyn FnMut(&[u8]) + Send),
-) -> Result<Bytes, IntakeError> {
+) -> Result<(Bytes, Option<Bytes>), IntakeError> {
     let mut next = Some(first);
-    let mut sent = 0;
     while let Some(piece) = next {
-        sent += piece.len();
-        if sent > inflater.cap {
+        if inflater.sent.len() + piece.len() > inflater.cap {
             return Err(IntakeError::TooLarge);
         }
+        account.cover(inflater.out.capacity() + inflater.sent.len() + piece.len()).await?;
+        inflater.sent.extend_from_slice(&piece);
         inflater.push(&piece, account).await?;
         next = pieces.next().await?;
         if let Some(piece) = &next {
@@ -230,21 +232,26 @@ async fn inflate(
     if !inflater.ended {
         return Err(IntakeError::Broken);
     }
-    Ok(inflater.out.into())
+    let gzip = inflater.is_bare().then(|| inflater.sent.into());
+    Ok((inflater.out.into(), gzip))
 }
 
 struct Inflater {
     stream: Decompress,
     gzip: bool,
+    /// The body as it came.
+    sent: Vec<u8>,
     out: Vec<u8>,
     cap: usize,
     members: usize,
     ended: bool,
+    /// Something stands behind the end.
+    padded: bool,
 }
 
 impl Inflater {
     fn new(stream: Decompress, gzip: bool, cap: usize) -> Self {
-        Self { stream, gzip, out: Vec::new(), cap, members: 1, ended: false }
+        Self { stream, gzip, sent: Vec::new(), out: Vec::new(), cap, members: 1, ended: false, padded: false }
     }
 
     async fn push(&mut self, mut input: &[u8], account: &mut Account) -> Result<(), IntakeError> {
@@ -277,9 +284,15 @@ impl Inflater {
         Ok(())
     }
 
+    /// Whether what came was one gzip member without a name, a comment or padding.
+    fn is_bare(&self) -> bool {
+        self.gzip && self.members == 1 && !self.padded && self.sent.get(3) == Some(&0)
+    }
+
     /// Starts the next gzip member when `input` begins one. Anything else behind the end is padding and ignored.
     fn next_member(&mut self, input: &[u8]) -> Result<bool, IntakeError> {
         if !self.gzip || input[0] != 0x1f {
+            self.padded = true;
             return Ok(false);
         }
         if self.members == MAX_MEMBERS {
@@ -297,7 +310,7 @@ impl Inflater {
         if capacity <= self.out.len() {
             return Err(IntakeError::TooLarge);
         }
-        account.cover(capacity).await?;
+        account.cover(capacity + self.sent.len()).await?;
         self.out.reserve_exact(capacity - self.out.len());
         Ok(())
     }

@@ -87,6 +87,7 @@ pub fn router(parts: EdgeParts) -> Router {
         minter: parts.minter,
         tombstones: parts.tombstones,
         bell: parts.bell,
+        appends: telemetry::Appends::new(),
     });
     let pass_through = Arc::new(parts.pass_through);
     let prefix = config.server.path_prefix.as_deref();

@@ -113,11 +113,27 @@ pub struct JournalSize {
     pub room: u64,
 }
 
+/// A request as it came over the line, for an engine that can keep it so.
+#[derive(Clone, Debug)]
+pub struct Sent {
+    /// One gzip member and nothing besides.
+    pub gzip: Bytes,
+    /// What it inflates to. Every record is a slice of it, and nothing but brackets, commas and white space stands between
+    /// them: nothing else may be kept of a person.
+    pub text: Bytes,
+}
+
 /// The append-only log.
 pub trait Journal: Send + Sync + 'static {
     /// Appends `records` (never empty) as part of one entry, in order, and resolves when they are durable. Returns the
     /// position of the first; the others follow it by index. Dropping the future does not undo an append under way.
     fn append(&self, records: Vec<Record>) -> BoxFuture<'_, Result<Position, AppendError>>;
+
+    /// The same for records that are all of what was `sent`: an engine may store that instead of compressing them anew.
+    fn append_sent(&self, records: Vec<Record>, sent: Sent) -> BoxFuture<'_, Result<Position, AppendError>> {
+        drop(sent);
+        self.append(records)
+    }
 
     /// Durable entries from `from` on, oldest first, at least one when there is any, then up to about `max_bytes` of
     /// decoded records. Empty when `from` is past the end.

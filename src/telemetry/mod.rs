@@ -100,6 +100,9 @@ pub struct Hot {
     seconds: metrics::Histogram,
 }
 
+/// How long appends take, looked up likewise.
+pub struct Appends(metrics::Histogram);
+
 /// How a look-up in a table ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Lookup {
@@ -188,6 +191,19 @@ mod emit {
 
     pub fn append(took: Duration) {
         metrics::histogram!(APPEND_SECONDS).record(took);
+    }
+
+    impl Appends {
+        /// Made once the recorder is installed.
+        #[expect(clippy::new_without_default, reason = "it must not be made before the recorder is installed")]
+        pub fn new() -> Self {
+            Self(metrics::histogram!(APPEND_SECONDS))
+        }
+
+        /// As [`append`].
+        pub fn append(&self, took: Duration) {
+            self.0.record(took);
+        }
     }
 
     /// `kind` is a published kind label; `total` counts since the store was created.

@@ -193,7 +193,7 @@ pub async fn read(
     limits: &IntakeLimits,
     budget: &Budget,
 ) -> Result<(Bytes, Account), Refusal> {
-    let Intake { body, mut account } = intake::read(headers, body, limits, budget, &mut |_| {}).await?;
+    let Intake { body, mut account, .. } = intake::read(headers, body, limits, budget, &mut |_| {}).await?;
     account.add(body.len()).await.map_err(IntakeError::NoRoom)?;
     Ok((body, account))
 }

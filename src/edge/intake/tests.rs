@@ -22,6 +22,11 @@ fn pieces(data: &[u8], size: usize) -> Body {
 }
 
 async fn intake(encoding: &str, body: Body) -> (Result<Bytes, IntakeError>, Budget) {
+    let (result, budget) = whole_intake(encoding, body).await;
+    (result.map(|intake| intake.body), budget)
+}
+
+async fn whole_intake(encoding: &str, body: Body) -> (Result<Intake, IntakeError>, Budget) {
     let mut headers = HeaderMap::new();
     if !encoding.is_empty() {
         headers.insert(CONTENT_ENCODING, encoding.parse().unwrap());
@@ -29,7 +34,26 @@ async fn intake(encoding: &str, body: Body) -> (Result<Bytes, IntakeError>, Budg
     let budget = Budget::new(1 << 20);
     let limits = IntakeLimits { body_bytes: CAP, ..IntakeLimits::default() };
     let result = read(&headers, body, &limits, &budget, &mut |_| {}).await;
-    (result.map(|intake| intake.body), budget)
+    (result, budget)
+}
+
+#[tokio::test]
+async fn a_bare_gzip_body_is_kept_as_it_came() {
+    let text = vec![b'x'; 1000];
+    let plain = gzip(&text);
+    let halves = [gzip(&text), gzip(&text)].concat();
+    let padded = [gzip(&text), vec![0; 64]].concat();
+    let named = {
+        let mut encoder = flate2::GzBuilder::new().filename("people.json").write(Vec::new(), Compression::default());
+        encoder.write_all(&text).unwrap();
+        encoder.finish().unwrap()
+    };
+    for size in [1, 7, usize::MAX] {
+        for (sent, bare) in [(&text, false), (&plain, true), (&halves, false), (&padded, false), (&named, false)] {
+            let kept = whole_intake("gzip", pieces(sent, size)).await.0.unwrap().gzip;
+            assert_eq!(kept, bare.then(|| Bytes::from(sent.clone())), "pieces of {size}");
+        }
+    }
 }
 
 #[tokio::test]

@@ -17,7 +17,7 @@ use super::*;
 use crate::clock::{ManualClock, UnixMillis};
 use crate::config;
 use crate::record::{EntryId, Epoch, PerKind, Position, Record};
-use crate::store::{Entry, EraseReport, JournalSize, Picker, StoreError, Tail, TrimReport};
+use crate::store::{Entry, EraseReport, JournalSize, Picker, Sent, StoreError, Tail, TrimReport};
 
 mod answers;
 mod document;
@@ -30,6 +30,8 @@ pub(in crate::edge) const NOW: UnixMillis = UnixMillis(1_750_000_000_000);
 pub(in crate::edge) struct MemoryJournal {
     pub records: Mutex<Vec<Record>>,
     pub failure: Mutex<Option<AppendError>>,
+    /// Requests that were handed over as they were sent.
+    pub sent: Mutex<Vec<Sent>>,
 }
 
 impl Journal for MemoryJournal {
@@ -39,6 +41,10 @@ impl Journal for MemoryJournal {
             self.records.lock().unwrap().extend(records);
             Ok(Position::default())
         })
+    }
+    fn append_sent(&self, records: Vec<Record>, sent: Sent) -> BoxFuture<'_, Result<Position, AppendError>> {
+        self.sent.lock().unwrap().push(sent);
+        self.append(records)
     }
     fn read(&self, _: EntryId, _: usize) -> BoxFuture<'_, Result<Vec<Entry>, StoreError>> {
         Box::pin(async { Ok(Vec::new()) })
@@ -192,6 +198,36 @@ async fn every_sdk_encoding_is_stored_the_same() {
     for data in [encoded(EVENT), encoded(&base64), BASE64.encode(EVENT)] {
         assert_eq!(edge.get(&format!("/track?ip=0&verbose=0&data={data}")).await, (200, "1".to_owned()));
         assert_eq!(edge.stored_json()[0]["event"], "A b+c");
+    }
+}
+
+/// Whatever is not stored must not stand in the journal either, inside the request that it came in.
+#[tokio::test]
+async fn a_request_is_stored_as_sent_only_when_all_of_it_is_stored_unchanged() {
+    let edge = Edge::new(CONFIG);
+    let auth = basic("sa:sa-secret");
+    let headers = [JSON, ("authorization", auth.as_str()), ("content-encoding", "gzip")];
+    let event = |id: &str, more: &str| {
+        format!(
+            r#"{{"event":"e","properties":{{"token":"tok","time":1740000000,"distinct_id":"u",{more}"$insert_id":"{id}"}}}}"#
+        )
+    };
+    let cases = [
+        (format!("[{}, {}]", event("a", ""), event("b", "")), true),
+        (format!("{}\n{}\n", event("a", ""), event("b", "")), true),
+        // One is refused, one is changed.
+        (format!("[{},{}]", event("a", ""), event("b!", "")), false),
+        (format!("[{},7]", event("a", "")), false),
+        (format!("[{}]", event("a", "").replace(r#""token":"tok","#, "")), false),
+    ];
+    for (text, as_sent) in cases {
+        let mut encoder = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::default());
+        std::io::Write::write_all(&mut encoder, text.as_bytes()).unwrap();
+        edge.post("/import?strict=1&project_id=12345", &headers, encoder.finish().unwrap()).await;
+        assert!(!edge.stored().is_empty(), "{text}");
+        let sent: Vec<Sent> = std::mem::take(&mut *edge.journal.sent.lock().unwrap());
+        assert_eq!(sent.len(), usize::from(as_sent), "{text}");
+        assert!(sent.iter().all(|sent| sent.text == text.as_bytes()), "{text}");
     }
 }
 

@@ -3,28 +3,44 @@
 //! ```text
 //! block   := version u8, codec u8, count u32, raw_len u32, checksum u64, payload
 //! payload := record*                                 (as it is, or one zstd frame)
-//! record  := kind u8, origin u8, destinations u8, project u8, len u32, received_at u64, body[len]
+//!          | places_len u32, places, gzip            (a request as it was sent)
+//! record  := head, body[len]
+//! head    := kind u8, origin u8, destinations u8, project u8, len u32, received_at u64
+//! places  := (head, start u32)*                      (one zstd frame; where each body stands in what `gzip` inflates to)
 //! ```
+//!
+//! A request that came compressed and of which every byte is kept is stored as it came: compressing it again would cost
+//! more than all the rest of taking it in.
 //!
 //! Integers are little-endian. The checksum is xxh3-64 over everything before it and the payload as stored, so damage is
 //! recognised before anything is believed. Numbers given to kinds and origins are part of the format and never reused.
 
+use std::io::{self, Read as _, Write as _};
+
 use bytes::Bytes;
+use flate2::bufread::GzDecoder;
 use xxhash_rust::xxh3::Xxh3;
 
 use crate::clock::UnixMillis;
 use crate::record::{Destinations, Kind, Origin, Project, Record};
+use crate::store::Sent;
 
 const VERSION: u8 = 1;
 const CODEC_RAW: u8 = 0;
 const CODEC_ZSTD: u8 = 1;
+const CODEC_SENT: u8 = 2;
 const CHECKSUM_AT: usize = 10;
 const HEADER: usize = 18;
 const RECORD_HEADER: usize = 16;
+/// A record's head and where its body begins.
+const PLACE: usize = RECORD_HEADER + 4;
 /// Below this a zstd frame saves nothing worth its time (a single event shrinks by a sixth).
 const MIN_COMPRESSED: usize = 1024;
 /// Level 1: the best ratio of all levels up to 3 on batches of events, at half a gigabyte a second.
 const LEVEL: i32 = 1;
+
+/// Records are handed to the compressor in pieces of about this size.
+const PIECE: usize = 64 << 10;
 
 /// The largest payload that an entry may have, before compression.
 pub(super) const MAX_RAW: usize = 256 << 20;
@@ -49,6 +65,11 @@ pub(super) enum BlockError {
 
 /// Appends one record to a payload under construction.
 pub(super) fn push_record(payload: &mut Vec<u8>, record: &Record) {
+    push_head(payload, record);
+    payload.extend_from_slice(&record.body);
+}
+
+fn push_head(payload: &mut Vec<u8>, record: &Record) {
     // Callers refuse payloads above MAX_RAW, which is far below u32::MAX.
     let len = u32::try_from(record.body.len()).unwrap_or(u32::MAX);
     payload.extend_from_slice(&[
@@ -59,7 +80,6 @@ pub(super) fn push_record(payload: &mut Vec<u8>, record: &Record) {
     ]);
     payload.extend_from_slice(&len.to_le_bytes());
     payload.extend_from_slice(&record.received_at.0.to_le_bytes());
-    payload.extend_from_slice(&record.body);
 }
 
 /// Bytes that [`push_record`] adds for `record`.
@@ -76,22 +96,14 @@ pub(super) struct Sealer {
 impl Sealer {
     /// The finished block of a payload of `count` records.
     pub(super) fn seal(&mut self, payload: &[u8], count: u32) -> Vec<u8> {
-        let (codec, mut block) = match self.compress(payload) {
-            Some(block) => (CODEC_ZSTD, block),
+        match self.compress(payload) {
+            Some(block) => finish(block, CODEC_ZSTD, count, payload.len()),
             None => {
                 let mut block = vec![0; HEADER];
                 block.extend_from_slice(payload);
-                (CODEC_RAW, block)
+                finish(block, CODEC_RAW, count, payload.len())
             }
-        };
-        let raw_len = u32::try_from(payload.len()).unwrap_or(u32::MAX);
-        block[0] = VERSION;
-        block[1] = codec;
-        block[2..6].copy_from_slice(&count.to_le_bytes());
-        block[6..CHECKSUM_AT].copy_from_slice(&raw_len.to_le_bytes());
-        let sum = checksum(&block);
-        block[CHECKSUM_AT..HEADER].copy_from_slice(&sum.to_le_bytes());
-        block
+        }
     }
 
     /// The compressed payload behind room for the header; `None` when that would not be smaller.
@@ -108,6 +120,79 @@ impl Sealer {
         block.truncate(HEADER + len);
         Some(block)
     }
+}
+
+/// Writes the header into the room that was left for it.
+fn finish(mut block: Vec<u8>, codec: u8, count: u32, raw_len: usize) -> Vec<u8> {
+    let raw_len = u32::try_from(raw_len).unwrap_or(u32::MAX);
+    block[0] = VERSION;
+    block[1] = codec;
+    block[2..6].copy_from_slice(&count.to_le_bytes());
+    block[6..CHECKSUM_AT].copy_from_slice(&raw_len.to_le_bytes());
+    let sum = checksum(&block);
+    block[CHECKSUM_AT..HEADER].copy_from_slice(&sum.to_le_bytes());
+    block
+}
+
+/// The block of a large request, whose payload, of `len` bytes, is never whole in memory.
+pub(super) fn seal_large(records: &[Record], len: usize) -> Vec<u8> {
+    let (codec, block) = match compress_records(records, len) {
+        Ok(block) if block.len() < HEADER + len => (CODEC_ZSTD, block),
+        _ => {
+            let mut block = Vec::with_capacity(HEADER + len);
+            block.resize(HEADER, 0);
+            records.iter().for_each(|record| push_record(&mut block, record));
+            (CODEC_RAW, block)
+        }
+    };
+    finish(block, codec, count_of(records), len)
+}
+
+fn compress_records(records: &[Record], len: usize) -> io::Result<Vec<u8>> {
+    let mut block = Vec::with_capacity(HEADER + len / 4);
+    block.resize(HEADER, 0);
+    let mut encoder = zstd::stream::write::Encoder::new(block, LEVEL)?;
+    encoder.set_pledged_src_size(Some(len as u64))?;
+    let mut piece = Vec::with_capacity(PIECE);
+    for record in records {
+        push_record(&mut piece, record);
+        if piece.len() >= PIECE {
+            encoder.write_all(&piece)?;
+            piece.clear();
+        }
+    }
+    encoder.write_all(&piece)?;
+    let mut block = encoder.finish()?;
+    block.shrink_to_fit();
+    Ok(block)
+}
+
+/// The block of a request that is stored as it was sent. `None` when a body is no slice of the text.
+pub(super) fn seal_sent(records: &[Record], sent: &Sent) -> Option<Vec<u8>> {
+    let mut places = Vec::with_capacity(records.len() * PLACE);
+    for record in records {
+        let start = place(&sent.text, &record.body)?;
+        push_head(&mut places, record);
+        places.extend_from_slice(&u32::try_from(start).ok()?.to_le_bytes());
+    }
+    let places = zstd::bulk::compress(&places, LEVEL).ok()?;
+    let mut block = Vec::with_capacity(HEADER + 4 + places.len() + sent.gzip.len());
+    block.resize(HEADER, 0);
+    block.extend_from_slice(&u32::try_from(places.len()).ok()?.to_le_bytes());
+    block.extend_from_slice(&places);
+    block.extend_from_slice(&sent.gzip);
+    Some(finish(block, CODEC_SENT, count_of(records), sent.text.len()))
+}
+
+/// Where `body` begins in `text`, whose slice it is.
+fn place(text: &Bytes, body: &Bytes) -> Option<usize> {
+    let start = (body.as_ptr() as usize).checked_sub(text.as_ptr() as usize)?;
+    (start + body.len() <= text.len()).then_some(start)
+}
+
+fn count_of(records: &[Record]) -> u32 {
+    // MAX_RAW bounds the number of records far below u32::MAX.
+    u32::try_from(records.len()).unwrap_or(u32::MAX)
 }
 
 /// Length of the payload of `block` before compression, as its header states it; 0 for what is no block.
@@ -133,7 +218,8 @@ pub(super) fn decode(block: Vec<u8>) -> Result<Vec<Record>, BlockError> {
         CODEC_ZSTD if raw_len <= MAX_RAW => {
             Bytes::from(zstd::bulk::decompress(&block[HEADER..], raw_len).map_err(|_| BlockError::Compression)?)
         }
-        CODEC_ZSTD => return Err(BlockError::Compression),
+        CODEC_SENT if raw_len <= MAX_RAW => return decode_sent(&block[HEADER..], raw_len, count),
+        CODEC_ZSTD | CODEC_SENT => return Err(BlockError::Compression),
         other => return Err(BlockError::Codec(other)),
     };
     if payload.len() != raw_len {
@@ -165,23 +251,49 @@ pub(super) fn decode_payload(payload: &Bytes, count: u32) -> Result<Vec<Record>,
     let mut records = Vec::with_capacity(count);
     let mut at = 0;
     for _ in 0..count {
-        let header = payload.get(at..at + RECORD_HEADER).ok_or(BlockError::Layout)?;
-        let len = field_u32(header, 4).ok_or(BlockError::Layout)? as usize;
-        let received_at = field_u64(header, 8).ok_or(BlockError::Layout)?;
-        let (kind, origin, destinations, project) = (header[0], header[1], header[2], header[3]);
-        at += RECORD_HEADER;
-        let end = at.checked_add(len).filter(|end| *end <= payload.len()).ok_or(BlockError::Layout)?;
-        records.push(Record {
-            kind: Kind::from_code(kind).ok_or(BlockError::Unknown { field: "kind", value: kind })?,
-            origin: Origin::from_code(origin).ok_or(BlockError::Unknown { field: "origin", value: origin })?,
-            destinations: Destinations::from_bits(destinations),
-            project: project_from(project)?,
-            received_at: UnixMillis(received_at),
-            body: payload.slice(at..end),
-        });
-        at = end;
+        let head = payload.get(at..at + RECORD_HEADER).ok_or(BlockError::Layout)?;
+        let record = record(head, payload, at + RECORD_HEADER)?;
+        at += RECORD_HEADER + record.body.len();
+        records.push(record);
     }
     if at == payload.len() { Ok(records) } else { Err(BlockError::Layout) }
+}
+
+/// The records of a request that was stored as it was sent.
+fn decode_sent(payload: &[u8], raw_len: usize, count: u32) -> Result<Vec<Record>, BlockError> {
+    let len = field_u32(payload, 0).ok_or(BlockError::Layout)? as usize;
+    let (places, gzip) = payload[4..].split_at_checked(len).ok_or(BlockError::Layout)?;
+    // No record is shorter than `{}`.
+    let count = usize::try_from(count).ok().filter(|count| *count <= raw_len).ok_or(BlockError::Layout)?;
+    let places = zstd::bulk::decompress(places, count * PLACE).map_err(|_| BlockError::Compression)?;
+    let mut text = Vec::with_capacity(raw_len);
+    let limit = raw_len as u64 + 1;
+    GzDecoder::new(gzip).take(limit).read_to_end(&mut text).map_err(|_| BlockError::Compression)?;
+    if text.len() != raw_len {
+        return Err(BlockError::Compression);
+    }
+    if places.len() != count * PLACE {
+        return Err(BlockError::Layout);
+    }
+    let text = Bytes::from(text);
+    let at = |place: &[u8]| field_u32(place, RECORD_HEADER).ok_or(BlockError::Layout);
+    places.chunks_exact(PLACE).map(|place| record(place, &text, at(place)? as usize)).collect()
+}
+
+/// The record with this head and the body that begins at `start` of `bytes`.
+fn record(head: &[u8], bytes: &Bytes, start: usize) -> Result<Record, BlockError> {
+    let len = field_u32(head, 4).ok_or(BlockError::Layout)? as usize;
+    let received_at = field_u64(head, 8).ok_or(BlockError::Layout)?;
+    let (kind, origin, destinations, project) = (head[0], head[1], head[2], head[3]);
+    let end = start.checked_add(len).filter(|end| *end <= bytes.len()).ok_or(BlockError::Layout)?;
+    Ok(Record {
+        kind: Kind::from_code(kind).ok_or(BlockError::Unknown { field: "kind", value: kind })?,
+        origin: Origin::from_code(origin).ok_or(BlockError::Unknown { field: "origin", value: origin })?,
+        destinations: Destinations::from_bits(destinations),
+        project: project_from(project)?,
+        received_at: UnixMillis(received_at),
+        body: bytes.slice(start..end),
+    })
 }
 
 fn checksum(block: &[u8]) -> u64 {
@@ -234,6 +346,23 @@ mod tests {
         proptest::collection::vec(record, 0..40)
     }
 
+    /// The records as slices of one text, and that text as it would have been sent.
+    fn as_sent(records: &[Record]) -> (Vec<Record>, Sent) {
+        let mut text = b"[".to_vec();
+        let mut spans = Vec::new();
+        for record in records {
+            spans.push(text.len()..text.len() + record.body.len());
+            text.extend_from_slice(&record.body);
+            text.push(b',');
+        }
+        let mut gzip = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::default());
+        gzip.write_all(&text).unwrap();
+        let sent = Sent { gzip: gzip.finish().unwrap().into(), text: text.into() };
+        let slices = records.iter().zip(spans);
+        let records = slices.map(|(record, span)| Record { body: sent.text.slice(span), ..record.clone() }).collect();
+        (records, sent)
+    }
+
     fn seal(records: &[Record]) -> Vec<u8> {
         let mut payload = Vec::new();
         for record in records {
@@ -249,6 +378,26 @@ mod tests {
             let block = seal(&records);
             prop_assert_eq!(stated_raw_len(&block), records.iter().map(record_len).sum::<usize>());
             prop_assert_eq!(decode(block).unwrap(), records);
+        }
+
+        #[test]
+        fn a_large_request_is_sealed_piece_by_piece(records in records()) {
+            let block = seal_large(&records, records.iter().map(record_len).sum());
+            prop_assert_eq!(decode(block).unwrap(), records);
+        }
+
+        #[test]
+        fn a_request_is_kept_as_it_was_sent(records in records(), noise in any::<prop::sample::Index>()) {
+            let (records, sent) = as_sent(&records);
+            let block = seal_sent(&records, &sent).unwrap();
+            prop_assert_eq!(&decode(block.clone()).unwrap(), &records);
+            // Damage that the checksum does not tell of.
+            let mut payload = block[HEADER..].to_vec();
+            let at = noise.index(payload.len());
+            payload[at] ^= 0x55;
+            let mut damaged = vec![0; HEADER];
+            damaged.extend_from_slice(&payload);
+            drop(decode(finish(damaged, CODEC_SENT, count_of(&records), sent.text.len())));
         }
 
         #[test]
@@ -282,6 +431,20 @@ mod tests {
                 prop_assert_eq!(records.len(), count as usize);
             }
         }
+    }
+
+    #[test]
+    fn a_body_from_elsewhere_is_not_looked_for_in_the_text() {
+        let record = Record {
+            kind: Kind::Event,
+            origin: Origin::App,
+            destinations: Destinations::ALL,
+            project: Project::Ours,
+            received_at: UnixMillis(1),
+            body: Bytes::from_static(b"{}"),
+        };
+        let (_, sent) = as_sent(std::slice::from_ref(&record));
+        assert_eq!(seal_sent(&[record], &sent), None);
     }
 
     #[test]

@@ -15,13 +15,13 @@ use super::block::{self, Sealer};
 use super::journal_writer::{Append, Command, Payload, Progress};
 use super::poison::Poison;
 use super::readers::{Readers, read_failed};
-use super::recent::Recent;
+use super::recent::{Content, Recent};
 use super::schema::is_damage;
 use super::watermark::Watermark;
 use super::writer::Writer;
 use crate::clock::UnixMillis;
 use crate::record::{EntryId, Epoch, PerKind, Position, Record};
-use crate::store::{AppendError, Entry, EraseReport, Journal, JournalSize, Picker, StoreError, Tail, TrimReport};
+use crate::store::{AppendError, Entry, EraseReport, Journal, JournalSize, Picker, Sent, StoreError, Tail, TrimReport};
 
 /// Bytes that may wait for the writer.
 const QUEUE_BYTES: usize = 32 << 20;
@@ -90,7 +90,7 @@ impl SqliteJournal {
         answer.await.unwrap_or_else(|_| Err(self.poison.store_error()))
     }
 
-    async fn append_records(&self, records: Vec<Record>) -> Result<Position, AppendError> {
+    async fn append_records(&self, records: Vec<Record>, sent: Option<Sent>) -> Result<Position, AppendError> {
         self.ready()?;
         let len: usize = records.iter().map(block::record_len).sum();
         if len > block::MAX_RAW {
@@ -99,9 +99,9 @@ impl SqliteJournal {
         let permit = self.room(len).await?;
         let (reply, answer) = oneshot::channel();
         let append = if len < LARGE_REQUEST {
-            prepare(&records, len, reply, permit)
+            prepare(records, len, None, reply, permit)
         } else {
-            let prepared = tokio::task::spawn_blocking(move || prepare(&records, len, reply, permit));
+            let prepared = tokio::task::spawn_blocking(move || prepare(records, len, sent.as_ref(), reply, permit));
             prepared.await.map_err(|error| AppendError::Poisoned(format!("encoding was broken off: {error}")))?
         };
         if !self.writer.send(Command::Append(append)) {
@@ -194,7 +194,11 @@ impl SqliteJournal {
 
 impl Journal for SqliteJournal {
     fn append(&self, records: Vec<Record>) -> BoxFuture<'_, Result<Position, AppendError>> {
-        self.append_records(records).boxed()
+        self.append_records(records, None).boxed()
+    }
+
+    fn append_sent(&self, records: Vec<Record>, sent: Sent) -> BoxFuture<'_, Result<Position, AppendError>> {
+        self.append_records(records, Some(sent)).boxed()
     }
 
     fn read(&self, from: EntryId, max_bytes: usize) -> BoxFuture<'_, Result<Vec<Entry>, StoreError>> {
@@ -256,25 +260,26 @@ impl Journal for SqliteJournal {
 
 /// Encodes a request; a large one becomes a finished block.
 pub(super) fn prepare(
-    records: &[Record],
+    records: Vec<Record>,
     len: usize,
+    sent: Option<&Sent>,
     reply: oneshot::Sender<Result<Position, AppendError>>,
     permit: OwnedSemaphorePermit,
 ) -> Append {
-    let mut payload = Vec::with_capacity(len);
     let mut accepted = PerKind::default();
-    for record in records {
-        block::push_record(&mut payload, record);
-        accepted.add(record.kind, 1);
-    }
+    records.iter().for_each(|record| accepted.add(record.kind, 1));
     // MAX_RAW bounds the number of records far below u32::MAX.
     let count = u32::try_from(records.len()).unwrap_or(u32::MAX);
+    let received_at = records.iter().map(|record| record.received_at).min().unwrap_or_default();
     let payload = if len < LARGE_REQUEST {
+        let mut payload = Vec::with_capacity(len);
+        records.iter().for_each(|record| block::push_record(&mut payload, record));
         Payload::Small(payload)
     } else {
-        Payload::Sealed { block: Sealer::default().seal(&payload, count), payload: payload.into() }
+        let as_sent = sent.and_then(|sent| block::seal_sent(&records, sent));
+        let block = as_sent.unwrap_or_else(|| block::seal_large(&records, len));
+        Payload::Sealed { block, content: Content::Records(records.into(), len) }
     };
-    let received_at = records.iter().map(|record| record.received_at).min().unwrap_or_default();
     Append { payload, records: count, accepted, received_at, reply, permit }
 }
 

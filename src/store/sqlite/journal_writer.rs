@@ -1,14 +1,13 @@
 //! What a group is for the journal: the requests that wait are packed into blocks and committed as one transaction,
 //! with the counters that outlive them.
 
-use bytes::Bytes;
 use rusqlite::{Connection, Transaction, TransactionBehavior, params};
 use std::sync::{Arc, Mutex, PoisonError};
 use tokio::sync::{OwnedSemaphorePermit, oneshot, watch};
 
 use super::block::Sealer;
 use super::poison::Poison;
-use super::recent::{Held, Recent};
+use super::recent::{Content, Held, Recent};
 use super::schema::is_damage;
 use super::upkeep::{is_full, is_transient, scrub};
 use super::watermark::Watermark;
@@ -58,7 +57,7 @@ pub(super) enum Payload {
     /// Encoded records, to be packed with others.
     Small(Vec<u8>),
     /// A finished block, an entry of its own, with what it was made of.
-    Sealed { block: Vec<u8>, payload: Bytes },
+    Sealed { block: Vec<u8>, content: Content },
 }
 
 impl Payload {
@@ -119,7 +118,7 @@ struct Row {
     records: u32,
     received_at: UnixMillis,
     /// What the block was made of.
-    payload: Bytes,
+    content: Content,
 }
 
 impl Row {
@@ -223,7 +222,7 @@ impl JournalWork {
             id: EntryId(id),
             epoch: after.epoch,
             records: row.records,
-            payload: row.payload,
+            content: row.content,
         };
         self.recent.push((first..).zip(rows).map(held).collect());
     }
@@ -244,8 +243,8 @@ impl JournalWork {
             counters.accepted.group += append.accepted.group;
             match append.payload {
                 Payload::Small(bytes) => open.add(&bytes, append.records, append.received_at),
-                Payload::Sealed { block, payload } => {
-                    rows.push(Row { block, records: append.records, received_at: append.received_at, payload });
+                Payload::Sealed { block, content } => {
+                    rows.push(Row { block, records: append.records, received_at: append.received_at, content });
                     counters.next_entry = counters.next_entry.next();
                 }
             }
@@ -289,7 +288,7 @@ impl OpenBlock {
             block: sealer.seal(&self.payload, self.records),
             records: self.records,
             received_at: self.received_at.take().unwrap_or_default(),
-            payload: std::mem::take(&mut self.payload).into(),
+            content: Content::Payload(std::mem::take(&mut self.payload).into()),
         };
         self.records = 0;
         counters.next_entry = counters.next_entry.next();

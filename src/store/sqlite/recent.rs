@@ -5,23 +5,48 @@
 //! bounded by [`MAX_BYTES`]; what is trimmed is forgotten here too.
 
 use std::collections::VecDeque;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use bytes::Bytes;
 
 use super::block;
-use crate::record::{EntryId, Epoch};
+use crate::record::{EntryId, Epoch, Record};
 use crate::store::Entry;
 
 /// A few reads of a leg: who is further behind reads the file.
 const MAX_BYTES: usize = 8 << 20;
 
-/// An entry's payload (see [`block`]).
+/// An entry.
 pub(super) struct Held {
     pub id: EntryId,
     pub epoch: Epoch,
     pub records: u32,
-    pub payload: Bytes,
+    pub content: Content,
+}
+
+/// What an entry's block was made of.
+#[derive(Clone)]
+pub(super) enum Content {
+    /// See [`block`]. Small requests were packed into it, so that none of their buffers is held.
+    Payload(Bytes),
+    /// Of one large request, as slices of its body, and how many bytes they would be as a payload.
+    Records(Arc<[Record]>, usize),
+}
+
+impl Content {
+    fn len(&self) -> usize {
+        match self {
+            Content::Payload(payload) => payload.len(),
+            Content::Records(_, bytes) => *bytes,
+        }
+    }
+
+    fn records(&self, count: u32) -> Option<Vec<Record>> {
+        match self {
+            Content::Payload(payload) => block::decode_payload(payload, count).ok(),
+            Content::Records(records, _) => Some(records.to_vec()),
+        }
+    }
 }
 
 #[derive(Default)]
@@ -42,7 +67,7 @@ impl Recent {
     pub(super) fn push(&self, entries: Vec<Held>) {
         let mut inner = self.inner();
         for entry in entries {
-            inner.bytes += entry.payload.len();
+            inner.bytes += entry.content.len();
             inner.entries.push_back(entry);
         }
         while inner.bytes > MAX_BYTES && inner.pop_front() {}
@@ -55,26 +80,25 @@ impl Recent {
 
     /// Entries from `from` on, as [`crate::store::Journal::read`] gives them. `None` when `from` is not held.
     pub(super) fn read(&self, from: EntryId, max_bytes: usize) -> Option<Vec<Entry>> {
-        let mut payloads = Vec::new();
+        let mut found = Vec::new();
         {
             let inner = self.inner();
             let first = inner.entries.front()?.id;
             let at = usize::try_from(from.0.checked_sub(first.0)?).ok()?;
             let mut bytes = 0;
             for entry in inner.entries.iter().skip(at) {
-                payloads.push((entry.id, entry.epoch, entry.records, entry.payload.clone()));
-                bytes += entry.payload.len();
+                found.push((entry.id, entry.epoch, entry.records, entry.content.clone()));
+                bytes += entry.content.len();
                 if bytes >= max_bytes {
                     break;
                 }
             }
         }
         // What cannot be read here is left to the file, which reports damage.
-        let decode = |(id, epoch, records, payload): (EntryId, Epoch, u32, Bytes)| {
-            let records = block::decode_payload(&payload, records).ok()?;
-            Some(Entry { epoch, id, records, lost: 0 })
+        let decode = |(id, epoch, count, content): (EntryId, Epoch, u32, Content)| {
+            Some(Entry { epoch, id, records: content.records(count)?, lost: 0 })
         };
-        let entries: Vec<_> = payloads.into_iter().map_while(decode).collect();
+        let entries: Vec<_> = found.into_iter().map_while(decode).collect();
         if entries.is_empty() { None } else { Some(entries) }
     }
 }
@@ -82,7 +106,7 @@ impl Recent {
 impl Inner {
     fn pop_front(&mut self) -> bool {
         let popped = self.entries.pop_front();
-        self.bytes -= popped.as_ref().map_or(0, |entry| entry.payload.len());
+        self.bytes -= popped.as_ref().map_or(0, |entry| entry.content.len());
         popped.is_some()
     }
 }
@@ -91,7 +115,7 @@ impl Inner {
 mod tests {
     use super::*;
     use crate::clock::UnixMillis;
-    use crate::record::{Destinations, Kind, Origin, Project, Record};
+    use crate::record::{Destinations, Kind, Origin, Project};
 
     fn held(id: u64, bytes: usize) -> Held {
         let record = Record {
@@ -104,7 +128,7 @@ mod tests {
         };
         let mut payload = Vec::new();
         block::push_record(&mut payload, &record);
-        Held { id: EntryId(id), epoch: Epoch(1), records: 1, payload: payload.into() }
+        Held { id: EntryId(id), epoch: Epoch(1), records: 1, content: Content::Payload(payload.into()) }
     }
 
     fn ids(read: Option<Vec<Entry>>) -> Option<Vec<u64>> {

@@ -39,7 +39,8 @@ pub(super) const JOURNAL: FileKind = FileKind {
     // `entries` is the ledger, `blocks` the bytes: counting a backlog or finding what to trim reads the first alone.
     // `*_before` are running totals since creation: they tell how much lies between two entries without a scan.
     // `counters` outlives every entry, so that a drained journal goes on with fresh numbers (CORE 1).
-    migrations: &["
+    migrations: &[
+        "
         CREATE TABLE store (one INTEGER PRIMARY KEY CHECK (one = 1), id TEXT NOT NULL) STRICT;
         CREATE TABLE counters (
             one INTEGER PRIMARY KEY CHECK (one = 1),
@@ -61,8 +62,14 @@ pub(super) const JOURNAL: FileKind = FileKind {
             received_at INTEGER NOT NULL
         ) STRICT;
         CREATE TABLE blocks (id INTEGER PRIMARY KEY, block BLOB NOT NULL) STRICT;
-    "],
+    ",
+        SENT_BLOCKS,
+    ],
 };
+
+/// Nothing changes but what a block may hold (`block`, requests as they were sent): an older relay would take one for
+/// damaged, so it has to refuse the file.
+const SENT_BLOCKS: &str = "";
 
 pub(super) const STATE: FileKind = FileKind {
     application_id: 0x4d58_5253, // "MXRS"

@@ -10,7 +10,7 @@ use super::*;
 use crate::clock::{ManualClock, UnixMillis};
 use crate::record::{Destinations, Kind, Origin, Project, Record};
 use crate::store::{
-    AppendError, Entry, Journal, KeyRange, Picker, State, StoreError, Table, Tail, TrimReport, WriteBatch,
+    AppendError, Entry, Journal, KeyRange, Picker, Sent, State, StoreError, Table, Tail, TrimReport, WriteBatch,
 };
 
 const NOTHING_KEPT: Tail = Tail { max_age: Duration::ZERO, max_bytes: 0 };
@@ -100,6 +100,34 @@ async fn what_is_appended_is_read_back_where_it_was_said_to_be() {
     assert_eq!(store.journal.count_from(EntryId(2)).await.unwrap(), 2);
     assert!(store.journal.read(EntryId(3), 1).await.unwrap().is_empty());
     assert_eq!(store.journal.read(EntryId(1), 1).await.unwrap().len(), 1, "at least one, at most the bytes asked for");
+}
+
+#[tokio::test]
+async fn a_request_that_was_stored_as_sent_is_read_and_erased_like_any_other() {
+    let directory = directory();
+    let store = open_in(&directory);
+    let bodies: Vec<String> = (0..2_000).map(|n| format!(r#"{{"event":"e","properties":{{"n":{n:040}}}}}"#)).collect();
+    let text = Bytes::from(format!("[{}]", bodies.join(",")));
+    let mut gzip = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::default());
+    std::io::Write::write_all(&mut gzip, &text).unwrap();
+    let sent = Sent { gzip: gzip.finish().unwrap().into(), text: text.clone() };
+    let size = bodies[0].len();
+    let records: Vec<_> =
+        (0..2_000).map(|n| event(text.slice(1 + n * (size + 1)..1 + n * (size + 1) + size))).collect();
+    let at = store.journal.append_sent(records.clone(), sent.clone()).await.unwrap();
+    assert_eq!(store.journal.read(at.entry, 1).await.unwrap()[0].records, records, "from memory");
+    let stored = store.journal.size().await.unwrap().bytes;
+    assert!(stored < sent.gzip.len() as u64 + 16_384, "{stored} bytes for {}", sent.gzip.len());
+    drop(store);
+
+    let store = open_in(&directory);
+    assert_eq!(store.journal.read(at.entry, 1).await.unwrap()[0].records, records, "from the file");
+    let picker: Picker = Arc::new(|record: &Record| record.body.ends_with(b"7}}"));
+    let tip = *store.journal.tip().borrow();
+    assert_eq!(store.journal.erase(at.entry, tip, picker).await.unwrap().emptied, 200);
+    let left = &store.journal.read(at.entry, 1).await.unwrap()[0].records;
+    assert_eq!(left.len(), 2_000);
+    assert_eq!(left.iter().filter(|record| record.is_erased()).count(), 200);
 }
 
 #[tokio::test]
@@ -481,7 +509,7 @@ async fn a_full_disk_refuses_and_recovers() {
         use writer::Work;
         let (reply, mut answer) = tokio::sync::oneshot::channel();
         let permit = Arc::new(tokio::sync::Semaphore::new(1)).try_acquire_owned().unwrap();
-        let append = journal::prepare(&[event(body)], 1 << 20, reply, permit);
+        let append = journal::prepare(vec![event(body)], 1 << 20, None, reply, permit);
         work.commit(&mut conn, vec![journal_writer::Command::Append(append)]).unwrap();
         answer.try_recv().unwrap()
     };
