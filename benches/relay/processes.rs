@@ -186,6 +186,8 @@ impl Relay {
         let log = std::fs::OpenOptions::new().create(true).append(true).open(directory.join("relay.log"))?;
         let started = Instant::now();
         command.arg("serve").arg("--config").arg(&file).stderr(log).env_remove("BREVO_API_KEY");
+        // As the image and the unit have it.
+        command.env("MIMALLOC_PURGE_DELAY", "0");
         let (process, mut stdout) = Process::spawn(&mut command)?;
         let mut line = String::new();
         stdout.read_line(&mut line)?;
