@@ -14,6 +14,7 @@ pub mod alerts;
 pub mod brevo;
 pub mod cli;
 pub mod clock;
+pub mod cohorts;
 pub mod config;
 pub mod delivery;
 pub mod edge;

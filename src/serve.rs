@@ -7,6 +7,7 @@
 mod desks;
 mod error;
 mod legs;
+mod lists;
 mod room;
 
 use std::net::SocketAddr;
@@ -23,6 +24,7 @@ use crate::admin::auth::{AdminAuth, admin_token};
 use crate::admin::mapping::Reload;
 use crate::alerts;
 use crate::clock::SharedClock;
+use crate::cohorts;
 use crate::config::{Config, WhenFull};
 use crate::delivery::brevo_leg::BrevoLeg;
 use crate::delivery::dead_letters::orders::Orders;
@@ -60,6 +62,7 @@ pub struct Relay {
     erasures: Arc<Desk>,
     /// What an erasure empties in memory.
     forget: Vec<Forget>,
+    lists: cohorts::Worker,
     edge: axum::Router,
     doors: Doors,
     private: axum::Router,
@@ -108,6 +111,7 @@ impl Relay {
             mapping: Arc::new(
                 InForce::open(config.clone(), source, tables.clone(), state.clone(), clock.clone()).await?,
             ),
+            imports: Default::default(),
         };
         let legs = vec![room.status(Destination::Mixpanel).await?, room.status(Destination::Brevo).await?];
         let mixpanel = room.mixpanel_leg(&legs[0]).await?;
@@ -117,6 +121,7 @@ impl Relay {
         let app = room.app_routes(erasures.clone())?;
         let desk = Arc::new(ReadSide::new(&config, budgets.clone(), clock.clone())?);
         let lookups = room.lookup_routes()?;
+        let lists::Lists { routes: list_routes, worker: lists, .. } = room.lists(&legs[1]).await?;
         let pace = SharedPace::default();
         let admin = admin::Parts {
             legs: Arc::new(legs.clone()),
@@ -136,6 +141,7 @@ impl Relay {
             mapping: room.mapping.clone(),
             auth: AdminAuth::new(&admin_token(&config)?, &config.auth.tokens),
         };
+        let list_runs = cohorts::admin_router(list_routes.clone(), admin.auth.clone());
         let (tombstones, bell) = (room.tombstones.clone(), room.bell.clone());
         let edge = EdgeParts { tombstones, bell, ..EdgeParts::new(config.clone(), journal, clock.clone())? };
         let kept = desk.clone();
@@ -143,6 +149,8 @@ impl Relay {
         let pushes = room.webhooks(&edge);
         let edge = edge::router(edge)
             .merge(admin::public_router(admin.clone()))
+            .merge(cohorts::router(list_routes))
+            .merge(list_runs.clone())
             .merge(erasure::routes::router(app))
             .merge(read_side::router(desk, &config.server.cors_origins))
             .merge(edge::lookup_tables::router(lookups))
@@ -154,9 +162,10 @@ impl Relay {
             room,
             erasures,
             forget,
+            lists,
             edge,
             doors,
-            private: admin::private_router(admin),
+            private: admin::private_router(admin).merge(list_runs),
             mixpanel,
             brevo,
             shifts: [mixpanel_shift, brevo_shift],
@@ -238,6 +247,8 @@ impl Relay {
             attendants.spawn(async move { overflow.await.map_err(RunError::Trimmer) });
         }
         attendants.spawn(async move { eraser.run().await.map_err(RunError::Eraser) });
+        let lists = self.lists;
+        attendants.spawn(async move { lists.run().await.map_err(RunError::Lists) });
         attendants.spawn(telemetry::keep_up(self.metrics).map(|never| match never {}));
         attendants.spawn(tables::watch(self.tables).map(|died| Err(RunError::Task(died))));
         if let Some(certificate) = self.doors.certificate {

@@ -49,6 +49,26 @@ impl AdminError {
         }
     }
 
+    /// For routes of callers, not of the people who run the relay.
+    pub fn bad_key() -> Self {
+        Self {
+            status: StatusCode::UNAUTHORIZED,
+            code: "unauthorized",
+            message: "this route needs the service account, an API key or a signature".to_owned(),
+            hint: "send Authorization: Bearer <one of auth.api_keys>",
+        }
+    }
+
+    /// The relay could, and will not as things stand.
+    pub fn conflict(code: &'static str, message: String, hint: &'static str) -> Self {
+        Self { status: StatusCode::CONFLICT, code, message, hint }
+    }
+
+    /// It is a vendor that does not do it.
+    pub fn vendor(message: String, hint: &'static str) -> Self {
+        Self { status: StatusCode::BAD_GATEWAY, code: "vendor", message, hint }
+    }
+
     pub fn not_found(message: String, hint: &'static str) -> Self {
         Self { status: StatusCode::NOT_FOUND, code: "not_found", message, hint }
     }

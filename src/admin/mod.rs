@@ -3,7 +3,7 @@
 //! Reads what legs and store let others see. What it changes (a gate, dead letters, an erasure) is noted in the [`audit`]
 //! list. Errors are `{"error":{"code","message","hint"}}`.
 
-mod answers;
+pub mod answers;
 pub mod audit;
 pub mod auth;
 mod dead_letters;

@@ -35,6 +35,7 @@ fn the_document_has_exactly_the_operations_that_are_served() {
     let own = OPERATIONS
         .iter()
         .chain(crate::erasure::routes::OPERATIONS)
+        .chain(crate::cohorts::OPERATIONS)
         .chain(crate::edge::lookup_tables::OPERATIONS)
         .chain(crate::webhooks::OPERATIONS)
         .map(|(method, path)| ((*method).to_owned(), (*path).to_owned()));

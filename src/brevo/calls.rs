@@ -14,7 +14,7 @@ use url::Url;
 
 use super::account::AttributeToCreate;
 use super::identifiers::{ContactRef, ListId, ProcessId};
-use super::limits::{MAX_BATCH_BYTES, MAX_BATCH_EVENTS, MAX_IMPORT_BYTES, MAX_LIST_CHANGE, MAX_PAGE};
+use super::limits::{MAX_BATCH_BYTES, MAX_BATCH_EVENTS, MAX_IMPORT_BYTES, MAX_LIST_CHANGE, MAX_MEMBERS_PAGE, MAX_PAGE};
 use super::pack::{Capacity, Packed, pack, write_json};
 use super::wire::{ContactUpdate, ContactUpsert, Event, ImportContact, ListMembers, NewAttribute, NewFolder, NewList};
 use crate::config;
@@ -166,12 +166,18 @@ impl Calls {
 
     /// A page of `GET /contacts/lists`, from `offset`.
     pub fn lists(&self, offset: u64) -> VendorRequest {
-        self.page(Endpoint::contacts("/contacts/lists"), "/contacts/lists", offset)
+        self.page(Endpoint::contacts("/contacts/lists"), "/contacts/lists", MAX_PAGE, offset)
     }
 
     /// `GET /contacts/lists/{listId}`.
     pub fn list(&self, list: ListId) -> VendorRequest {
         self.get(Endpoint::contacts("/contacts/lists/{listId}"), &format!("/contacts/lists/{}", list.0))
+    }
+
+    /// A page of `GET /contacts/lists/{listId}/contacts`, from `offset`.
+    pub fn list_members(&self, list: ListId, offset: u64) -> VendorRequest {
+        let endpoint = Endpoint::contacts("/contacts/lists/{listId}/contacts");
+        self.page(endpoint, &format!("/contacts/lists/{}/contacts", list.0), MAX_MEMBERS_PAGE, offset)
     }
 
     /// `POST /contacts/lists`. Whether names are unique is unconfirmed: look first.
@@ -181,7 +187,7 @@ impl Calls {
 
     /// A page of `GET /contacts/folders`, from `offset`.
     pub fn folders(&self, offset: u64) -> VendorRequest {
-        self.page(Endpoint::contacts("/contacts/folders"), "/contacts/folders", offset)
+        self.page(Endpoint::contacts("/contacts/folders"), "/contacts/folders", MAX_PAGE, offset)
     }
 
     /// `POST /contacts/folders`.
@@ -201,9 +207,9 @@ impl Calls {
         request
     }
 
-    fn page(&self, endpoint: Endpoint, path: &str, offset: u64) -> VendorRequest {
+    fn page(&self, endpoint: Endpoint, path: &str, limit: usize, offset: u64) -> VendorRequest {
         let mut request = self.get(endpoint, path);
-        let (limit, offset) = (MAX_PAGE.to_string(), offset.to_string());
+        let (limit, offset) = (limit.to_string(), offset.to_string());
         // Oldest first, so that what is created meanwhile cannot push anything over a page's edge.
         request
             .url

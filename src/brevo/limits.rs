@@ -12,5 +12,7 @@ pub const MAX_EVENT_PROPERTIES_BYTES: usize = 50_000;
 pub const MAX_IMPORT_BYTES: usize = 8_000_000;
 /// Members in one list change (contract §4.2).
 pub const MAX_LIST_CHANGE: usize = 150;
+/// Largest page of `GET /contacts/lists/{listId}/contacts` (contract §4).
+pub const MAX_MEMBERS_PAGE: usize = 500;
 /// Largest page of `GET /contacts/lists` and `GET /contacts/folders` (contract §4).
 pub const MAX_PAGE: usize = 50;

@@ -106,6 +106,16 @@ pub struct Contact {
     pub attributes: serde_json::Map<String, serde_json::Value>,
 }
 
+/// A page of `GET /contacts/lists/{listId}/contacts` (contract §4).
+#[derive(Clone, Debug, Deserialize)]
+pub struct ContactPage {
+    #[serde(default, deserialize_with = "or_default")]
+    pub contacts: Vec<Contact>,
+    /// Everyone in the list, not only on this page.
+    #[serde(default, deserialize_with = "or_default")]
+    pub count: u64,
+}
+
 /// One row of `POST /contacts/import` (contract §3.6): every identifier but the address goes into `attributes`.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct ImportContact {

@@ -3,10 +3,7 @@
 //! are read.
 
 const IDLE: &[(&str, &str)] = &[
-    ("cohorts", "no list is filled from a cohort"),
     ("datasets", "no data set is run"),
-    ("max_removal_share", "no list is mirrored, so nobody is removed"),
-    ("retention.runs", "there are no runs to keep"),
     ("retention.unseen_people", "people are kept without a limit of time"),
     ("sync_profiles_every", "no profiles are pulled from Mixpanel"),
     ("webhooks.mixpanel", "Mixpanel's webhooks are not served"),

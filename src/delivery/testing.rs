@@ -319,6 +319,7 @@ impl World {
                     stack: stack::build(transport, companies.clone(), relay.budgets.clone(), reader),
                     gate: companies,
                 },
+                imports: Default::default(),
             }),
             bases: self.bases(relay, &mapping),
             mapping: Arc::new(mapping),

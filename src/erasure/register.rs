@@ -68,7 +68,15 @@ pub fn of_table(table: Table) -> Holding {
         Table::Addresses => {
             Holding::of_people(place, "addresses and numbers of contacts, whose they are", "with the person", ROWS)
         }
-        Table::Checkpoints | Table::Budgets | Table::Vendors | Table::Audit | Table::Meta => Holding::of_nobody(place),
+        Table::CohortRows => Holding::of_people(
+            place,
+            "ids, addresses and mapped values of a cohort's members; then ids of those not matched",
+            "while its run is under way; then `retention.runs`",
+            ROWS,
+        ),
+        Table::CohortRuns | Table::Checkpoints | Table::Budgets | Table::Vendors | Table::Audit | Table::Meta => {
+            Holding::of_nobody(place)
+        }
     }
 }
 
@@ -187,6 +195,7 @@ mod tests {
         ("store/sqlite/poison", "why the store failed"),
         ("store/sqlite/readers", "connections"),
         ("store/sqlite/watermark", "free space"),
+        ("cohorts", "which runs are under way"),
         ("vendor/budget", "budgets"),
         ("vendor/gate", "whether a destination takes calls"),
         ("erasure/worker", "counts of one erasure under way"),

@@ -22,6 +22,7 @@ use super::receipt::{ContactToGo, Erasure, ErasureId, Side, Stage};
 use super::vendors::{Outcome, Vendors};
 use crate::alerts::{Bell, Moment};
 use crate::clock::UnixMillis;
+use crate::cohorts;
 use crate::delivery::checkpoint::Checkpoint;
 use crate::delivery::dead_letters::{self, DeadLetter, DeadLetterId, replay};
 use crate::delivery::shift::Shift;
@@ -203,6 +204,7 @@ impl Worker {
             erasure.to_erase = all;
             erasure.erased_ids = erasure.to_erase.len() as u64;
             let taken = erase::take(&desk.state, &erasure.to_erase, &mut batch).await?;
+            cohorts::erase::take(&desk.state, &erasure.to_erase, &mut batch).await?;
             skipped += taken.owed + taken.parked;
             erasure.removed.people += taken.people.len() as u64;
             erasure.removed.owed += taken.owed;

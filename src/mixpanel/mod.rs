@@ -10,6 +10,7 @@
 pub mod answers;
 pub mod app;
 pub mod calls;
+pub mod cohorts;
 pub mod keys;
 pub mod lookup;
 pub mod profiles;

@@ -20,6 +20,7 @@ pub mod erase;
 pub mod identity;
 pub mod links;
 pub mod lists;
+pub mod lookup;
 pub mod person;
 pub mod pulled;
 pub mod roster;

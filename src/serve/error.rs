@@ -58,6 +58,8 @@ pub enum RunError {
     Eraser(StoreError),
     #[error("the alerts met a failed store: {0}")]
     Alerts(StoreError),
+    #[error("bringing a cohort into its list met a failed store: {0}")]
+    Lists(StoreError),
     #[error("trimming the journal failed: {0}")]
     Trimmer(StoreError),
     #[error(

@@ -103,6 +103,7 @@ impl Room {
                     stack: stack::build(self.transport.clone(), companies.clone(), self.budgets.clone(), reader),
                     gate: companies,
                 },
+                imports: self.imports.clone(),
             }),
             None => None,
         };

@@ -8,6 +8,7 @@ use crate::brevo;
 use crate::clock::SharedClock;
 use crate::config::{Config, PropertyPolicy, StoreEngine};
 use crate::delivery::books::{Books, HeldOutside};
+use crate::delivery::brevo_leg::ImportTurn;
 use crate::delivery::checkpoint::Checkpoint;
 use crate::delivery::pauses;
 use crate::delivery::source::Source;
@@ -47,6 +48,7 @@ pub struct Room {
     pub bell: Arc<Bell>,
     /// The mapping that is in force: the Brevo leg takes it up whenever it begins.
     pub mapping: Arc<InForce>,
+    pub imports: ImportTurn,
 }
 
 impl Room {

@@ -205,12 +205,18 @@ pub enum Table {
     /// `time, newest first; random` → what somebody did by way of the admin API (JSON). Names of tokens, ids of erasures and
     /// letters: no personal data of the app's people.
     Audit,
+    /// A run that brings a group into a list, as it is; when a planned one was last begun (the rows are in `cohorts`). No
+    /// personal data.
+    CohortRuns,
+    /// What a run knows of people: its members with ids, addresses and mapped attributes while it is under way, afterwards
+    /// the ids of those who could not be matched. Personal data.
+    CohortRows,
     /// Small singletons of the relay itself (generated admin token excluded: that is a file). No personal data.
     Meta,
 }
 
 impl Table {
-    pub const ALL: [Table; 16] = [
+    pub const ALL: [Table; 18] = [
         Table::Checkpoints,
         Table::People,
         Table::Debts,
@@ -226,6 +232,8 @@ impl Table {
         Table::Companies,
         Table::Addresses,
         Table::Audit,
+        Table::CohortRuns,
+        Table::CohortRows,
         Table::Meta,
     ];
 
@@ -247,6 +255,8 @@ impl Table {
             Table::Companies => "companies",
             Table::Addresses => "addresses",
             Table::Audit => "audit",
+            Table::CohortRuns => "cohort_runs",
+            Table::CohortRows => "cohort_rows",
             Table::Meta => "meta",
         }
     }

@@ -30,6 +30,8 @@ const ADDRESSES_KEPT: &str = "mixrelay_addresses_kept_total";
 const NOT_PLACED: &str = "mixrelay_values_not_placed_total";
 const VENDOR_REQUESTS: &str = "mixrelay_vendor_requests_total";
 const BUDGET_REMAINING: &str = "mixrelay_budget_remaining";
+const COHORT_RUNS: &str = "mixrelay_cohort_runs_total";
+const COHORT_PEOPLE: &str = "mixrelay_cohort_people_total";
 const LOOKUPS: &str = "mixrelay_lookups_total";
 const ALERTS: &str = "mixrelay_alerts_total";
 const STORE_ROOM: &str = "mixrelay_store_room_bytes";
@@ -88,6 +90,8 @@ fn describe() {
     metrics::describe_gauge!(STORE_ROOM, "Bytes that may still be stored before the watermark.");
     metrics::describe_gauge!(STORE_REFUSES, "1 while the store takes no records.");
     metrics::describe_gauge!(DISK_HOURS, "Hours until the watermark at the present rate, if nothing is delivered.");
+    metrics::describe_counter!(COHORT_RUNS, "Runs that have brought a group into a list, by how they ended.");
+    metrics::describe_counter!(COHORT_PEOPLE, "People whom runs have added, removed, or not matched.");
     metrics::describe_counter!(LOOKUPS, "Look-ups in tables for Brevo, by result.");
     metrics::describe_counter!(PUSHED, "What the vendors' webhooks brought, by what became of it.");
 }
@@ -265,6 +269,16 @@ mod emit {
     pub fn vendor_request(vendor: &'static str, endpoint: &'static str, status: Option<u16>) {
         let status = status.map_or("none", status_label);
         metrics::counter!(VENDOR_REQUESTS, "vendor" => vendor, "endpoint" => endpoint, "status" => status).increment(1);
+    }
+
+    /// `outcome` is how a run that brings a group into a list has ended.
+    pub fn cohort_run(outcome: &'static str) {
+        metrics::counter!(COHORT_RUNS, "outcome" => outcome).increment(1);
+    }
+
+    /// `change` is `added`, `removed` or `unmatched`.
+    pub fn cohort_people(change: &'static str, people: u64) {
+        metrics::counter!(COHORT_PEOPLE, "change" => change).increment(people);
     }
 
     pub fn looked_up(result: Lookup) {

@@ -3,6 +3,7 @@
 mod alerts;
 mod bad_input;
 mod cli;
+mod cohorts;
 mod dead_letters;
 mod demo;
 mod docs;

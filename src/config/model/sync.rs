@@ -4,6 +4,8 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use serde::{Deserialize, Serialize};
+
 use super::Secret;
 
 /// Where properties come from that the records themselves do not carry.
@@ -58,13 +60,16 @@ pub struct CohortSync {
     pub every: Duration,
 }
 
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum SyncMode {
     /// The list becomes exactly the cohort.
     #[default]
     Mirror,
     /// Members are only added.
-    Append,
+    Add,
+    /// Members are taken out, and nobody is added.
+    Remove,
 }
 
 /// People that a JQL script finds.

@@ -85,18 +85,13 @@ fn service_account(mut block: Section<'_>) -> Option<ServiceAccount> {
 fn sync(inner: Section<'_>, outer: Section<'_>) -> Sync {
     let mut sync = Sync::default();
     for mut block in [inner, outer] {
-        for (key, value, meanwhile) in [
-            ("events", &mut sync.events, None),
-            ("profiles", &mut sync.profiles, None),
-            ("cohorts", &mut sync.cohorts, Some("no list is filled from a cohort")),
-            ("groups", &mut sync.groups, None),
+        for (key, value) in [
+            ("events", &mut sync.events),
+            ("profiles", &mut sync.profiles),
+            ("cohorts", &mut sync.cohorts),
+            ("groups", &mut sync.groups),
         ] {
-            let Some(item) = block.take(key) else { continue };
-            let Some(on) = item.scalar(values::boolean) else { continue };
-            *value = on;
-            if let Some(meanwhile) = meanwhile.filter(|_| on) {
-                item.notice(About::NotActedOn { meanwhile });
-            }
+            *value = block.scalar(key, values::boolean).unwrap_or(*value);
         }
         block.finish();
     }

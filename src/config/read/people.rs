@@ -11,7 +11,8 @@ use crate::config::reader::{Item, Section};
 use crate::config::values;
 use crate::config::yaml::Scalar;
 
-const MODES: [(&str, SyncMode); 2] = [("mirror", SyncMode::Mirror), ("append", SyncMode::Append)];
+const MODES: [(&str, SyncMode); 3] =
+    [("mirror", SyncMode::Mirror), ("add", SyncMode::Add), ("remove", SyncMode::Remove)];
 
 const DAILY: std::time::Duration = std::time::Duration::from_hours(24);
 

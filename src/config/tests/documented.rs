@@ -104,8 +104,7 @@ fn what_is_idle_is_marked_in_the_document() {
         let key = line.split('`').nth(1).unwrap();
         let parts = key.char_indices().filter(|(_, c)| matches!(c, '.' | '[')).map(|(at, _)| &key[..at]);
         let idle = parts.chain([key]).any(|prefix| idle::meanwhile(prefix).is_some());
-        let partly = matches!(key, "sync" | "connectors.mixpanel.sync.cohorts");
-        assert!(partly || idle == line.contains("` ○"), "{key} should {}be marked", if idle { "" } else { "not " });
+        assert!(idle == line.contains("` ○"), "{key} should {}be marked", if idle { "" } else { "not " });
     }
 }
 

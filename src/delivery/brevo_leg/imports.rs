@@ -6,6 +6,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use tokio::sync::Mutex;
 use tower::ServiceExt as _;
 
 use super::compose::Write;
@@ -31,11 +32,15 @@ const STARTING: &str = "starting";
 /// Imported people who are looked up afterwards, from all over the import: rows can be dropped without a word.
 const SAMPLES: usize = 5;
 
+/// Whose turn it is to import: imports must not run side by side, whoever asks for them.
+pub type ImportTurn = Arc<Mutex<()>>;
+
 #[derive(Clone)]
 pub struct Importer {
     calls: Calls,
     stack: Stack,
     state: Arc<dyn State>,
+    turn: ImportTurn,
 }
 
 /// How an import ended for the people in it.
@@ -55,7 +60,12 @@ pub async fn left_running(state: &Arc<dyn State>) -> Result<bool, StoreError> {
 impl Importer {
     /// `stack`: the vendor's, for whatever line the import is of.
     pub fn new(vendor: &VendorParts, stack: Stack, state: &Arc<dyn State>) -> Self {
-        Self { calls: vendor.calls.clone(), stack, state: state.clone() }
+        Self::beside(vendor.calls.clone(), stack, state.clone(), vendor.imports.clone())
+    }
+
+    /// For whoever imports beside the leg, by the same `turn`.
+    pub fn beside(calls: Calls, stack: Stack, state: Arc<dyn State>, turn: ImportTurn) -> Self {
+        Self { calls, stack, state, turn }
     }
 
     /// Imports as many of `writes` as fit into one call, onto `list`; returns how many that were, and how it ended.
@@ -65,6 +75,8 @@ impl Importer {
             return Ok((0, Imported::NotDone));
         };
         let count = first.range.len();
+        let _turn = self.turn.lock().await;
+        self.end_of_earlier().await?;
         self.note(STARTING).await?;
         let answer = self.stack.clone().oneshot(first.request).await?;
         let ImportOutcome::Started(process) = outcome::import(&answer) else {
@@ -96,6 +108,11 @@ impl Importer {
 
     /// Waits for an import that an earlier process of ours may have left running: a second one beside it could get stuck.
     pub async fn await_earlier(&self) -> Result<(), LegError> {
+        let _turn = self.turn.lock().await;
+        self.end_of_earlier().await
+    }
+
+    async fn end_of_earlier(&self) -> Result<(), LegError> {
         let stored = self.state.get(Table::Vendors, vec![KEY.to_vec()]).await?.into_iter().next().flatten();
         let Some(stored) = stored else { return Ok(()) };
         match std::str::from_utf8(&stored).ok().and_then(|number| number.parse().ok()) {

@@ -50,17 +50,20 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tower::ServiceExt as _;
 
+pub use self::account::{read as read_account, remembered as remembered_account};
 use self::base_sources::Asked;
 pub use self::base_sources::{BaseSource, MixpanelBases, SETTLE, unchanged_at_mixpanel};
 use self::bases::{Bases, Waiting};
 use self::companies::Companies;
 pub use self::companies::CompanyVendor;
-use self::contacts::Payment;
+pub use self::compose::{Composed, Write, address, compose};
+pub use self::contacts::{Payment, Writer};
 use self::event_calls::Sent;
-use self::imports::Imported;
+pub use self::imports::{ImportTurn, Imported, Importer};
 use self::lines::{Line, Lines, UnderWay};
 use self::listing::{ListCall, Listed};
 use self::queue::{PersonQueue, Queued};
+pub use self::receiving::in_pilot;
 use self::receiving::{Loaded, MAX_PEOPLE, MAX_WAITING};
 use self::shelving::{Overdue, Scan};
 use self::window::Window;
@@ -127,6 +130,7 @@ pub struct VendorParts {
     pub probe: Stack,
     pub budgets: Arc<Budgets>,
     pub companies: CompanyVendor,
+    pub imports: ImportTurn,
 }
 
 /// What the configuration says about this destination.

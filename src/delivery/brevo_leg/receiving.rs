@@ -431,7 +431,7 @@ pub(super) fn is_owed(resident: &Resident, queue: &PersonQueue) -> bool {
 }
 
 /// Whether the mode lets Brevo have this person.
-pub(super) fn in_pilot(mode: BrevoMode, pilots: &[String], person: &Person) -> bool {
+pub fn in_pilot(mode: BrevoMode, pilots: &[String], person: &Person) -> bool {
     mode != BrevoMode::Pilot || person.email.as_ref().is_some_and(|email| is_pilot(pilots, email))
 }
 

@@ -118,6 +118,10 @@ pub(super) const STATE: FileKind = FileKind {
         "
         CREATE TABLE audit (key BLOB PRIMARY KEY, value BLOB NOT NULL) STRICT, WITHOUT ROWID;
     ",
+        "
+        CREATE TABLE cohort_runs (key BLOB PRIMARY KEY, value BLOB NOT NULL) STRICT, WITHOUT ROWID;
+        CREATE TABLE cohort_rows (key BLOB PRIMARY KEY, value BLOB NOT NULL) STRICT, WITHOUT ROWID;
+    ",
     ],
 };
 

@@ -320,8 +320,16 @@ async fn an_older_schema_is_brought_up_to_date() {
 }
 
 /// Tables that the first version did not have.
-const SINCE_VERSION_2: [Table; 6] =
-    [Table::Tombstones, Table::Erasures, Table::Bases, Table::Companies, Table::Addresses, Table::Audit];
+const SINCE_VERSION_2: [Table; 8] = [
+    Table::Tombstones,
+    Table::Erasures,
+    Table::Bases,
+    Table::Companies,
+    Table::Addresses,
+    Table::Audit,
+    Table::CohortRuns,
+    Table::CohortRows,
+];
 
 fn put(table: Table, key: &str, value: &'static str) -> WriteBatch {
     let mut batch = WriteBatch::new();

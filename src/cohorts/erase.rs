@@ -1,0 +1,31 @@
+//! What runs know of a person, taken away.
+
+use std::sync::Arc;
+
+use super::rows::Rows;
+use super::run::{Held, RUN, Run};
+use crate::store::{KeyRange, State, StoreError, Table, WriteBatch};
+
+/// Runs read at once.
+const PAGE: usize = 500;
+
+/// Adds to `batch` what takes away all that runs know of `ids`.
+pub async fn take(state: &Arc<dyn State>, ids: &[String], batch: &mut WriteBatch) -> Result<(), StoreError> {
+    let mut range = KeyRange::prefix([RUN]);
+    loop {
+        let rows = state.scan(Table::CohortRuns, range.clone(), PAGE).await?;
+        let Some((last, _)) = rows.last() else { return Ok(()) };
+        range.from = last.clone();
+        range.from.push(0);
+        for (_, value) in rows {
+            let run = Run::read(&value)?;
+            if run.held() == Held::Nothing {
+                continue;
+            }
+            let rows = Rows { state: state.as_ref(), run: &run.id };
+            for id in ids {
+                rows.take(id, batch).await?;
+            }
+        }
+    }
+}

@@ -1,0 +1,202 @@
+//! Cohorts into Brevo lists, through whole processes.
+
+use std::collections::BTreeSet;
+
+use serde_json::{Value, json};
+
+use crate::harness::http::JSON;
+use crate::harness::relay::SERVICE_ACCOUNT;
+use crate::harness::{PATIENCE, Relay, Sandbox, eventually};
+
+const LIST: i64 = 16;
+
+/// `POST /cohorts/sync`, once it has ended.
+async fn sync(relay: &Relay, order: Value) -> (u16, Value) {
+    let answer = relay.post("/cohorts/sync", &[SERVICE_ACCOUNT, JSON], order.to_string()).await;
+    (answer.status, answer.json())
+}
+
+fn order(mode: &str) -> Value {
+    json!({ "cohortId": 7, "targetList": LIST, "syncMode": mode })
+}
+
+async fn run(relay: &Relay, id: &str) -> Value {
+    relay.admin("GET", &format!("/v1/cohorts/runs/{id}")).await.ok().json()
+}
+
+/// Addresses of everyone in the list.
+async fn list(sandbox: &Sandbox) -> BTreeSet<String> {
+    let shown = sandbox.get("/brevo/contacts?limit=1000000").await;
+    let contacts = shown["contacts"].as_array().unwrap().iter();
+    let inside = contacts.filter(|contact| contact["listIds"].as_array().unwrap().contains(&json!(LIST)));
+    inside.map(|contact| contact["email"].as_str().unwrap().to_owned()).collect()
+}
+
+/// How often Brevo has changed anything. Whoever it does not know is asked for again: a refusal changes nothing.
+async fn writes(sandbox: &Sandbox) -> usize {
+    let shown = sandbox.get("/brevo/requests?limit=1000000").await;
+    shown["requests"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .filter(|request| request["method"] != "GET" && request["status"].as_u64().unwrap() < 300)
+        .count()
+}
+
+fn address(n: usize) -> String {
+    format!("p{n}@example.com")
+}
+
+fn addresses(people: impl Iterator<Item = usize>) -> BTreeSet<String> {
+    people.map(address).collect()
+}
+
+/// Contacts `p{n}` of Brevo's.
+fn contacts(people: impl Iterator<Item = usize>, lists: &[i64]) -> Value {
+    people.map(|n| json!({ "email": address(n), "ext_id": format!("p{n}"), "list_ids": lists })).collect()
+}
+
+/// Profiles `p{n}` of Mixpanel's.
+fn profiles(people: impl Iterator<Item = usize>) -> Value {
+    let profile = |n| json!({ "distinct_id": format!("p{n}"), "properties": { "$email": address(n), "plan": "pro" } });
+    people.map(profile).collect()
+}
+
+async fn seed(sandbox: &Sandbox, profiles: Value, members: &[String], contacts: Value) {
+    sandbox.control("POST", "/brevo/seed", json!({ "lists": [{ "id": LIST, "name": "Engaged" }] })).await;
+    let cohort = json!({ "id": 7, "name": "Engaged users", "members": members });
+    sandbox.control("POST", "/mixpanel/seed", json!({ "profiles": profiles, "cohorts": [cohort] })).await;
+    sandbox.control("POST", "/brevo/seed", json!({ "contacts": contacts })).await;
+}
+
+fn ids(people: impl Iterator<Item = usize>) -> Vec<String> {
+    people.map(|n| format!("p{n}")).collect()
+}
+
+/// p0..p6 are in the list, p4..p9 in the cohort: p9 is no contact, and nobody knows an address of p10.
+#[tokio::test]
+async fn a_list_becomes_the_cohort_and_a_second_run_writes_nothing() {
+    let sandbox = Sandbox::start().await;
+    let mut known = contacts(0..7, &[LIST]);
+    known.as_array_mut().unwrap().extend(contacts(7..9, &[]).as_array().unwrap().clone());
+    seed(&sandbox, profiles(0..10), &ids(4..11), known).await;
+    let relay = Relay::start(&sandbox, json!({ "max_removal_share": 0.6 })).await;
+
+    let (status, told) = sync(&relay, order("mirror")).await;
+    assert_eq!(status, 200, "{told}");
+    assert_eq!(told["cohortName"], "Engaged users");
+    assert_eq!((&told["membersCount"], &told["syncedToBrevo"], &told["listId"]), (&json!(7), &json!(6), &json!(LIST)));
+    assert_eq!((&told["removed"], &told["added"], &told["created"]), (&json!(4), &json!(3), &json!(1)), "{told}");
+    assert_eq!(list(&sandbox).await, addresses(4..10));
+    let made = sandbox.brevo_contact("p9@example.com").await.unwrap();
+    assert_eq!(made["attributes"]["EXT_ID"], "p9", "{made}");
+    let unmatched = run(&relay, told["runId"].as_str().unwrap()).await;
+    assert_eq!(unmatched["people"], json!([{ "distinct_id": "p10", "why": "no_address" }]), "{unmatched}");
+
+    let before = writes(&sandbox).await;
+    let (status, again) = sync(&relay, order("mirror")).await;
+    assert_eq!((status, &again["alreadyInList"], &again["added"]), (200, &json!(6), &json!(0)), "{again}");
+    assert_ne!(again["runId"], told["runId"]);
+    assert_eq!(writes(&sandbox).await, before);
+    let runs = relay.admin("GET", "/v1/cohorts/runs").await.ok().json();
+    assert_eq!(runs["items"].as_array().unwrap().len(), 2, "{runs}");
+}
+
+#[tokio::test]
+async fn the_brake_stops_a_mirror_until_it_is_let_go_on() {
+    let sandbox = Sandbox::start().await;
+    seed(&sandbox, profiles(8..10), &ids(8..10), contacts(0..10, &[LIST])).await;
+    let relay = Relay::start(&sandbox, json!({})).await;
+    let (status, told) = sync(&relay, order("mirror")).await;
+    assert_eq!((status, &told["error"]["code"]), (409, &json!("too_many_removals")), "{told}");
+    assert_eq!(list(&sandbox).await.len(), 10);
+    let queries = sandbox.mixpanel_counts().await["requests"].clone();
+
+    let mut forced = order("mirror");
+    forced["force"] = json!(true);
+    let (status, told) = sync(&relay, forced).await;
+    assert_eq!((status, &told["removed"]), (200, &json!(8)), "{told}");
+    assert_eq!(list(&sandbox).await, addresses(8..10));
+    assert_eq!(sandbox.mixpanel_counts().await["requests"], queries, "the members were known already");
+}
+
+#[tokio::test]
+async fn add_removes_nobody_and_remove_adds_nobody() {
+    let sandbox = Sandbox::start().await;
+    seed(&sandbox, profiles(0..6), &ids(2..6), contacts(0..4, &[LIST])).await;
+    let relay = Relay::start(&sandbox, json!({})).await;
+    let (status, told) = sync(&relay, order("add")).await;
+    assert_eq!((status, &told["syncedToBrevo"]), (200, &json!(4)), "{told}");
+    assert_eq!(list(&sandbox).await, addresses(0..6));
+    let (status, told) = sync(&relay, order("remove")).await;
+    assert_eq!((status, &told["removed"]), (200, &json!(4)), "{told}");
+    assert_eq!(list(&sandbox).await, addresses(0..2));
+}
+
+/// One of them is in the pilot, one has not agreed, one has been erased.
+#[tokio::test]
+async fn whoever_may_not_be_at_brevo_is_not_brought_there() {
+    let sandbox = Sandbox::start().await;
+    let profiles = json!([
+        { "distinct_id": "yes", "properties": { "$email": "yes@pilot.example", "ok": true } },
+        { "distinct_id": "other", "properties": { "$email": "other@example.com", "ok": true } },
+        { "distinct_id": "no", "properties": { "$email": "no@pilot.example" } },
+        { "distinct_id": "gone", "properties": { "$email": "gone@pilot.example", "ok": true } },
+    ]);
+    let members = ["yes", "other", "no", "gone"].map(str::to_owned);
+    seed(&sandbox, profiles, &members, json!([])).await;
+    let tweaks = json!({
+        "connectors": { "brevo": { "mode": "pilot", "pilot_emails": ["*@pilot.example"] } },
+        "privacy": { "consent": { "property": "ok", "value": true } },
+    });
+    let relay = Relay::start(&sandbox, tweaks).await;
+    relay.admin("DELETE", "/v1/people/gone").await;
+    let (status, told) = sync(&relay, order("mirror")).await;
+    assert_eq!(status, 200, "{told}");
+    assert_eq!(told["unmatched"], json!({ "not_pilot": 1, "no_consent": 1, "erased": 1 }), "{told}");
+    assert_eq!(list(&sandbox).await, BTreeSet::from(["yes@pilot.example".to_owned()]));
+}
+
+#[tokio::test]
+async fn a_planned_cohort_comes_by_itself_and_observe_changes_nothing() {
+    let sandbox = Sandbox::start().await;
+    seed(&sandbox, profiles(0..4), &ids(0..4), contacts(0..2, &[LIST])).await;
+    let tweaks = json!({
+        "connectors": { "brevo": { "mode": "observe" } },
+        "cohorts": [{ "id": 7, "list": LIST, "mode": "mirror", "schedule": "1m" }],
+    });
+    let relay = Relay::start(&sandbox, tweaks).await;
+    let ended = eventually(PATIENCE, async || {
+        let runs = relay.admin("GET", "/v1/cohorts/runs").await.ok().json();
+        match runs["items"].get(0) {
+            Some(run) if run["status"] != "running" => Ok(run.clone()),
+            _ => Err(runs.to_string()),
+        }
+    })
+    .await;
+    assert_eq!(
+        (&ended["status"], &ended["alreadyInList"], &ended["trigger"]),
+        (&json!("observed"), &json!(2), &json!("schedule")),
+        "{ended}"
+    );
+    assert_eq!(list(&sandbox).await, addresses(0..2));
+}
+
+#[tokio::test]
+async fn orders_that_cannot_be_are_refused_in_words() {
+    let sandbox = Sandbox::start().await;
+    seed(&sandbox, json!([]), &[], json!([])).await;
+    let relay = Relay::start(&sandbox, json!({})).await;
+    for (order, status, code) in [
+        (json!({ "cohortId": 7 }), 400, "invalid"),
+        (json!({ "cohortId": 7, "targetList": "nobody" }), 400, "invalid"),
+        (json!({ "cohortId": 7, "targetList": 16, "syncMode": "replace" }), 400, "invalid"),
+        (json!({ "cohortId": 8, "targetList": 16 }), 502, "vendor"),
+        (json!({ "cohortId": 7, "targetList": 999 }), 502, "vendor"),
+    ] {
+        let (got, told) = sync(&relay, order.clone()).await;
+        assert_eq!((got, told["error"]["code"].as_str().unwrap()), (status, code), "{order}: {told}");
+    }
+    let answer = relay.post("/cohorts/sync", &[JSON], order("mirror").to_string()).await;
+    assert_eq!(answer.status, 401);
+}
