@@ -80,9 +80,14 @@ pub async fn of_person(
     pairs.into_iter().map(parked).collect()
 }
 
-/// Up to `limit` waiting records of all people, oldest position first.
-pub async fn oldest(state: &Arc<dyn State>, limit: usize) -> Result<Vec<Waiting>, StoreError> {
-    let pairs = state.scan(Table::ShelfOrder, KeyRange::all(), limit).await?;
+/// Up to `limit` waiting records of all people, oldest position first, from `after` (exclusive) on.
+pub async fn oldest(state: &Arc<dyn State>, after: Option<Position>, limit: usize) -> Result<Vec<Waiting>, StoreError> {
+    let mut range = KeyRange::all();
+    if let Some(after) = after {
+        range.from = after.to_bytes().to_vec();
+        range.from.push(0); // the next key in byte order
+    }
+    let pairs = state.scan(Table::ShelfOrder, range, limit).await?;
     pairs.iter().map(|(key, value)| waiting(key, value).ok_or_else(damaged)).collect()
 }
 

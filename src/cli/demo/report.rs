@@ -149,7 +149,7 @@ async fn parked(state: &Arc<dyn State>) -> Result<Vec<(String, &'static str)>, D
         let why = "an operator on a value that is not known yet: it waits, nothing is guessed";
         told.extend((0..awaiting.records).map(|_| (format!("{} {person}", Kind::Profile.label()), why)));
     }
-    for row in shelf::oldest(state, 20).await? {
+    for row in shelf::oldest(state, None, 20).await? {
         let why = match row.kind {
             Kind::Event | Kind::Identity | Kind::Profile => {
                 "nobody knows yet who this is: it waits for an email or a phone"

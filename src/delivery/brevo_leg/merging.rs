@@ -49,18 +49,10 @@ impl BrevoLeg {
         self.queue(from).merging = true;
         let brings_nothing = self.queue(from).at_rest() && !self.roster.get(from).is_some_and(Resident::has_leftovers);
         if !brings_nothing {
+            // So that what the survivor has in line can be told apart from what joins it.
             self.hold_back(into);
         }
         self.join(from);
-    }
-
-    /// What the survivor has in line goes back to its shelf, so that it can be told apart from what joins it.
-    fn hold_back(&mut self, into: &PersonId) {
-        self.shelve_events(into);
-        let queue = self.queue(into);
-        queue.look_again();
-        let events = std::mem::take(&mut queue.events);
-        self.waiting -= events.len();
     }
 
     /// Whether something of another id is still to be moved to this person.

@@ -65,7 +65,7 @@ use self::listing::{ListCall, Listed};
 use self::queue::{PersonQueue, Queued};
 pub use self::receiving::in_pilot;
 use self::receiving::{Loaded, MAX_PEOPLE, MAX_WAITING};
-use self::shelving::{Overdue, Scan};
+use self::shelving::{Overdue, Passed, Scan};
 use self::window::Window;
 use super::books::{Books, HeldOutside};
 use super::dead_letters::replay::Replays;
@@ -219,6 +219,9 @@ pub struct BrevoLeg {
     loading_debtors: bool,
     looking_for_overdue: bool,
     more_overdue: bool,
+    /// Where the look for overdue rows goes on.
+    overdue_after: Option<Position>,
+    overdue_passed: Passed,
     releases_under_way: usize,
     /// Reads of shelves under way, by when they began: what they bring back may have been taken off meanwhile.
     scans: BTreeMap<u64, usize>,
@@ -304,6 +307,8 @@ impl BrevoLeg {
             loading_debtors: false,
             looking_for_overdue: false,
             more_overdue: false,
+            overdue_after: None,
+            overdue_passed: Passed::default(),
             releases_under_way: 0,
             scans: BTreeMap::new(),
             account,

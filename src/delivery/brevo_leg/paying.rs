@@ -241,7 +241,7 @@ impl BrevoLeg {
                 let tries = self.queue(id).end_busy();
                 let wait = BUSY.saturating_mul(1 << (tries - 1).min(6)).min(Duration::from_secs(60));
                 self.later.push(Reverse((Instant::now() + wait, id.clone())));
-                self.shelve_events(id);
+                self.hold_back(id);
                 // Somebody may wait for this call in order to be joined.
                 self.advance(id);
             }
@@ -355,7 +355,7 @@ impl BrevoLeg {
         for (id, _) in &people {
             self.begin_payment(id);
             self.queue(id).importing = true;
-            self.shelve_events(id);
+            self.hold_back(id);
         }
         self.import_under_way = true;
         self.spawn(Box::pin(async move {

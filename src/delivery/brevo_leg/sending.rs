@@ -30,6 +30,10 @@ impl BrevoLeg {
         if !self.sends() {
             return;
         }
+        // More is on its way from shelves, and joins these: a long import frees many people at once.
+        if self.releases_under_way > 0 && self.waiting < MAX_BATCH_EVENTS {
+            return;
+        }
         let most = self.at_once(CALLS);
         while self.events_under_way.first < most && !self.ready.first.is_empty() && self.start_call(Line::First) {}
         while self.events_under_way.behind < CALLS_BEHIND

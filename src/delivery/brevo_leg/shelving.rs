@@ -5,6 +5,7 @@ use super::queue::{Queued, Release, Slot};
 use super::receiving::{in_pilot, is_owed};
 use super::{BrevoLeg, Done};
 use crate::brevo::limits::MAX_BATCH_EVENTS;
+use crate::clock::UnixMillis;
 use crate::delivery::LegError;
 use crate::delivery::books::Item;
 use crate::people::debt::Debt;
@@ -26,6 +27,17 @@ pub(super) struct Overdue {
     rows: Vec<Waiting>,
     people: Vec<(PersonId, Resident)>,
     scan: Scan,
+    /// Rows of before are too old.
+    deadline: UnixMillis,
+    /// Where to go on: the rows behind may be due, too.
+    next: Option<Position>,
+}
+
+/// What a look for overdue rows has passed over, for it is on its way to another shelf.
+#[derive(Debug, Default)]
+pub(super) struct Passed {
+    records: u64,
+    bytes: u64,
 }
 
 /// A read of shelves under way, named by the last page that was durable when it began: it sees every row removed by then.
@@ -63,17 +75,20 @@ impl BrevoLeg {
         bytes
     }
 
-    /// Puts events that are queued for a contact which waits alone on its shelf, so that they do not hold the ledger's
-    /// cursor and ranges for as long as that takes. They keep their places in the queue, as if released.
-    pub(super) fn shelve_events(&mut self, id: &PersonId) {
-        let queue = self.queues.entry(id.clone()).or_default();
+    /// Puts what a person has in line on their shelf, and lets go of it in memory: their contact waits alone for who knows
+    /// how long, or somebody is joined to them. It neither holds the ledger's cursor and ranges for that time, nor takes
+    /// the room of events that others have ready.
+    pub(super) fn hold_back(&mut self, id: &PersonId) {
         let page = self.page;
-        for queued in &mut queue.events {
-            let Slot::Ledger(ticket) = queued.slot else { continue };
-            let bytes = shelf::put(id, queued.position, &queued.record, self.parts.books.pending_mut());
+        let queue = self.queues.entry(id.clone()).or_default();
+        queue.look_again();
+        let events = std::mem::take(&mut queue.events);
+        self.waiting -= events.len();
+        for event in events {
+            let Slot::Ledger(ticket) = event.slot else { continue };
+            let bytes = shelf::put(id, event.position, &event.record, self.parts.books.pending_mut());
             self.parts.books.hand_over(ticket);
-            queued.slot = Slot::Shelf { bytes };
-            queue.shelved_page = page;
+            self.queue(id).shelved_page = page;
             self.roster.edit(id).person.shelf.records += 1;
             self.parked += 1;
             self.parked_bytes += bytes;
@@ -226,7 +241,16 @@ impl BrevoLeg {
         true
     }
 
-    /// Looks for the oldest rows of all shelves. Only right after a page is durable, when rows and counts agree.
+    /// Whether the shelves hold more than they may, those aside that have been passed over on their way to another shelf:
+    /// nobody newer goes in their place.
+    fn shelves_overflow(&self) -> bool {
+        let (bounds, passed) = (self.parts.settings.parking, &self.overdue_passed);
+        self.parked > bounds.max_records.saturating_add(passed.records)
+            || self.parked_bytes > bounds.max_bytes.saturating_add(passed.bytes)
+    }
+
+    /// Looks at the next of the oldest rows of all shelves, page by page for as long as they are due: rows that are on
+    /// their way off their shelves stay, and must not hide those behind them.
     pub(super) fn look_for_overdue(&mut self) {
         if self.looking_for_overdue || self.parked == 0 {
             return;
@@ -234,34 +258,38 @@ impl BrevoLeg {
         self.looking_for_overdue = true;
         let scan = self.begin_scan();
         let state = self.parts.state.clone();
-        let bounds = self.parts.settings.parking;
-        let deadline = self.parts.clock.now() - bounds.max_age;
-        let mut surplus = self.parked.saturating_sub(bounds.max_records);
-        let mut surplus_bytes = self.parked_bytes.saturating_sub(bounds.max_bytes);
+        let deadline = self.parts.clock.now() - self.parts.settings.parking.max_age;
+        let after = self.overdue_after.take();
+        if after.is_none() {
+            self.overdue_passed = Passed::default();
+        }
+        let overflow = self.shelves_overflow();
         self.spawn(Box::pin(async move {
-            let oldest = shelf::oldest(&state, OVERDUE_ROWS).await?;
-            let overdue = |row: &Waiting| {
-                let due = row.received_at < deadline || surplus > 0 || surplus_bytes > 0;
-                surplus = surplus.saturating_sub(1);
-                surplus_bytes = surplus_bytes.saturating_sub(row.bytes);
-                due
-            };
-            let rows: Vec<_> = oldest.into_iter().filter(overdue).collect();
+            let mut rows = shelf::oldest(&state, after, OVERDUE_ROWS).await?;
+            let due = |row: &Waiting| overflow || row.received_at < deadline;
+            let full = rows.len() == OVERDUE_ROWS;
+            let next = rows.last().filter(|last| full && due(last)).map(|last| last.position);
+            rows.retain(due);
             let ids: Vec<_> = rows.iter().map(|row| PersonId::from(row.person.as_str())).collect();
             let people = roster::load(&state, ids).await?;
-            Ok(Done::Overdue(Overdue { rows, people, scan }))
+            Ok(Done::Overdue(Overdue { rows, people, scan, deadline, next }))
         }));
     }
 
     pub(super) fn expire(&mut self, overdue: Overdue) {
         self.looking_for_overdue = false;
         self.end_scan(overdue.scan);
-        let full = overdue.rows.len() == OVERDUE_ROWS;
+        let mut any_gone = false;
         self.take_in(overdue.people);
         for row in overdue.rows {
+            if row.received_at >= overdue.deadline && !self.shelves_overflow() {
+                continue;
+            }
             let id = PersonId::from(row.person.as_str());
             // On its way to another shelf, where it is found by a later look.
             if self.roster.is_forward(&id) {
+                self.overdue_passed.records += 1;
+                self.overdue_passed.bytes += row.bytes;
                 self.advance(&id);
                 continue;
             }
@@ -278,9 +306,14 @@ impl BrevoLeg {
             self.unshelve(&id, row.position, row.bytes);
             self.parts.books.tally_mut().skip(SkipRule::Expired, 1);
             self.advance(&id);
+            any_gone = true;
         }
-        // The rest once these are gone from the store: until then a look would find the same again.
-        self.more_overdue = full;
+        self.overdue_after = overdue.next;
+        // What is gone is written down first, so that a long look stays in step with the store.
+        self.more_overdue = overdue.next.is_some() && any_gone;
+        if overdue.next.is_some() && !any_gone {
+            self.look_for_overdue();
+        }
     }
 
     pub(super) fn begin_scan(&mut self) -> Scan {

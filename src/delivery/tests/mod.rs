@@ -20,3 +20,4 @@ mod pulls;
 mod random;
 mod random_identity;
 mod replays;
+mod waiting;
