@@ -11,6 +11,11 @@ impl Hashed {
         Self(Sha256::digest(secret.as_bytes()).into())
     }
 
+    /// For hashing it once more, with a key.
+    pub fn bytes(&self) -> &[u8] {
+        &self.0
+    }
+
     /// In constant time. Whoever has several to compare with compares with all of them, or the time tells which one was
     /// near.
     pub fn matches(&self, other: &Hashed) -> Choice {

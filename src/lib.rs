@@ -16,6 +16,7 @@ pub mod cli;
 pub mod clock;
 pub mod cohorts;
 pub mod config;
+pub mod console;
 pub mod delivery;
 pub mod edge;
 pub mod erasure;

@@ -26,6 +26,7 @@ use crate::alerts;
 use crate::clock::SharedClock;
 use crate::cohorts;
 use crate::config::{Config, WhenFull};
+use crate::console::{self, Console};
 use crate::delivery::brevo_leg::BrevoLeg;
 use crate::delivery::dead_letters::orders::Orders;
 use crate::delivery::mixpanel_leg::MixpanelLeg;
@@ -74,6 +75,7 @@ pub struct Relay {
     legs: Vec<LegStatus>,
     tail: Tail,
     pace: SharedPace,
+    console: Console,
     tables: Arc<Catalog>,
     when_full: WhenFull,
     metrics: PrometheusHandle,
@@ -141,6 +143,7 @@ impl Relay {
             mapping: room.mapping.clone(),
             auth: AdminAuth::new(&admin_token(&config)?, &config.auth.tokens),
         };
+        let console = Console::new(admin.clone()).map_err(StartError::Console)?;
         let list_runs = cohorts::admin_router(list_routes.clone(), admin.auth.clone());
         let (tombstones, bell) = (room.tombstones.clone(), room.bell.clone());
         let edge = EdgeParts { tombstones, bell, ..EdgeParts::new(config.clone(), journal, clock.clone())? };
@@ -149,6 +152,7 @@ impl Relay {
         let pushes = room.webhooks(&edge);
         let edge = edge::router(edge)
             .merge(admin::public_router(admin.clone()))
+            .merge(console::router(console.clone()))
             .merge(cohorts::router(list_routes))
             .merge(list_runs.clone())
             .merge(erasure::routes::router(app))
@@ -173,6 +177,7 @@ impl Relay {
             legs,
             tail,
             pace,
+            console,
             tables,
             when_full: config.when_full,
             metrics,
@@ -230,6 +235,7 @@ impl Relay {
         let cursors = self.legs.iter().map(LegStatus::durable_cursor).collect();
         let trimming = trimmer::run(self.store.journal.clone(), cursors, self.tail, self.clock.clone());
         attendants.spawn(async move { trimming.await.map_err(RunError::Trimmer) });
+        attendants.spawn(self.console.keep_pulse().map(Ok));
         attendants.spawn(outlook::watch(self.store.journal.clone(), self.pace.clone()).map(Ok));
         let alerts = alerts::worker::run(alerts::worker::Parts {
             settings: self.room.config.alerts.clone(),

@@ -128,20 +128,24 @@ fn needed(method: &Method, path: &str) -> Role {
     }
 }
 
-/// The layer for admin routes: `axum::middleware::from_fn_with_state(AdminAuth, require_admin)`. Lets a request through
-/// when its token's role is enough for its method, with the [`Caller`] in its extensions.
-pub async fn require_admin(State(auth): State<AdminAuth>, mut request: Request, next: Next) -> Response {
-    match auth.bearer(request.headers()) {
-        Some(caller) if caller.role >= needed(request.method(), request.uri().path()) => {
-            request.extensions_mut().insert(caller);
-            next.run(request).await
-        }
+/// The layer that asks who calls: `axum::middleware::from_fn_with_state(AdminAuth, authenticate)`. Lets a request through
+/// with its [`Caller`] in its extensions.
+pub async fn authenticate(State(auth): State<AdminAuth>, mut request: Request, next: Next) -> Response {
+    let Some(caller) = auth.bearer(request.headers()) else {
+        let mut response = AdminError::unauthorized().into_response();
+        response.headers_mut().insert(WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
+        return response;
+    };
+    request.extensions_mut().insert(caller);
+    next.run(request).await
+}
+
+/// The layer that asks whether the [`Caller`] may: its role must be enough for the method.
+pub async fn authorize(request: Request, next: Next) -> Response {
+    match request.extensions().get::<Caller>() {
+        Some(caller) if caller.role >= needed(request.method(), request.uri().path()) => next.run(request).await,
         Some(_) => AdminError::forbidden().into_response(),
-        None => {
-            let mut response = AdminError::unauthorized().into_response();
-            response.headers_mut().insert(WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
-            response
-        }
+        None => AdminError::unauthorized().into_response(),
     }
 }
 
@@ -179,7 +183,8 @@ mod tests {
         let handler = || async { "ok" };
         let app: axum::Router = axum::Router::new()
             .route("/", get(handler).post(handler).delete(handler))
-            .layer(axum::middleware::from_fn_with_state(auth, require_admin));
+            .layer(axum::middleware::from_fn(authorize))
+            .layer(axum::middleware::from_fn_with_state(auth, authenticate));
         for (token, expected) in [
             ("Bearer v", [200, 403, 403]),
             ("Bearer o", [200, 200, 403]),

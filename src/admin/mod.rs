@@ -15,10 +15,11 @@ mod trace;
 use std::sync::Arc;
 
 use axum::Router;
+use axum::middleware::{from_fn, from_fn_with_state};
 use axum::routing::{get, post};
 use metrics_exporter_prometheus::PrometheusHandle;
 
-use self::auth::{AdminAuth, require_admin};
+use self::auth::{AdminAuth, authenticate, authorize};
 use crate::clock::SharedClock;
 use crate::delivery::dead_letters::orders::Orders;
 use crate::delivery::outlook::SharedPace;
@@ -84,12 +85,19 @@ fn api() -> Router<Parts> {
         .route("/v1/people/{id}", get(people::about).delete(people::erase))
 }
 
+/// The API for a caller who is known already: a [`auth::Caller`] must be among the request's extensions. The console calls
+/// this one, in the name of whoever is logged in.
+pub fn known_callers_router(parts: Parts) -> Router {
+    api().layer(from_fn(authorize)).with_state(parts)
+}
+
 /// For the public listener: everything behind the admin token.
 pub fn public_router(parts: Parts) -> Router {
     let auth = parts.auth.clone();
     api()
         .route("/metrics", get(status::metrics))
-        .layer(axum::middleware::from_fn_with_state(auth, require_admin))
+        .layer(from_fn(authorize))
+        .layer(from_fn_with_state(auth, authenticate))
         .with_state(parts)
 }
 
@@ -97,7 +105,8 @@ pub fn public_router(parts: Parts) -> Router {
 pub fn private_router(parts: Parts) -> Router {
     let auth = parts.auth.clone();
     api()
-        .layer(axum::middleware::from_fn_with_state(auth, require_admin))
+        .layer(from_fn(authorize))
+        .layer(from_fn_with_state(auth, authenticate))
         .route("/metrics", get(status::metrics))
         .with_state(parts)
 }

@@ -21,7 +21,7 @@ use super::run::{Order, Outcome, Run, Source, Stage, Trigger};
 use super::schedule::Planned;
 use super::worker::Engine;
 use crate::admin::answers::AdminError;
-use crate::admin::auth::{AdminAuth, require_admin};
+use crate::admin::auth::{AdminAuth, authenticate, authorize};
 use crate::brevo::identifiers::ListId;
 use crate::clock::SharedClock;
 use crate::config::SyncMode;
@@ -77,7 +77,8 @@ pub fn admin_router(parts: Parts, auth: AdminAuth) -> Router {
         .route(COHORTS, get(cohorts))
         .route(RUNS, get(runs).post(begin))
         .route(RUN, get(run))
-        .layer(axum::middleware::from_fn_with_state(auth, require_admin))
+        .layer(axum::middleware::from_fn(authorize))
+        .layer(axum::middleware::from_fn_with_state(auth, authenticate))
         .with_state(parts)
 }
 

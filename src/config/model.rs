@@ -362,6 +362,9 @@ pub enum Role {
 }
 
 impl Role {
+    pub const ALL: [Role; 3] = [Role::Viewer, Role::Operator, Role::Admin];
+
+    /// Its name in the configuration.
     pub fn label(self) -> &'static str {
         match self {
             Role::Viewer => "viewer",

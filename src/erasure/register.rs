@@ -188,6 +188,8 @@ mod tests {
     /// Modules that share something changeable in memory and hold nothing of people, each with why.
     const NOTHING_OF_PEOPLE: &[(&str, &str)] = &[
         ("clock", "a test's clock"),
+        ("edge/server/http2", "when streams were opened"),
+        ("edge/tls", "the certificate and its key"),
         ("edge/auth/replay", "hashes of request ids"),
         ("edge/server/http2", "which streams of a connection are open"),
         ("store/sqlite/journal", "numbers of damaged entries"),
@@ -200,6 +202,7 @@ mod tests {
         ("vendor/gate", "whether a destination takes calls"),
         ("erasure/worker", "counts of one erasure under way"),
         ("feed", "whose turn it is"),
+        ("console/pulse", "counts"),
     ];
 
     /// Rooms that never run in a relay, or only before it does.

@@ -43,6 +43,8 @@ pub enum StartError {
     Edge(#[from] EdgeError),
     #[error(transparent)]
     ReadSide(#[from] ReadSideError),
+    #[error("the system has no randomness to give to the console's sessions: {0}")]
+    Console(getrandom::Error),
     #[error("a task ended while the relay was starting: {0}")]
     Task(#[from] tokio::task::JoinError),
 }

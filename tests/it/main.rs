@@ -5,6 +5,7 @@ mod bad_input;
 mod cli;
 mod cohorts;
 mod dead_letters;
+mod console;
 mod demo;
 mod docs;
 mod doors;

@@ -79,7 +79,7 @@ pub(super) fn auth(mut block: Section<'_>) -> Auth {
 fn named_token(item: Item<'_>) -> Option<NamedToken> {
     let mut block = item.section()?;
     let name = block.scalar("name", values::text);
-    let roles = [("viewer", Role::Viewer), ("operator", Role::Operator), ("admin", Role::Admin)];
+    let roles = Role::ALL.map(|role| (role.label(), role));
     let role = block.scalar("role", values::choice(&roles));
     let token = block.hidden("token", values::secret);
     for (key, absent, write) in [

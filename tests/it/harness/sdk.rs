@@ -133,6 +133,21 @@ impl Browser {
         self.ask(json!({ "goto": "away" })).await;
     }
 
+    /// Calls a method of Playwright's `Page`; returns what it returns, if that is a text, a number or a truth value.
+    pub async fn call(&mut self, method: &str, arguments: Value) -> Value {
+        self.ask(json!({ "call": method, "with": arguments })).await
+    }
+
+    /// What the page's console has said in anger so far.
+    pub async fn complaints(&mut self) -> Value {
+        self.ask(json!({ "complaints": true })).await
+    }
+
+    /// Serious faults of accessibility of the page as it stands, by axe-core.
+    pub async fn inaccessible(&mut self) -> Value {
+        self.ask(json!({ "axe": true })).await
+    }
+
     /// Runs the body of an async function in the page.
     pub async fn run(&mut self, script: &str) -> Value {
         self.ask(json!({ "evaluate": script })).await

@@ -1,8 +1,10 @@
 // Drives `mixpanel-browser` in headless Chromium, on a page of another origin than the relay's.
 //
 // A conversation in JSON lines. Each line of standard input is {"evaluate": "<JavaScript>"}, run in the page, or
-// {"goto": "page" | "away"}; each is answered by one line, {"value"} or {"error"}. The first line out is {"ready": true}.
-// The page has the SDK loaded and not initialised; it ends with standard input.
+// {"goto": "page" | "away"}, {"call": "<method of Playwright's Page>", "with": [...]}, {"complaints": true} (what the page's
+// console said in anger so far) or {"axe": true} (serious faults of accessibility); each is answered by one line, {"value"}
+// or {"error"}. The first line out is {"ready": true}. The page has the SDK loaded and not initialised; it ends with standard
+// input.
 
 import { createServer } from "node:http";
 import { mkdtempSync, readFileSync, rmSync } from "node:fs";
@@ -12,6 +14,7 @@ import { createInterface } from "node:readline";
 import { chromium } from "playwright-core";
 
 const sdk = readFileSync(new URL("./node_modules/mixpanel-browser/dist/mixpanel.umd.js", import.meta.url));
+const axe_source = readFileSync(new URL("./node_modules/axe-core/axe.min.js", import.meta.url), "utf8");
 const page_html = `<!doctype html><meta charset="utf-8"><title>shop</title><script src="/sdk.js"></script>`;
 
 const shop = createServer((request, response) => {
@@ -42,14 +45,35 @@ const context = await chromium.launchPersistentContext(profile, {
 const page = context.pages()[0] ?? (await context.newPage());
 
 const say = (line) => process.stdout.write(`${JSON.stringify(line)}\n`);
-page.on("pageerror", (error) => process.stderr.write(`page: ${error.message}\n`));
-page.on("console", (message) => process.stderr.write(`console: ${message.text()}\n`));
+const complaints = [];
+page.on("pageerror", (error) => {
+  complaints.push(error.message);
+  process.stderr.write(`page: ${error.message}\n`);
+});
+page.on("console", (message) => {
+  if (message.type() === "error") complaints.push(message.text());
+  process.stderr.write(`console: ${message.text()}\n`);
+});
+page.on("dialog", (dialog) => dialog.accept());
+
+async function axe() {
+  await page.evaluate(axe_source);
+  const found = await page.evaluate("axe.run()");
+  const bad = found.violations.filter((fault) => ["serious", "critical"].includes(fault.impact));
+  return bad.map((fault) => `${fault.id}: ${fault.nodes.map((node) => node.html).join(" ")}`);
+}
 
 async function obey(command) {
   if (command.goto) {
     await page.goto(command.goto === "page" ? origin : "about:blank");
     return origin;
   }
+  if (command.call) {
+    const value = await page[command.call](...(command.with ?? []));
+    return ["string", "boolean", "number"].includes(typeof value) ? value : null;
+  }
+  if (command.complaints) return complaints;
+  if (command.axe) return axe();
   return page.evaluate(`(async () => { ${command.evaluate} })()`);
 }
 

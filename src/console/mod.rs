@@ -1,0 +1,72 @@
+//! The console: pages for the people who run the relay.
+//!
+//! Owns sessions, pages and their assets. Must not know store, legs or vendors: whatever a page shows or does is asked of
+//! the admin API (in the process, in the name of whoever is logged in), so that the console can do nothing that `/v1`
+//! cannot, by the same roles.
+//!
+//! Invariants: nothing but the login page and the assets is served without a session; every change carries the session's
+//! token against forged requests; personal data is masked unless it is asked for; nothing is loaded from elsewhere and
+//! nothing runs that is written into a page.
+
+mod api;
+mod assets;
+mod frame;
+mod guard;
+mod json;
+mod mask;
+mod pages;
+pub mod pulse;
+mod session;
+
+use axum::Router;
+use axum::middleware::{from_fn, from_fn_with_state};
+use axum::routing::{get, post};
+
+use self::api::Api;
+use self::pulse::Pulse;
+use self::session::Sessions;
+use crate::admin;
+
+/// What every page is made from.
+#[derive(Clone)]
+pub struct Console {
+    api: Api,
+    sessions: Sessions,
+    pulse: Pulse,
+}
+
+impl Console {
+    pub fn new(admin: admin::Parts) -> Result<Self, getrandom::Error> {
+        let sessions = Sessions::new(admin.auth.clone(), admin.clock.clone())?;
+        Ok(Self { sessions, pulse: Pulse::new(), api: Api::new(admin::known_callers_router(admin)) })
+    }
+
+    /// Takes the samples that the overview's charts are drawn from, for as long as the process lives.
+    pub async fn keep_pulse(self) {
+        self.pulse.keep(&self.api).await;
+    }
+}
+
+/// Everything under `/console`.
+pub fn router(console: Console) -> Router {
+    let inside = Router::new()
+        .route("/console", get(pages::overview::page))
+        .route("/console/live", get(pages::overview::live))
+        .route("/console/destinations/{name}/{what}", post(pages::overview::gate))
+        .route("/console/people", get(pages::people::page))
+        .route("/console/people/erase", post(pages::people::erase))
+        .route("/console/dead-letters", get(pages::dead_letters::page))
+        .route("/console/lookup-tables", get(pages::lookup_tables::page))
+        .route("/console/erasures", get(pages::erasures::page))
+        .route("/console/logout", post(guard::logout))
+        .layer(from_fn_with_state(console.clone(), guard::require_session));
+    Router::new()
+        .route("/console/login", get(guard::login_page).post(guard::login))
+        .route("/console/assets/{name}", get(assets::asset))
+        .merge(inside)
+        .layer(from_fn(guard::harden))
+        .with_state(console)
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,7 @@
+//! One file for each page.
+
+pub mod dead_letters;
+pub mod erasures;
+pub mod lookup_tables;
+pub mod overview;
+pub mod people;

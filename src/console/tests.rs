@@ -1,0 +1,170 @@
+//! The door, over an admin API that answers whatever a test says.
+
+use axum::Router;
+use axum::body::Body;
+use axum::routing::{any, get};
+use http::header::{COOKIE, LOCATION, SET_COOKIE};
+use http::{Request, Response, StatusCode};
+use http_body_util::BodyExt as _;
+use serde_json::{Value, json};
+use tower::ServiceExt as _;
+
+use super::api::Api;
+use super::pulse::Pulse;
+use super::session::Sessions;
+use super::{Console, router};
+use crate::admin::auth::{AdminAuth, Caller};
+use crate::clock::{ManualClock, UnixMillis};
+use crate::config::{NamedToken, Role, Secret};
+
+const START: UnixMillis = UnixMillis(1_800_000_000_000);
+
+struct Door {
+    router: Router,
+    clock: std::sync::Arc<ManualClock>,
+}
+
+impl Door {
+    /// Answers every question of the pages with `answer`; what they change is answered with the caller's role.
+    fn new(answer: Value) -> Self {
+        let clock = ManualClock::at(START);
+        let viewer = NamedToken { name: "growth".to_owned(), role: Role::Viewer, token: Secret::new("look") };
+        let auth = AdminAuth::new(&Secret::new("all"), &[viewer]);
+        let api = Router::new().fallback(any(async move |request: Request<Body>| {
+            let role = request.extensions().get::<Caller>().unwrap().role;
+            let allowed = request.method() == http::Method::GET || role >= Role::Operator;
+            let refusal = json!({ "error": { "code": "forbidden", "message": "not you", "hint": "" } });
+            match allowed {
+                true => (StatusCode::OK, axum::Json(answer.clone())),
+                false => (StatusCode::FORBIDDEN, axum::Json(refusal)),
+            }
+        }));
+        let api = api.route("/nowhere", get(async || ()));
+        let sessions = Sessions::new(auth, clock.clone()).unwrap();
+        Self { router: router(Console { api: Api::new(api), sessions, pulse: Pulse::new() }), clock }
+    }
+
+    async fn ask(&self, method: &str, path: &str, cookie: &str, body: &str) -> Response<Body> {
+        let request = Request::builder().method(method).uri(path).header(COOKIE, cookie);
+        self.router.clone().oneshot(request.body(Body::from(body.to_owned())).unwrap()).await.unwrap()
+    }
+
+    /// The cookie of somebody who has just logged in.
+    async fn log_in(&self, token: &str) -> String {
+        let response = self.ask("POST", "/console/login", "", &format!("token={token}&next=/console/people")).await;
+        assert_eq!(response.headers()[LOCATION], "/console/people");
+        let cookie = response.headers()[SET_COOKIE].to_str().unwrap().to_owned();
+        assert!(cookie.contains("HttpOnly") && cookie.contains("SameSite=Strict"), "{cookie}");
+        cookie.split(';').next().unwrap().to_owned()
+    }
+
+    /// The token against forged requests, as a page's form has it.
+    async fn csrf(&self, cookie: &str) -> String {
+        let page = text(self.ask("GET", "/console/erasures", cookie, "").await).await;
+        let (_, rest) = page.split_once("name=\"csrf\" value=\"").unwrap();
+        rest.split_once('"').unwrap().0.to_owned()
+    }
+}
+
+async fn text(response: Response<Body>) -> String {
+    let bytes = response.into_body().collect().await.unwrap().to_bytes();
+    String::from_utf8(bytes.to_vec()).unwrap()
+}
+
+#[tokio::test]
+async fn nothing_is_shown_without_a_session() {
+    let door = Door::new(json!({}));
+    let good = door.log_in("all").await;
+    let forged = good.replacen("=A", "=B", 1);
+    for path in ["/console", "/console/people", "/console/dead-letters", "/console/lookup-tables", "/console/erasures"]
+    {
+        for cookie in ["", "mixrelay_session=x", &forged] {
+            let response = door.ask("GET", path, cookie, "").await;
+            assert_eq!(response.status(), StatusCode::SEE_OTHER, "{path} {cookie}");
+            assert!(response.headers()[LOCATION].to_str().unwrap().starts_with("/console/login?next="));
+        }
+        assert_eq!(door.ask("GET", path, &good, "").await.status(), StatusCode::OK, "{path}");
+    }
+    assert_eq!(door.ask("POST", "/console/people/erase", "", "id=x").await.status(), StatusCode::UNAUTHORIZED);
+}
+
+#[tokio::test]
+async fn a_session_ends() {
+    let door = Door::new(json!({}));
+    let cookie = door.log_in("look").await;
+    door.clock.advance(std::time::Duration::from_secs(12 * 3600));
+    assert_eq!(door.ask("GET", "/console", &cookie, "").await.status(), StatusCode::SEE_OTHER);
+    let other = Door::new(json!({}));
+    let foreign = door.log_in("look").await;
+    assert_eq!(other.ask("GET", "/console", &foreign, "").await.status(), StatusCode::SEE_OTHER, "another process's");
+}
+
+#[tokio::test]
+async fn a_wrong_token_gets_no_session_and_a_login_leads_nowhere_else() {
+    let door = Door::new(json!({}));
+    let response = door.ask("POST", "/console/login", "", "token=guess").await;
+    assert_eq!(response.status(), StatusCode::FORBIDDEN);
+    assert!(!response.headers().contains_key(SET_COOKIE));
+    for next in
+        ["https://evil.example", "//evil.example", "/console//evil.example", "/consolex", "/console/login", "/v1"]
+    {
+        let response = door.ask("POST", "/console/login", "", &format!("token=all&next={next}")).await;
+        assert_eq!(response.headers()[LOCATION], "/console", "{next}");
+    }
+}
+
+#[tokio::test]
+async fn a_forged_form_changes_nothing() {
+    let door = Door::new(json!({}));
+    let cookie = door.log_in("all").await;
+    let csrf = door.csrf(&cookie).await;
+    let other = door.csrf(&door.log_in("all").await).await;
+    let pause = "/console/destinations/brevo/pause";
+    for body in ["", "csrf=", &format!("csrf={other}")] {
+        assert_eq!(door.ask("POST", pause, &cookie, body).await.status(), StatusCode::FORBIDDEN, "{body}");
+    }
+    let response = door.ask("POST", pause, &cookie, &format!("csrf={csrf}")).await;
+    assert_eq!(response.status(), StatusCode::SEE_OTHER);
+}
+
+#[tokio::test]
+async fn a_role_reaches_as_far_as_at_the_api() {
+    let door = Door::new(json!({}));
+    let cookie = door.log_in("look").await;
+    let csrf = door.csrf(&cookie).await;
+    let response = door.ask("POST", "/console/destinations/brevo/pause", &cookie, &format!("csrf={csrf}")).await;
+    assert_eq!(response.status(), StatusCode::FORBIDDEN);
+    assert!(text(response).await.contains("not you"));
+}
+
+#[tokio::test]
+async fn what_a_record_says_is_text_and_is_masked() {
+    let hostile = "<script>alert(1)</script>\"'><img src=x>";
+    let record = json!({ "event": hostile, "properties": { "$email": "ada@example.com", hostile: hostile } });
+    let answer = json!({ "items": [{
+        "id": "brevo-1.2.3", "destination": "brevo", "kind": "event", "reason": hostile,
+        "answer": format!("no such contact ada@example.com {hostile}"), "died_at": "now", "record": record,
+    }] });
+    let door = Door::new(answer);
+    let viewer = door.log_in("look").await;
+    for (cookie, path, masked) in [
+        (&viewer, "/console/dead-letters", true),
+        (&viewer, "/console/dead-letters?unmask=true", true),
+        (&door.log_in("all").await, "/console/dead-letters?unmask=true", false),
+    ] {
+        let page = text(door.ask("GET", path, cookie, "").await).await;
+        assert!(!page.contains("<script>alert") && !page.contains("<img src=x"), "{path}");
+        assert_eq!(page.contains("ada@example.com"), !masked, "{path}");
+    }
+}
+
+#[tokio::test]
+async fn every_answer_tells_the_browser_to_load_nothing_from_elsewhere() {
+    let door = Door::new(json!({}));
+    for path in ["/console/login", "/console/assets/console.js", "/console/assets/none", "/console"] {
+        let response = door.ask("GET", path, "", "").await;
+        let policy = response.headers()["content-security-policy"].to_str().unwrap();
+        assert!(policy.contains("default-src 'none'") && !policy.contains("unsafe"), "{path}");
+        assert_eq!(response.headers()["x-frame-options"], "DENY");
+    }
+}
