@@ -4,7 +4,6 @@
 
 const IDLE: &[(&str, &str)] = &[
     ("datasets", "no data set is run"),
-    ("retention.unseen_people", "people are kept without a limit of time"),
     ("sync_profiles_every", "no profiles are pulled from Mixpanel"),
     ("webhooks.mixpanel", "Mixpanel's webhooks are not served"),
 ];

@@ -80,6 +80,7 @@ pub struct Setup {
     pub on_consent_withdrawn: OnConsentWithdrawn,
     pub on_profile_delete: OnProfileDelete,
     pub parking: Parking,
+    pub unseen_people: Duration,
     pub dedup_window: Duration,
     pub max_dead_letter_bytes: u64,
     /// Without it events go through `/track`.
@@ -127,6 +128,7 @@ impl Setup {
             on_consent_withdrawn: OnConsentWithdrawn::default(),
             on_profile_delete: OnProfileDelete::default(),
             parking: Parking::default(),
+            unseen_people: Duration::from_hours(24 * 400),
             dedup_window: Duration::from_hours(24),
             max_dead_letter_bytes: 1 << 30,
             service_account: true,
@@ -334,6 +336,7 @@ impl World {
                 parking: self.setup.parking,
                 max_dead_letter_bytes: self.setup.max_dead_letter_bytes,
                 keep_dead_letters: Duration::from_hours(24 * 30),
+                unseen_people: self.setup.unseen_people,
             },
         };
         let leg = BrevoLeg::open(parts).await.unwrap();

@@ -38,12 +38,14 @@ impl Holding {
 const ROWS: &str = "rows deleted, pages overwritten";
 const LEG: &str = "the leg stands back and begins anew without it";
 
+const UNSEEN: &str = "`retention.unseen_people` after a record last named the person";
+
 /// What is known of a table.
 pub fn of_table(table: Table) -> Holding {
     let place = Place::Table(table);
     let until_paid = "until Brevo has it";
     match table {
-        Table::People => Holding::of_people(place, "ids, mapped values, addresses", "until erased", ROWS),
+        Table::People => Holding::of_people(place, "ids, mapped values, addresses", UNSEEN, ROWS),
         Table::Debts => Holding::of_people(place, "ids", until_paid, ROWS),
         Table::Bases => Holding::of_people(place, "ids", "until the values are known", ROWS),
         Table::Shelves => Holding::of_people(place, "records", "`parking.max_age`", ROWS),
@@ -65,6 +67,7 @@ pub fn of_table(table: Table) -> Holding {
             "with the group; until Brevo has the link",
             "links deleted; a group is nobody's",
         ),
+        Table::Seen => Holding::of_people(place, "ids, by the day when they were last heard of", UNSEEN, ROWS),
         Table::Addresses => {
             Holding::of_people(place, "addresses and numbers of contacts, whose they are", "with the person", ROWS)
         }

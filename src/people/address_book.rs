@@ -127,6 +127,7 @@ mod tests {
     use crate::brevo::identifiers::Email;
     use crate::clock::SystemClock;
     use crate::people::identity::{Link, Verb, is_anonymous};
+    use crate::people::unseen::Day;
     use crate::record::{EntryId, Epoch, Position};
     use crate::store::WriteBatch;
     use crate::store::sqlite::{self, OpenOptions, SqliteStore};
@@ -160,7 +161,7 @@ mod tests {
 
     async fn write(state: &Arc<dyn State>, roster: &mut Roster) {
         let mut batch = WriteBatch::new();
-        roster.put_changes(&mut batch).unwrap();
+        roster.put_changes(&mut batch, Day::default()).unwrap();
         state.write(batch).await.unwrap();
     }
 

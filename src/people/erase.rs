@@ -13,6 +13,7 @@ use super::company::{GroupId, rows as company_rows};
 use super::person::{Contact, Person};
 use super::roster::PersonId;
 use super::shelf::{self, Parked};
+use super::unseen;
 use crate::record::Position;
 use crate::store::{State, StoreError, Table, WriteBatch};
 
@@ -91,6 +92,9 @@ pub async fn take(state: &Arc<dyn State>, ids: &[String], batch: &mut WriteBatch
         }
     }
     for (id, person) in &taken.people {
+        if let Some(day) = person.seen {
+            batch.delete(Table::Seen, unseen::key(day, id));
+        }
         for way in address_book::ways(person).keys() {
             batch.delete(Table::Addresses, address_book::key(way, id));
         }

@@ -26,6 +26,7 @@ pub mod pulled;
 pub mod roster;
 pub mod shelf;
 pub mod unknown;
+pub mod unseen;
 pub mod value;
 
 use xxhash_rust::xxh3::xxh3_128;

@@ -11,6 +11,7 @@ use super::lists::Lists;
 use super::pulled::Pulled;
 use super::roster::PersonId;
 use super::unknown::{Base, Unknown};
+use super::unseen::Day;
 use super::value::changed;
 use crate::brevo::identifiers::{ContactId, Email, Phone};
 use crate::brevo::names::AttributeName;
@@ -53,6 +54,9 @@ pub struct Person {
     /// What waits for values that are not known.
     #[serde(default, skip_serializing_if = "Unknown::is_empty")]
     pub unknown: Unknown,
+    /// When a record last named the person.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub seen: Option<Day>,
     /// Which of the known values were read at Mixpanel, and said by no app.
     #[serde(default, skip_serializing_if = "Pulled::is_empty")]
     pub pulled: Pulled,

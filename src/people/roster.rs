@@ -11,6 +11,7 @@ use serde::{Deserialize, Serialize};
 use super::address_book::{self, Ways};
 use super::debt::{self, Debt};
 use super::person::Person;
+use super::unseen::{self, Day};
 use crate::clock::UnixMillis;
 use crate::record::Position;
 use crate::store::{KeyRange, Pair, State, StoreError, Table, WriteBatch};
@@ -33,6 +34,8 @@ pub struct Resident {
     listed_for_base: bool,
     /// The person's rows in the address book, as the store has them.
     ways: Ways,
+    /// The day under which the store says when the person was last heard of.
+    seen_row: Option<Day>,
 }
 
 impl Resident {
@@ -104,8 +107,8 @@ impl Roster {
         self.residents.entry(id.clone()).or_default()
     }
 
-    /// Adds the rows of everyone who has changed since the last call.
-    pub fn put_changes(&mut self, batch: &mut WriteBatch) -> Result<(), StoreError> {
+    /// Adds the rows of everyone who has changed since the last call. Whoever is new was heard of `today`.
+    pub fn put_changes(&mut self, batch: &mut WriteBatch, today: Day) -> Result<(), StoreError> {
         // A merged id's row goes first while it has something to hand over, and last once the survivor has it: an engine
         // that cannot write both at once loses nothing in between.
         let turn = |resident: &Resident| match resident.person.links.forward() {
@@ -118,7 +121,13 @@ impl Roster {
         turns.sort_unstable();
         for (_, id) in turns {
             let Some(resident) = self.residents.get_mut(&id) else { continue };
-            batch.put(Table::People, id.as_bytes(), json(&resident.person)?);
+            if resident.person == Person::default() {
+                batch.delete(Table::People, id.as_bytes());
+            } else {
+                resident.person.seen.get_or_insert(today);
+                batch.put(Table::People, id.as_bytes(), json(&resident.person)?);
+            }
+            put_seen(&id, resident, batch);
             // A shelf that is to be released or moved over and owed lists are written down as a debt of no records, so that
             // the next start comes back to them.
             let lists = &resident.person.lists;
@@ -161,6 +170,20 @@ impl Roster {
 
     pub fn is_empty(&self) -> bool {
         self.residents.is_empty()
+    }
+}
+
+/// Brings the row up to date that says when the person was last heard of.
+fn put_seen(id: &PersonId, resident: &mut Resident, batch: &mut WriteBatch) {
+    let seen = resident.person.seen;
+    if resident.seen_row == seen {
+        return;
+    }
+    if let Some(gone) = std::mem::replace(&mut resident.seen_row, seen) {
+        batch.delete(Table::Seen, unseen::key(gone, id));
+    }
+    if let Some(day) = seen {
+        batch.put(Table::Seen, unseen::key(day, id), Vec::new());
     }
 }
 
@@ -210,7 +233,8 @@ async fn load_rows(state: &Arc<dyn State>, ids: Vec<PersonId>) -> Result<Vec<(Pe
         let person = person.unwrap_or_default();
         let debt = debt.map(|value| read("debt", &id, &value)).transpose()?;
         let (listed_for_base, ways) = (!person.unknown.is_empty(), address_book::ways(&person));
-        loaded.push((id, Resident { person, debt, paying: None, listed_for_base, ways }));
+        let seen_row = person.seen;
+        loaded.push((id, Resident { person, debt, paying: None, listed_for_base, ways, seen_row }));
     }
     Ok(loaded)
 }

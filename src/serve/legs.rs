@@ -129,6 +129,7 @@ impl Room {
                 parking: self.config.parking,
                 max_dead_letter_bytes: self.config.retention.dead_letter_bytes,
                 keep_dead_letters: self.config.retention.dead_letters,
+                unseen_people: self.config.retention.unseen_people,
             },
         };
         Ok(BrevoLeg::open(parts).await?)

@@ -211,12 +211,14 @@ pub enum Table {
     /// What a run knows of people: its members with ids, addresses and mapped attributes while it is under way, afterwards
     /// the ids of those who could not be matched. Personal data.
     CohortRows,
+    /// `day, canonical distinct_id` → nothing: when a record last named the person. Personal data: the identifier.
+    Seen,
     /// Small singletons of the relay itself (generated admin token excluded: that is a file). No personal data.
     Meta,
 }
 
 impl Table {
-    pub const ALL: [Table; 18] = [
+    pub const ALL: [Table; 19] = [
         Table::Checkpoints,
         Table::People,
         Table::Debts,
@@ -234,6 +236,7 @@ impl Table {
         Table::Audit,
         Table::CohortRuns,
         Table::CohortRows,
+        Table::Seen,
         Table::Meta,
     ];
 
@@ -257,6 +260,7 @@ impl Table {
             Table::Audit => "audit",
             Table::CohortRuns => "cohort_runs",
             Table::CohortRows => "cohort_rows",
+            Table::Seen => "seen",
             Table::Meta => "meta",
         }
     }

@@ -61,6 +61,14 @@ impl Intake {
         person.into_iter().chain(linked).chain(member)
     }
 
+    /// The person whom the record is about, before any forward.
+    pub fn named<'a>(wish: &'a Wish, link: Option<&'a Link>) -> Option<&'a PersonId> {
+        match wish {
+            Wish::Event { person, .. } | Wish::Profile { person, .. } => Some(person),
+            Wish::Group { .. } | Wish::Skip(_) | Wish::Unreadable(_) => link.map(|link| &link.into),
+        }
+    }
+
     pub fn group(&self) -> Option<&GroupId> {
         match &self.wish {
             Wish::Group { group, .. } => Some(group),

@@ -26,6 +26,7 @@ mod contacts;
 mod deleting;
 mod event_calls;
 mod filling;
+mod forgetting;
 mod imports;
 mod intake;
 mod lines;
@@ -84,6 +85,7 @@ use crate::config::{BrevoMode, IdentityMode, OnConsentWithdrawn, Parking};
 use crate::mapping::CompiledMapping;
 use crate::people::roster::{self, PersonId, Resident, Roster};
 use crate::people::shelf::{self, Parked};
+use crate::people::unseen::Day;
 use crate::record::{Destination, EntryId, Position};
 use crate::store::{Journal, State, StoreError, write_when_there_is_room};
 use crate::vendor::Verdict;
@@ -146,6 +148,7 @@ pub struct Settings {
     pub parking: Parking,
     pub max_dead_letter_bytes: u64,
     pub keep_dead_letters: Duration,
+    pub unseen_people: Duration,
 }
 
 /// Work that has come back.
@@ -161,6 +164,7 @@ enum Done {
     Shelf(PersonId, Vec<Parked>, Scan),
     Moved(PersonId, Vec<Parked>, Scan),
     Overdue(Overdue),
+    Unseen(forgetting::Unseen),
     Companies(companies::Back),
     Waiting(Waiting),
     Bases(Asked),
@@ -218,6 +222,10 @@ pub struct BrevoLeg {
     receiving: Option<u64>,
     loading_debtors: bool,
     looking_for_overdue: bool,
+    looking_for_unseen: bool,
+    more_unseen: bool,
+    /// Where the next look for people who were not heard of goes on.
+    unseen_after: Option<(Day, PersonId)>,
     more_overdue: bool,
     /// Where the look for overdue rows goes on.
     overdue_after: Option<Position>,
@@ -306,6 +314,9 @@ impl BrevoLeg {
             receiving: None,
             loading_debtors: false,
             looking_for_overdue: false,
+            looking_for_unseen: false,
+            more_unseen: false,
+            unseen_after: None,
             more_overdue: false,
             overdue_after: None,
             overdue_passed: Passed::default(),
@@ -426,6 +437,7 @@ impl BrevoLeg {
                 _ = checkpoints.tick(), if self.may_write() => self.checkpoint()?,
                 _ = expiries.tick() => {
                     self.look_for_overdue();
+                    self.look_for_unseen();
                     if self.account.is_none() {
                         self.refresh_account();
                     }
@@ -485,6 +497,7 @@ impl BrevoLeg {
             Done::Shelf(id, rows, scan) => self.take_from_shelf(&id, rows, scan)?,
             Done::Moved(id, rows, scan) => self.take_moved(&id, rows, scan),
             Done::Overdue(overdue) => self.expire(overdue),
+            Done::Unseen(unseen) => self.take_unseen(unseen),
             Done::Companies(back) => self.take_back_companies(back)?,
             Done::Waiting(waiting) => self.take_waiting(waiting),
             Done::Bases(asked) => self.take_asked(asked),
@@ -552,7 +565,8 @@ impl BrevoLeg {
     }
 
     fn checkpoint(&mut self) -> Result<(), LegError> {
-        self.roster.put_changes(self.parts.books.pending_mut())?;
+        let today = self.today();
+        self.roster.put_changes(self.parts.books.pending_mut(), today)?;
         self.companies.put_changes(self.parts.books.pending_mut())?;
         let (batch, cursor) = self.parts.books.close_page()?;
         let state = self.parts.state.clone();
@@ -573,6 +587,9 @@ impl BrevoLeg {
         // What a look-up under way was too early to see in the store has to be known here until it is back.
         let seen = self.receiving.map_or(page, |began| began.min(page));
         self.window.written(seen, self.parts.clock.now(), self.parts.books.pending_mut());
+        if std::mem::take(&mut self.more_unseen) {
+            self.look_for_unseen();
+        }
         if std::mem::take(&mut self.more_overdue) {
             self.look_for_overdue();
         }
@@ -586,6 +603,7 @@ impl BrevoLeg {
             || self.companies.busy()
             || self.loading_debtors
             || self.looking_for_overdue
+            || self.looking_for_unseen
             || self.writing.is_some();
         if !on_the_way {
             self.companies.let_go();

@@ -106,8 +106,10 @@ impl BrevoLeg {
         self.receiving = None;
         self.take_in(loaded.people);
         self.companies.take_in(loaded.companies);
+        let today = self.today();
         for (item, Intake { link, wish, groups }, known) in loaded.records {
             self.bases.taken_in(item.position);
+            let seen = Intake::named(&wish, link.as_ref()).cloned();
             if let Some(link) = link {
                 self.link(&link, item.position);
             }
@@ -143,6 +145,10 @@ impl BrevoLeg {
                     let now = self.parts.clock.now();
                     self.parts.books.die(&item, DeadReason::Unreadable, &reason, now)?;
                 }
+            }
+            if let Some(seen) = seen {
+                let seen = self.roster.resolve(&seen);
+                self.roster.saw(&seen, today);
             }
         }
         self.check_dead_letters();

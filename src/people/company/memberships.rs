@@ -71,6 +71,11 @@ impl Memberships {
         self.0.keys().cloned()
     }
 
+    /// Whether any company is still to be told.
+    pub fn owe(&self) -> bool {
+        self.0.values().any(|membership| membership.stage != Stage::Done)
+    }
+
     /// Whether anything is in no line yet.
     pub fn has_new(&self) -> bool {
         self.0.values().any(|membership| membership.stage == Stage::New)

@@ -310,7 +310,12 @@ async fn an_older_schema_is_brought_up_to_date() {
     drop(state);
     let store = open_in(&directory);
     let people = store.state.get(Table::People, vec![b"ada".to_vec()]).await.unwrap();
-    assert_eq!(people[0].as_deref(), Some(ada.as_bytes()));
+    let mut upgraded: serde_json::Value = serde_json::from_slice(people[0].as_deref().unwrap()).unwrap();
+    let seen = upgraded.as_object_mut().unwrap().remove("seen").unwrap();
+    assert_eq!(upgraded, serde_json::from_str::<serde_json::Value>(ada).unwrap());
+    let rows = store.state.scan(Table::Seen, KeyRange::all(), 10).await.unwrap();
+    let keys: Vec<_> = rows.into_iter().map(|(key, _)| String::from_utf8(key).unwrap()).collect();
+    assert_eq!(keys, ["ada", "bob"].map(|id| format!("{:06}{id}", seen.as_u64().unwrap())));
     let addresses = store.state.scan(Table::Addresses, KeyRange::all(), 10).await.unwrap();
     let rows = [("aa@b.c\u{1f}ada", "\"owns\""), ("aa@b.c\u{1f}bob", "\"claims\""), ("c7\u{1f}ada", "\"owns\"")];
     assert_eq!(addresses, rows.map(|(key, claim)| (key.as_bytes().to_vec(), claim.into())));
@@ -320,7 +325,7 @@ async fn an_older_schema_is_brought_up_to_date() {
 }
 
 /// Tables that the first version did not have.
-const SINCE_VERSION_2: [Table; 8] = [
+const SINCE_VERSION_2: [Table; 9] = [
     Table::Tombstones,
     Table::Erasures,
     Table::Bases,
@@ -329,6 +334,7 @@ const SINCE_VERSION_2: [Table; 8] = [
     Table::Audit,
     Table::CohortRuns,
     Table::CohortRows,
+    Table::Seen,
 ];
 
 fn put(table: Table, key: &str, value: &'static str) -> WriteBatch {
