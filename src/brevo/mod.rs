@@ -25,4 +25,5 @@ pub mod limits;
 pub mod names;
 pub mod outcome;
 pub mod pack;
+pub mod webhooks;
 pub mod wire;

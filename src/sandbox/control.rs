@@ -1,6 +1,6 @@
 //! The control API: switches, faults, seeding, and a look at all that arrived. JSON throughout.
 
-use axum::http::StatusCode;
+use axum::http::{Method, StatusCode};
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 
@@ -8,6 +8,7 @@ use super::Sandbox;
 use super::brevo::SeedError;
 use super::faults::read_faults;
 use super::http::{Call, Reply};
+use super::pushes;
 use super::switches::Switches;
 
 /// Why a control request is refused; the caller made a mistake and should read how.
@@ -31,10 +32,11 @@ impl Refusal {
     }
 }
 
-pub fn answer(sandbox: &Sandbox, call: &Call) -> Reply {
+pub async fn answer(sandbox: &Sandbox, call: &Call) -> Reply {
     let segments = call.segments();
     let path: Vec<&str> = segments.iter().map(AsRef::as_ref).collect();
     let outcome = match path.as_slice() {
+        ["brevo", "push"] if call.method == Method::POST => push_from_brevo(sandbox, call).await,
         ["mixpanel", rest @ ..] => mixpanel(sandbox, call, rest),
         ["brevo", rest @ ..] => brevo(sandbox, call, rest),
         _ => own(sandbox, call, &path),
@@ -56,7 +58,7 @@ fn own(sandbox: &Sandbox, call: &Call, path: &[&str]) -> Result<Value, Refusal> 
         ("GET", []) => Ok(json!({
             "sandbox": "mixrelay",
             "endpoints": ["/switches", "/faults", "/reset", "/mixpanel/{events,updates,profiles,groups,requests,counts,seed}",
-                "/brevo/{contacts,events,updates,companies,lists,requests,counts,seed}"],
+                "/brevo/{contacts,events,updates,companies,lists,requests,counts,seed,push}"],
         })),
         ("GET", ["switches"]) => Ok(json!(*sandbox.switches())),
         ("PUT", ["switches"]) => {
@@ -115,6 +117,12 @@ fn mixpanel(sandbox: &Sandbox, call: &Call, path: &[&str]) -> Result<Value, Refu
         _ => None,
     };
     found.ok_or_else(|| unknown(call))
+}
+
+async fn push_from_brevo(sandbox: &Sandbox, call: &Call) -> Result<Value, Refusal> {
+    let happening = read(call)?;
+    let deliveries = sandbox.inner.brevo.deliveries(&happening, sandbox.now());
+    Ok(json!({ "pushed": pushes::send(deliveries).await }))
 }
 
 fn brevo(sandbox: &Sandbox, call: &Call, path: &[&str]) -> Result<Value, Refusal> {

@@ -18,6 +18,7 @@ mod http;
 mod journal;
 mod limits;
 mod mixpanel;
+mod pushes;
 mod server;
 mod switches;
 #[cfg(test)]
@@ -142,7 +143,7 @@ impl Sandbox {
 
     async fn control(self, request: hyper::Request<Incoming>, peer: SocketAddr) -> Option<Response<Body>> {
         let reply: Reply = match Call::read(request, peer).await {
-            Ok(call) => control::answer(&self, &call),
+            Ok(call) => control::answer(&self, &call).await,
             Err(refusal) => refusal,
         };
         Some(reply.into_response())

@@ -132,3 +132,41 @@ async fn brevo_is_told_to_come_back_and_never_more_than_that() {
     let answer = push(&relay, &json!([{}, item("opened", "a@example.com")])).await;
     assert_eq!((&answer["stored"], &answer["refused"][0]["index"]), (&json!(1), &json!(0)));
 }
+
+/// `check --register-webhooks`, and what it says.
+fn register(relay: &Relay, address: &str) -> (Option<i32>, String) {
+    let config = relay.directory().join("mixrelay.yaml");
+    let output = std::process::Command::new(env!("CARGO_BIN_EXE_mixrelay"))
+        .args(["check", "--config", config.to_str().unwrap(), "--register-webhooks", address])
+        .output()
+        .unwrap();
+    (output.status.code(), String::from_utf8(output.stdout).unwrap() + &String::from_utf8(output.stderr).unwrap())
+}
+
+/// Registered as often as one likes, each webhook is there once, and Brevo's own pushes come through it.
+#[tokio::test(flavor = "multi_thread")]
+async fn webhooks_are_registered_once_and_brevo_pushes_through_them() {
+    let sandbox = Sandbox::start().await;
+    let relay = Relay::start(&sandbox, served()).await;
+    for address in ["http://127.0.0.1:9", &relay.url(""), &relay.url("/webhooks/brevo/")] {
+        let (status, said) = tokio::task::block_in_place(|| register(&relay, address));
+        assert!(said.contains("webhooks.brevo (transactional): webhook"), "{said}");
+        assert!(said.contains("webhooks.brevo (marketing): webhook"), "{said}");
+        assert_eq!(status, Some(0), "{said}");
+    }
+    let (status, said) = tokio::task::block_in_place(|| register(&relay, "http://relay.example.com"));
+    assert!(status == Some(64) && said.contains("https"), "{said}");
+
+    for (kind, event) in
+        [("transactional", "hard_bounce"), ("marketing", "list_addition"), ("marketing", "unique_opened")]
+    {
+        let push = json!({ "type": kind, "event": event, "email": "c@example.com", "fields": { "list_id": [15] } });
+        let pushed = sandbox.control("POST", "/brevo/push", push).await["pushed"].clone();
+        let statuses: Vec<_> = pushed.as_array().unwrap().iter().map(|one| one["status"].clone()).collect();
+        let subscribed = event != "unique_opened";
+        assert_eq!(statuses, vec![json!(200); usize::from(subscribed)], "{event}: {pushed}");
+    }
+    relay.drained("mixpanel").await;
+    assert_eq!(named(&sandbox, "Brevo Email Hard Bounced").await[0]["properties"]["tags"], json!(["sandbox"]));
+    assert_eq!(named(&sandbox, "Brevo List Joined").await[0]["properties"]["list_ids"], json!([15]));
+}

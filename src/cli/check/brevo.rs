@@ -36,7 +36,7 @@ pub(super) async fn check(config: &Config, vendors: &Vendors) -> Vec<Finding> {
     findings
 }
 
-fn key_header(brevo: &Brevo) -> Option<HeaderMap> {
+pub(super) fn key_header(brevo: &Brevo) -> Option<HeaderMap> {
     let mut value = HeaderValue::from_str(brevo.api_key.expose()).ok()?;
     value.set_sensitive(true);
     Some(HeaderMap::from_iter([(HeaderName::from_static("api-key"), value)]))

@@ -80,11 +80,20 @@ impl Vendors {
         headers: HeaderMap,
         family: Family,
     ) -> Result<(StatusCode, Value), NoAnswer> {
+        let question = Question { method: Method::GET, path, id, query: None, headers, body: Vec::new(), family };
+        self.ask(base, question).await
+    }
+
+    /// Asks `base` the question. The answer is as of [`Self::get`].
+    pub async fn ask(&self, base: &Url, question: Question<'_>) -> Result<(StatusCode, Value), NoAnswer> {
+        let Question { method, path, id, query, headers, body, family } = question;
+        let mut url = below(base, path, id);
+        url.set_query(query);
         let request = VendorRequest {
-            method: Method::GET,
-            url: below(base, path, id),
+            method,
+            url,
             headers,
-            body: bytes::Bytes::new(),
+            body: body.into(),
             endpoint: path,
             family,
             priority: Priority::Live,
@@ -99,6 +108,18 @@ impl Vendors {
         let answer = asked.await.map_err(|_| NoAnswer::TooLate)??;
         Ok((answer.status, serde_json::from_slice(&answer.body).unwrap_or(Value::Null)))
     }
+}
+
+/// One call to a vendor.
+pub(super) struct Question<'a> {
+    pub method: Method,
+    pub path: &'static str,
+    pub id: Option<u64>,
+    pub query: Option<&'a str>,
+    pub headers: HeaderMap,
+    /// JSON; empty: none.
+    pub body: Vec<u8>,
+    pub family: Family,
 }
 
 /// `path`, and then the id, added to the base's own path.

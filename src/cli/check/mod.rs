@@ -6,6 +6,7 @@ mod mixpanel;
 mod report;
 mod server;
 mod tables;
+mod webhooks;
 
 use std::io::Write as _;
 use std::path::Path;
@@ -23,6 +24,10 @@ pub(super) struct Arguments {
     /// Read the file only; ask neither Mixpanel nor Brevo.
     #[arg(long)]
     offline: bool,
+    /// Have Brevo push its email events to the relay at this address (https://relay.example.com): makes the webhooks, or
+    /// changes those that are there.
+    #[arg(long, value_name = "URL", conflicts_with = "offline", value_parser = webhooks::public_url)]
+    register_webhooks: Option<url::Url>,
 }
 
 pub(super) fn run(path: &Path, arguments: &Arguments) -> Result<ExitCode, Failure> {
@@ -43,7 +48,13 @@ pub(super) fn run(path: &Path, arguments: &Arguments) -> Result<ExitCode, Failur
     }
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(Failure::Runtime)?;
     let vendors = live::Vendors::new(Transport::new().map_err(Failure::Tls)?);
-    let findings = runtime.block_on(live::all(&loaded.config, &vendors));
+    let findings = runtime.block_on(async {
+        let mut findings = live::all(&loaded.config, &vendors).await;
+        if let Some(url) = &arguments.register_webhooks {
+            findings.extend(webhooks::register(&loaded.config, &vendors, url).await);
+        }
+        findings
+    });
     out.write_all(report::findings(&findings).as_bytes()).map_err(Failure::Output)?;
     let failed = findings.iter().any(|finding| finding.verdict == live::Verdict::Fails);
     Ok(if failed || wrong { ExitCode::FAILURE } else { ExitCode::SUCCESS })

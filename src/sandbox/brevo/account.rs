@@ -14,6 +14,12 @@ pub struct Webhooks {
     last: u64,
 }
 
+impl Webhooks {
+    pub fn all(&self) -> impl Iterator<Item = &Value> {
+        self.by_id.values()
+    }
+}
+
 pub fn get(_: &mut State, context: &Context<'_>, _: &[&str]) -> Answer {
     let enterprise = context.tier == Tier::Extended;
     Ok(Reply::ok(&json!({

@@ -11,6 +11,7 @@ mod events;
 mod imports;
 mod inspect;
 mod lists;
+mod pushes;
 mod rates;
 #[cfg(test)]
 mod tests;
