@@ -5,7 +5,6 @@
 const IDLE: &[(&str, &str)] = &[
     ("datasets", "no data set is run"),
     ("sync_profiles_every", "no profiles are pulled from Mixpanel"),
-    ("webhooks.mixpanel", "Mixpanel's webhooks are not served"),
 ];
 
 /// What happens instead, for a key of `pattern` (as in `cohorts[].id`) that is not acted on.

@@ -82,6 +82,7 @@ pub struct Setup {
     pub parking: Parking,
     pub unseen_people: Duration,
     pub dedup_window: Duration,
+    pub echoes: bool,
     pub max_dead_letter_bytes: u64,
     /// Without it events go through `/track`.
     pub service_account: bool,
@@ -130,6 +131,7 @@ impl Setup {
             parking: Parking::default(),
             unseen_people: Duration::from_hours(24 * 400),
             dedup_window: Duration::from_hours(24),
+            echoes: false,
             max_dead_letter_bytes: 1 << 30,
             service_account: true,
             identity: IdentityMode::Simplified,
@@ -333,6 +335,7 @@ impl World {
                 on_consent_withdrawn: self.setup.on_consent_withdrawn,
                 identity: self.setup.identity,
                 dedup_window: self.setup.dedup_window,
+                echoes: self.setup.echoes,
                 parking: self.setup.parking,
                 max_dead_letter_bytes: self.setup.max_dead_letter_bytes,
                 keep_dead_letters: Duration::from_hours(24 * 30),

@@ -37,6 +37,7 @@ pub async fn answer(sandbox: &Sandbox, call: &Call) -> Reply {
     let path: Vec<&str> = segments.iter().map(AsRef::as_ref).collect();
     let outcome = match path.as_slice() {
         ["brevo", "push"] if call.method == Method::POST => push_from_brevo(sandbox, call).await,
+        ["mixpanel", "stream"] if call.method == Method::POST => stream_from_mixpanel(sandbox, call).await,
         ["mixpanel", rest @ ..] => mixpanel(sandbox, call, rest),
         ["brevo", rest @ ..] => brevo(sandbox, call, rest),
         _ => own(sandbox, call, &path),
@@ -57,7 +58,7 @@ fn own(sandbox: &Sandbox, call: &Call, path: &[&str]) -> Result<Value, Refusal> 
     match (call.method.as_str(), path) {
         ("GET", []) => Ok(json!({
             "sandbox": "mixrelay",
-            "endpoints": ["/switches", "/faults", "/reset", "/mixpanel/{events,updates,profiles,groups,requests,counts,seed}",
+            "endpoints": ["/switches", "/faults", "/reset", "/mixpanel/{events,updates,profiles,groups,requests,counts,seed,stream}",
                 "/brevo/{contacts,events,updates,companies,lists,requests,counts,seed,push}"],
         })),
         ("GET", ["switches"]) => Ok(json!(*sandbox.switches())),
@@ -117,6 +118,11 @@ fn mixpanel(sandbox: &Sandbox, call: &Call, path: &[&str]) -> Result<Value, Refu
         _ => None,
     };
     found.ok_or_else(|| unknown(call))
+}
+
+async fn stream_from_mixpanel(sandbox: &Sandbox, call: &Call) -> Result<Value, Refusal> {
+    let (deliveries, next) = sandbox.inner.mixpanel.stream(&read(call)?);
+    Ok(json!({ "pushed": pushes::send(deliveries).await, "next": next }))
 }
 
 async fn push_from_brevo(sandbox: &Sandbox, call: &Call) -> Result<Value, Refusal> {

@@ -126,6 +126,7 @@ impl Room {
                 on_consent_withdrawn: self.config.privacy.on_consent_withdrawn,
                 identity: self.config.mixpanel.identity,
                 dedup_window: self.config.dedup_window,
+                echoes: self.config.webhooks.mixpanel.is_some(),
                 parking: self.config.parking,
                 max_dead_letter_bytes: self.config.retention.dead_letter_bytes,
                 keep_dead_letters: self.config.retention.dead_letters,

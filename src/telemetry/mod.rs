@@ -134,12 +134,14 @@ impl Lookup {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Webhook {
     Brevo,
+    MixpanelEvents,
 }
 
 impl Webhook {
     fn label(self) -> &'static str {
         match self {
             Webhook::Brevo => "brevo",
+            Webhook::MixpanelEvents => "mixpanel_events",
         }
     }
 }
@@ -148,6 +150,8 @@ impl Webhook {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Pushed {
     Stored,
+    /// The relay itself had sent it there.
+    Echo,
     /// It cannot be used.
     Refused,
 }
@@ -156,6 +160,7 @@ impl Pushed {
     fn label(self) -> &'static str {
         match self {
             Pushed::Stored => "stored",
+            Pushed::Echo => "echo",
             Pushed::Refused => "refused",
         }
     }

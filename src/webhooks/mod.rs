@@ -1,4 +1,4 @@
-//! What the vendors push: Brevo's email events to Mixpanel.
+//! What the vendors push: Brevo's email events to Mixpanel, Mixpanel's event streams to Brevo.
 //!
 //! Owns the routes under `/webhooks`, what a push must carry ([`door`]), and how each vendor's body becomes records. It
 //! appends to the journal as the edge does, from the edge's own budget of bytes.
@@ -13,24 +13,30 @@
 
 pub mod brevo;
 pub mod door;
+pub mod mixpanel;
+mod taken;
 #[cfg(test)]
 mod testing;
 
 use std::sync::Arc;
 
 use axum::Router;
+use axum::body::Body;
 use axum::extract::Request;
 use axum::routing;
 use bytes::Bytes;
+use http::Response;
+use http::request::Parts;
 use tokio::time::Instant;
 
 use self::brevo::BrevoWebhook;
 use self::door::Refusal;
+use self::mixpanel::EventStream;
 use crate::clock::SharedClock;
 use crate::config::Config;
 use crate::edge::IntakeLimits;
 use crate::edge::budget::{Account, Budget};
-use crate::privacy::Tombstones;
+use crate::privacy::{Erased, Tombstones};
 use crate::record::Record;
 use crate::store::{Journal, State};
 use crate::telemetry;
@@ -39,9 +45,10 @@ use crate::telemetry;
 const BIG: usize = 256 << 10;
 
 const BREVO: &str = "/webhooks/brevo";
+const EVENTS: &str = "/webhooks/mixpanel/events";
 
 /// Every operation served here, for the test that holds the published description against it.
-pub const OPERATIONS: &[(&str, &str)] = &[("post", BREVO)];
+pub const OPERATIONS: &[(&str, &str)] = &[("post", BREVO), ("post", EVENTS)];
 
 /// What all webhooks work with.
 pub struct Shared {
@@ -72,18 +79,42 @@ impl Shared {
 /// The routes, with and without a trailing slash.
 pub fn router(shared: Shared) -> Router {
     let shared = Arc::new(shared);
-    let brevo = Arc::new(BrevoWebhook::new(shared));
-    let on_brevo = routing::post(move |request: Request| {
+    let (brevo, events) = (Arc::new(BrevoWebhook::new(shared.clone())), Arc::new(EventStream::new(shared)));
+    let brevo = serve(BREVO, move |head, body| {
         let brevo = brevo.clone();
+        async move { brevo.answer(head, body).await }
+    });
+    let events = serve(EVENTS, move |head, body| {
+        let events = events.clone();
+        async move { events.answer(head, body).await }
+    });
+    brevo.merge(events)
+}
+
+/// One route, measured.
+fn serve<F, A>(path: &'static str, answer: F) -> Router
+where
+    F: Fn(Parts, Body) -> A + Clone + Send + Sync + 'static,
+    A: Future<Output = Response<Body>> + Send,
+{
+    let handler = routing::post(move |request: Request| {
+        let answer = answer.clone();
         async move {
             let started = Instant::now();
             let (head, body) = request.into_parts();
-            let response = brevo.answer(head, body).await;
-            telemetry::http_request(BREVO, response.status().as_u16(), started.elapsed());
+            let response = answer(head, body).await;
+            telemetry::http_request(path, response.status().as_u16(), started.elapsed());
             response
         }
     });
-    Router::new().route(BREVO, on_brevo.clone()).route(&format!("{BREVO}/"), on_brevo)
+    Router::new().route(path, handler.clone()).route(&format!("{path}/"), handler)
+}
+
+/// An erased person's record is taken, since its sender would only try again, and its place alone is kept.
+fn erase_if(erased: &Erased, record: &mut Record) {
+    if erased.covers(record.kind, &record.body) {
+        record.body = Bytes::new();
+    }
 }
 
 /// Runs `read` over a body, beside the workers when it is big.

@@ -170,3 +170,73 @@ async fn webhooks_are_registered_once_and_brevo_pushes_through_them() {
     assert_eq!(named(&sandbox, "Brevo Email Hard Bounced").await[0]["properties"]["tags"], json!(["sandbox"]));
     assert_eq!(named(&sandbox, "Brevo List Joined").await[0]["properties"]["list_ids"], json!([15]));
 }
+
+const MIXPANEL_EVENTS: &str = "/webhooks/mixpanel/events";
+
+/// Streams what Mixpanel has stored since `from` to the relay; the answer is where to go on.
+async fn stream(sandbox: &Sandbox, relay: &Relay, from: u64) -> u64 {
+    let streaming =
+        json!({ "url": relay.url(MIXPANEL_EVENTS), "authorization": "Bearer stream-password", "from": from });
+    let streamed = sandbox.control("POST", "/mixpanel/stream", streaming).await;
+    for push in streamed["pushed"].as_array().unwrap() {
+        assert_eq!(push["status"], 200, "{push}");
+    }
+    streamed["next"].as_u64().unwrap()
+}
+
+fn purchase(distinct_id: &str, insert_id: &str, n: u64) -> Value {
+    let mut event = event("Purchase", distinct_id, insert_id);
+    event["properties"]["n"] = n.into();
+    event
+}
+
+/// An event that did not pass the relay reaches Brevo by the stream. One that did comes back and is known again, whatever
+/// made its id; so is what came from Brevo; and a stream that is pushed twice brings nothing twice.
+#[tokio::test]
+async fn a_stream_brings_what_did_not_pass_the_relay_and_nothing_twice() {
+    let sandbox = Sandbox::start().await;
+    let mut tweaks = served();
+    tweaks["webhooks"]["mixpanel"] = json!({ "username": "mixpanel", "password": "stream-password" });
+    // Brevo's own event is mapped, of all things.
+    tweaks["event_mapping"]["Brevo Email Opened"] = "email_opened".into();
+    let mut relay = Relay::start(&sandbox, tweaks).await;
+    relay.take("/engage", &json!([set("buyer", json!({ "$email": "buyer@example.com" }))])).await;
+    relay.drained("brevo").await;
+    known_at_brevo(&relay, "buyer").await;
+
+    let native = json!({ "event": "Purchase", "properties": { "token": crate::harness::sandbox::TOKEN,
+        "distinct_id": "$device:phone", "$device_id": "phone", "$user_id": "buyer", "time": now_ms(), "n": 2 },
+        "$mp_metadata": { "$mp_event_id": "7f3a" } });
+    let odd = purchase("buyer", "an id / that import refuses, and that is longer than it takes", 3);
+    relay.take("/track", &json!([purchase("buyer", "p-1", 1), native, odd])).await;
+    push(&relay, &item("opened", "buyer@example.com")).await;
+    relay.drained("mixpanel").await;
+    relay.drained("brevo").await;
+    // This one goes past the relay.
+    let direct = json!([purchase("buyer", "p-4", 4)]).to_string();
+    let at_mixpanel = format!("http://{}/track", sandbox.mixpanel());
+    assert_eq!(relay.http().send("POST", &at_mixpanel, &[JSON], direct.clone()).await.unwrap().ok().body, "1");
+    sandbox.mixpanel_has_events(5, PATIENCE).await;
+
+    let next = stream(&sandbox, &relay, 0).await;
+    assert_eq!(next, 5);
+    relay.drained("brevo").await;
+    assert!(relay.terminate().await.success());
+    relay.start_again().await;
+    stream(&sandbox, &relay, 0).await;
+    // And the app that now has the relay sends it once more.
+    relay.take("/track", &json!([purchase("buyer", "p-4", 4)])).await;
+    relay.drained("brevo").await;
+
+    let events = sandbox.brevo_events().await;
+    let mut bought: Vec<u64> =
+        events.iter().map(|event| event["event"]["event_properties"]["n"].as_u64().unwrap_or(0)).collect();
+    bought.sort_unstable();
+    assert_eq!(bought, [1, 2, 3, 4], "{events:?}");
+    let metrics = relay.metrics().await;
+    let duplicates = [("destination", "brevo"), ("rule", "duplicate")];
+    assert_eq!(metrics.sum("mixrelay_records_skipped_total", &duplicates), 8.0);
+    let echoes = [("webhook", "mixpanel_events"), ("outcome", "echo")];
+    assert_eq!(metrics.sum("mixrelay_webhook_items_total", &echoes), 1.0, "since the restart");
+    assert_eq!(relay.drained("mixpanel").await.delivered, 6, "nothing streamed went back to Mixpanel");
+}

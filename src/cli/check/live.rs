@@ -85,7 +85,7 @@ impl Vendors {
     }
 
     /// Asks `base` the question. The answer is as of [`Self::get`].
-    pub async fn ask(&self, base: &Url, question: Question<'_>) -> Result<(StatusCode, Value), NoAnswer> {
+    pub(super) async fn ask(&self, base: &Url, question: Question<'_>) -> Result<(StatusCode, Value), NoAnswer> {
         let Question { method, path, id, query, headers, body, family } = question;
         let mut url = below(base, path, id);
         url.set_query(query);

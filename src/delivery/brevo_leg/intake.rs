@@ -6,8 +6,8 @@ use super::companies::{GroupWish, group_wish};
 use crate::config::IdentityMode;
 use crate::mapping::membership::{self, Belonging};
 use crate::mapping::{
-    CompiledMapping, EventDecision, EventView, GroupOp, MappedEvent, ProfileChange, ProfileDecision, ProfileView,
-    dedup_key, map_event, map_profile,
+    CompiledMapping, DedupKey, EventDecision, EventView, GroupOp, MappedEvent, ProfileChange, ProfileDecision,
+    ProfileView, dedup_key, echo_key, map_event, map_profile,
 };
 use crate::people::company::GroupId;
 use crate::people::identity::{self, Link};
@@ -15,8 +15,8 @@ use crate::people::roster::PersonId;
 use crate::record::{Kind, Origin, Record};
 use crate::settlement::SkipRule;
 
-/// Key of the dedup window.
-pub type DedupKey = [u8; 16];
+/// The keys by which an event is known in the dedup window: its own, and the one that it has in Mixpanel's stream.
+pub type DedupKeys = [Option<DedupKey>; 2];
 
 /// All of it: the link is kept even where nothing of the record is sent.
 #[derive(Debug)]
@@ -33,7 +33,7 @@ pub enum Wish {
     Event {
         person: PersonId,
         event: MappedEvent,
-        own_id: Option<DedupKey>,
+        ids: DedupKeys,
     },
     Profile {
         person: PersonId,
@@ -104,7 +104,9 @@ fn event(record: &Record, mapping: &CompiledMapping, mode: IdentityMode) -> Inta
     }
     let wish = match decision {
         EventDecision::Send(event) => match identity::person(&view, mode) {
-            Some(person) => Wish::Event { person: PersonId::from(person), event, own_id: dedup_key(&view) },
+            Some(person) => {
+                Wish::Event { person: PersonId::from(person), event, ids: dedup_keys(&view, record.origin) }
+            }
             None => Wish::Skip(SkipRule::NoPerson),
         },
         EventDecision::Skip(rule) => Wish::Skip(rule),
@@ -112,6 +114,13 @@ fn event(record: &Record, mapping: &CompiledMapping, mode: IdentityMode) -> Inta
     let person = || identity::person(&view, mode).map(PersonId::from);
     let groups = belongings(membership::of_event(&view, mapping), person);
     Intake { link: identity::link(&view, mode), wish, groups }
+}
+
+fn dedup_keys(view: &EventView<'_>, origin: Origin) -> DedupKeys {
+    match origin {
+        Origin::MixpanelStream => [echo_key(view), None],
+        _ => [dedup_key(view), echo_key(view)],
+    }
 }
 
 fn belongings(

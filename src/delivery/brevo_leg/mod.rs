@@ -145,6 +145,8 @@ pub struct Settings {
     pub on_consent_withdrawn: OnConsentWithdrawn,
     pub identity: IdentityMode,
     pub dedup_window: Duration,
+    /// Mixpanel's event stream is taken, and brings back what was sent to Mixpanel.
+    pub echoes: bool,
     pub parking: Parking,
     pub max_dead_letter_bytes: u64,
     pub keep_dead_letters: Duration,
@@ -279,7 +281,7 @@ impl BrevoLeg {
         let (account, clearing) = account::remembered(&parts.state).await?;
         let companies = Companies::open(&mut parts).await?;
         let (parked, parked_bytes) = shelf::totals(&parts.state).await?;
-        let window = Window::new(parts.settings.dedup_window);
+        let window = Window::new(parts.settings.dedup_window, parts.settings.echoes);
         let bases = Bases::open(&parts).await?;
         let replay_through = parts.books.settled_through().map(|position| position.entry);
         let replays = Replays::new(parts.state.clone(), Destination::Brevo);

@@ -4,7 +4,7 @@ use bytes::Bytes;
 
 use super::compose;
 use super::consent::Turn;
-use super::intake::{DedupKey, Intake, Wish};
+use super::intake::{DedupKeys, Intake, Wish};
 use super::queue::{PersonQueue, Queued, Release, Slot};
 use super::{BrevoLeg, Done, window};
 use crate::brevo::identifiers::Email;
@@ -31,8 +31,8 @@ pub(super) const MAX_PEOPLE: usize = 50_000;
 
 /// Records with everything that is stored about them.
 pub(super) struct Loaded {
-    /// In order of position, with what the dedup window knew.
-    records: Vec<(Item, Intake, Option<Position>)>,
+    /// In order of position, with what the dedup window knew of each key.
+    records: Vec<(Item, Intake, [Option<Position>; 2])>,
     people: Vec<(PersonId, Resident)>,
     companies: Vec<(GroupId, Company)>,
 }
@@ -54,6 +54,9 @@ impl BrevoLeg {
             }
             let mut intake = self.intake_of(&item);
             intake.link.take_if(|link| self.is_known_pair(link));
+            if let Wish::Event { ids, .. } = &mut intake.wish {
+                self.window.keep_needed(ids);
+            }
             if item.position.entry < self.given_up && item.again.is_none() {
                 intake.wish = Wish::Skip(SkipRule::Overflow);
             }
@@ -72,7 +75,7 @@ impl BrevoLeg {
         self.let_go();
         let missing = self.roster.missing(records.iter().flat_map(|(_, intake)| intake.people()));
         let missing_groups = self.companies.missing(records.iter().filter_map(|(_, intake)| intake.group()));
-        let lookups: Vec<_> = records.iter().filter_map(|(item, intake)| self.lookups(item, &intake.wish)).collect();
+        let lookups: Vec<_> = records.iter().flat_map(|(item, intake)| self.lookups(item, &intake.wish)).collect();
         let state = self.parts.state.clone();
         self.receiving = Some(self.durable_page);
         self.spawn(Box::pin(async move {
@@ -85,8 +88,7 @@ impl BrevoLeg {
                 window::look_up(&state, lookups).await?.into_iter()
             };
             let with_found = |(item, intake): (Item, Intake)| {
-                let asked = matches!(intake.wish, Wish::Event { own_id: Some(_), .. });
-                let known = if asked { found.next().flatten() } else { None };
+                let known = ids(&intake.wish).map(|id| id.and_then(|_| found.next().flatten()));
                 (item, intake, known)
             };
             let records = records.into_iter().map(with_found).collect();
@@ -95,11 +97,8 @@ impl BrevoLeg {
         Ok(())
     }
 
-    fn lookups(&self, item: &Item, wish: &Wish) -> Option<[Vec<u8>; 2]> {
-        match wish {
-            Wish::Event { own_id: Some(key), .. } => Some(self.window.lookups(*key, item.record.received_at)),
-            _ => None,
-        }
+    fn lookups(&self, item: &Item, wish: &Wish) -> impl Iterator<Item = [Vec<u8>; 2]> {
+        ids(wish).into_iter().flatten().map(|key| self.window.lookups(key, item.record.received_at))
     }
 
     pub(super) fn apply(&mut self, loaded: Loaded) -> Result<(), LegError> {
@@ -119,10 +118,10 @@ impl BrevoLeg {
                 self.take_belongings(&person, &belongings);
             }
             match wish {
-                Wish::Event { person, event, own_id } => {
+                Wish::Event { person, event, ids } => {
                     let person = self.roster.resolve(&person);
                     self.ask_for_consent(&person);
-                    self.take_event(person, item, event, own_id, known);
+                    self.take_event(person, item, event, ids, known);
                 }
                 Wish::Profile { person, literal: true, .. } if self.roster.is_forward(&person) => {
                     self.parts.books.skip(item.ticket, SkipRule::MergedProfile);
@@ -265,8 +264,8 @@ impl BrevoLeg {
         id: PersonId,
         item: Item,
         event: MappedEvent,
-        own_id: Option<DedupKey>,
-        known: Option<Position>,
+        ids: DedupKeys,
+        known: [Option<Position>; 2],
     ) {
         if self.withheld(&id) {
             return self.parts.books.skip(item.ticket, SkipRule::NoConsent);
@@ -288,10 +287,10 @@ impl BrevoLeg {
             return self.parts.books.skip(item.ticket, SkipRule::NoAddress);
         }
         // Only what Brevo would be sent enters the window (CORE 8).
-        if let (Some(key), false) = (own_id, self.window.is_off()) {
+        if !self.window.is_off() {
             let (position, received_at) = (item.position, item.record.received_at);
             let batch = self.parts.books.pending_mut();
-            if self.window.repeats(key, position, received_at, known, self.page, batch) {
+            if self.window.repeats(ids, position, received_at, known, self.page, batch) {
                 return self.parts.books.skip(item.ticket, SkipRule::Duplicate);
             }
         }
@@ -428,6 +427,14 @@ impl BrevoLeg {
 
     pub(super) fn queue(&mut self, id: &PersonId) -> &mut PersonQueue {
         self.queues.entry(id.clone()).or_default()
+    }
+}
+
+/// The keys by which the window may know what is wished.
+fn ids(wish: &Wish) -> DedupKeys {
+    match wish {
+        Wish::Event { ids, .. } => *ids,
+        _ => [None; 2],
     }
 }
 

@@ -8,13 +8,16 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::intake::DedupKey;
+use super::intake::DedupKeys;
 use crate::clock::UnixMillis;
+use crate::mapping::DedupKey;
 use crate::record::Position;
 use crate::store::{State, StoreError, Table, WriteBatch};
 
 pub struct Window {
     length: Duration,
+    /// Mixpanel's event stream may bring the same events again, under other keys than their own.
+    echoes: bool,
     /// Entries that are not known to be written down, by the page they were handed out with.
     fresh: HashMap<DedupKey, (Position, u64)>,
     dropped_below: u32,
@@ -22,12 +25,19 @@ pub struct Window {
 
 impl Window {
     /// `length` of zero switches deduplication off.
-    pub fn new(length: Duration) -> Self {
-        Self { length, fresh: HashMap::new(), dropped_below: 0 }
+    pub fn new(length: Duration, echoes: bool) -> Self {
+        Self { length, echoes, fresh: HashMap::new(), dropped_below: 0 }
     }
 
     pub fn is_off(&self) -> bool {
         self.length.is_zero()
+    }
+
+    /// Forgets the key that an event has in Mixpanel's stream where no stream is taken.
+    pub fn keep_needed(&self, keys: &mut DedupKeys) {
+        if !self.echoes {
+            keys[1] = None;
+        }
     }
 
     fn bucket(&self, at: UnixMillis) -> u32 {
@@ -41,25 +51,30 @@ impl Window {
         [row(bucket, &key), row(bucket.saturating_sub(1), &key)]
     }
 
-    /// Whether `position` repeats an event that another position has brought; `stored` is what the lookups found. A new
-    /// event is entered, and its row added to `batch`, which `page` will write.
+    /// Whether `position` repeats an event that another position has brought, under any of its keys; `stored` is what the
+    /// lookups found. A new event is entered, and its rows added to `batch`, which `page` will write.
     pub fn repeats(
         &mut self,
-        key: DedupKey,
+        keys: DedupKeys,
         position: Position,
         received_at: UnixMillis,
-        stored: Option<Position>,
+        stored: [Option<Position>; 2],
         page: u64,
         batch: &mut WriteBatch,
     ) -> bool {
-        match self.fresh.get(&key).map(|(first, _)| *first).or(stored) {
-            Some(first) => first != position,
-            None => {
-                self.fresh.insert(key, (position, page));
-                batch.put(Table::Dedup, row(self.bucket(received_at), &key), position.to_bytes().to_vec());
-                false
-            }
+        let entered = |(key, stored): (Option<DedupKey>, Option<Position>)| {
+            let key = key?;
+            Some((key, self.fresh.get(&key).map(|(first, _)| *first).or(stored)))
+        };
+        let entered: Vec<(DedupKey, Option<Position>)> = keys.into_iter().zip(stored).filter_map(entered).collect();
+        if entered.iter().any(|(_, first)| first.is_some_and(|first| first != position)) {
+            return true;
         }
+        for (key, _) in entered.into_iter().filter(|(_, first)| first.is_none()) {
+            self.fresh.insert(key, (position, page));
+            batch.put(Table::Dedup, row(self.bucket(received_at), &key), position.to_bytes().to_vec());
+        }
+        false
     }
 
     /// Forgets what is written down by now and drops buckets that nobody looks at any more.
@@ -101,21 +116,39 @@ mod tests {
 
     #[test]
     fn a_replay_is_not_its_own_duplicate() {
-        let mut window = Window::new(HOUR);
+        let mut window = Window::new(HOUR, false);
         let mut batch = WriteBatch::new();
         let now = UnixMillis(10 * 3_600_000);
-        assert!(!window.repeats(KEY, at(1), now, None, 1, &mut batch));
-        assert!(window.repeats(KEY, at(2), now, None, 1, &mut batch));
+        assert!(!window.repeats([Some(KEY), None], at(1), now, [None; 2], 1, &mut batch));
+        assert!(window.repeats([Some(KEY), None], at(2), now, [None; 2], 1, &mut batch));
         window.written(1, now, &mut batch);
         // After a crash the store holds the entry, and the record is read again.
-        let mut restarted = Window::new(HOUR);
-        assert!(!restarted.repeats(KEY, at(1), now, Some(at(1)), 1, &mut batch));
-        assert!(restarted.repeats(KEY, at(3), now, Some(at(1)), 1, &mut batch));
+        let mut restarted = Window::new(HOUR, false);
+        assert!(!restarted.repeats([Some(KEY), None], at(1), now, [Some(at(1)), None], 1, &mut batch));
+        assert!(restarted.repeats([Some(KEY), None], at(3), now, [Some(at(1)), None], 1, &mut batch));
+    }
+
+    #[test]
+    fn an_event_and_its_echo_are_one_whichever_comes_first() {
+        const ECHO: DedupKey = [8; 16];
+        let now = UnixMillis(10 * 3_600_000);
+        for (first, second) in
+            [([Some(KEY), Some(ECHO)], [Some(ECHO), None]), ([Some(ECHO), None], [Some(KEY), Some(ECHO)])]
+        {
+            let (mut window, mut batch) = (Window::new(HOUR, true), WriteBatch::new());
+            assert!(!window.repeats(first, at(1), now, [None; 2], 1, &mut batch));
+            assert!(window.repeats(second, at(2), now, [None; 2], 1, &mut batch));
+            // Neither is its own duplicate when it is read again.
+            assert!(!window.repeats(first, at(1), now, [None; 2], 1, &mut batch));
+        }
+        let mut keys = [Some(KEY), Some(ECHO)];
+        Window::new(HOUR, false).keep_needed(&mut keys);
+        assert_eq!(keys, [Some(KEY), None]);
     }
 
     #[test]
     fn a_key_is_found_in_this_bucket_and_the_last() {
-        let window = Window::new(HOUR);
+        let window = Window::new(HOUR, false);
         let entered = row(window.bucket(UnixMillis(5 * 3_600_000)), &KEY);
         assert!(window.lookups(KEY, UnixMillis(5 * 3_600_000 + 1)).contains(&entered));
         assert!(window.lookups(KEY, UnixMillis(6 * 3_600_000 + 1)).contains(&entered));

@@ -12,6 +12,7 @@ mod profiles;
 mod project;
 mod query;
 mod static_files;
+mod stream;
 #[cfg(test)]
 mod tests;
 mod track;

@@ -10,19 +10,17 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use axum::body::Body;
-use axum::response::IntoResponse as _;
 use bytes::Bytes;
-use http::{Response, StatusCode, request};
-use serde::Serialize;
+use http::{Response, request};
 
 use self::push::{Push, Unusable};
 use self::records::Naming;
-use super::Shared;
 use super::door::{self, Door, Refusal};
+use super::taken::Taken;
+use super::{Shared, erase_if};
 use crate::people::address_book::{self, Sought};
 use crate::people::roster::PersonId;
-use crate::record::{Kind, Record};
-use crate::telemetry::{self, Pushed, Webhook};
+use crate::telemetry::Webhook;
 
 /// Things in one body: Brevo puts up to 500 into a batch (Brevo contract §8.3).
 const MAX_ITEMS: usize = 5_000;
@@ -31,20 +29,6 @@ pub struct BrevoWebhook {
     shared: Arc<Shared>,
     door: Door,
     naming: Naming,
-}
-
-/// One that was not taken.
-#[derive(Debug, Serialize)]
-struct Refused {
-    index: usize,
-    reason: String,
-}
-
-/// What was taken of a body. Those that were refused would be refused again, so they do not keep the others back.
-#[derive(Debug, Serialize)]
-struct Taken {
-    stored: usize,
-    refused: Vec<Refused>,
 }
 
 impl BrevoWebhook {
@@ -61,12 +45,7 @@ impl BrevoWebhook {
 
     pub async fn answer(&self, head: request::Parts, body: Body) -> Response<Body> {
         match self.take(&head, body).await {
-            Ok(taken) => {
-                // 400 ends a push for good, which is what one deserves of which nothing can be used.
-                let none = taken.stored == 0 && !taken.refused.is_empty();
-                let status = if none { StatusCode::BAD_REQUEST } else { StatusCode::OK };
-                (status, axum::Json(taken)).into_response()
-            }
+            Ok(taken) => taken.into_response(),
             Err(refusal) => refusal.into_response(),
         }
     }
@@ -79,7 +58,7 @@ impl BrevoWebhook {
         // Held until the records are stored: an erasure waits for those that were judged before it.
         let erased = self.shared.tombstones.now();
         let now = self.shared.clock.now();
-        let (mut records, mut taken) = (Vec::new(), Taken { stored: 0, refused: Vec::new() });
+        let (mut records, mut taken) = (Vec::new(), Taken::default());
         for (index, item) in items.into_iter().enumerate() {
             match item {
                 Ok(push) => {
@@ -87,10 +66,7 @@ impl BrevoWebhook {
                     records.extend(records::records(&push, person, &self.naming, now));
                     taken.stored += 1;
                 }
-                Err(unusable) => {
-                    telemetry::rejected(Kind::Event, unusable.label(), 1);
-                    taken.refused.push(Refused { index, reason: unusable.to_string() });
-                }
+                Err(unusable) => taken.refuse(index, unusable.label(), &unusable),
             }
         }
         for record in &mut records {
@@ -98,8 +74,7 @@ impl BrevoWebhook {
         }
         self.shared.append(records, account).await?;
         drop(erased);
-        telemetry::pushed(Webhook::Brevo, Pushed::Stored, taken.stored as u64);
-        telemetry::pushed(Webhook::Brevo, Pushed::Refused, taken.refused.len() as u64);
+        taken.count(Webhook::Brevo);
         Ok(taken)
     }
 
@@ -113,13 +88,6 @@ impl BrevoWebhook {
             }
         }
         Ok(people)
-    }
-}
-
-/// An erased person's record is taken, since its sender would only try again, and its place alone is kept.
-fn erase_if(erased: &crate::privacy::Erased, record: &mut Record) {
-    if erased.covers(record.kind, &record.body) {
-        record.body = Bytes::new();
     }
 }
 

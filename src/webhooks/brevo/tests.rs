@@ -1,8 +1,7 @@
 use serde_json::json;
 
-use super::*;
 use crate::people::address_book::stand_in;
-use crate::record::{Destinations, Origin};
+use crate::record::{Destinations, Origin, Record};
 use crate::store::Table;
 use crate::webhooks::testing::Webhooks;
 
