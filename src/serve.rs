@@ -14,6 +14,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use axum::middleware;
 use futures_util::FutureExt as _;
 use metrics_exporter_prometheus::PrometheusHandle;
 use tokio::task::JoinSet;
@@ -35,7 +36,7 @@ use crate::delivery::overflow;
 use crate::delivery::shift::{self, Requests, Shift};
 use crate::delivery::status::LegStatus;
 use crate::delivery::trimmer;
-use crate::edge::{self, ConnectionLimits, Doors, EdgeParts};
+use crate::edge::{self, ConnectionLimits, Doors, EdgeParts, request_ids};
 use crate::erasure::worker::Forget;
 use crate::erasure::{self, Desk};
 use crate::in_force::{ConfigSource, InForce};
@@ -158,7 +159,8 @@ impl Relay {
             .merge(erasure::routes::router(app))
             .merge(read_side::router(desk, &config.server.cors_origins))
             .merge(edge::lookup_tables::router(lookups))
-            .merge(webhooks::router(pushes));
+            .merge(webhooks::router(pushes))
+            .layer(middleware::from_fn(request_ids::name));
         let doors = Doors::open(&config.server).await?;
         let tail = Tail { max_age: config.retention.history, max_bytes: config.retention.history_bytes };
         Ok(Self {
@@ -169,7 +171,7 @@ impl Relay {
             lists,
             edge,
             doors,
-            private: admin::private_router(admin).merge(list_runs),
+            private: admin::private_router(admin).merge(list_runs).layer(middleware::from_fn(request_ids::name)),
             mixpanel,
             brevo,
             shifts: [mixpanel_shift, brevo_shift],

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Installs what the tests need beside a Rust toolchain, on Debian or Ubuntu: Node.js and Python for Mixpanel's own SDKs,
-# Chromium for the browser's, Prometheus for the alerts' rules, nginx for the bench (`tests/setup.sh bench`: that alone). Does nothing for what is there
+# Chromium for the browser's, Prometheus and systemd to check what is in deploy/, nginx for the bench (`tests/setup.sh bench`: that alone). Does nothing for what is there
 # already.
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -15,6 +15,7 @@ if [ "${1:-}" != bench ]; then
     need chromium chromium
     need chromedriver chromium-driver
     need promtool prometheus
+    need systemd-analyze systemd
     python3 -c 'import ensurepip' 2>/dev/null || missing+=(python3-venv)
 fi
 

@@ -8,6 +8,7 @@ use http::header::{AGE, ORIGIN, RETRY_AFTER};
 use http::{HeaderName, HeaderValue, Method};
 use tower_http::cors::{AllowHeaders, AllowOrigin, CorsLayer};
 
+use super::request_ids;
 use crate::config::CorsOrigins;
 
 /// How long a browser may remember a preflight's answer; two hours is the most that Chromium honours.
@@ -31,6 +32,7 @@ pub fn layer(origins: &CorsOrigins) -> CorsLayer {
         .expose_headers([
             RETRY_AFTER,
             AGE,
+            request_ids::HEADER,
             HeaderName::from_static("ratelimit"),
             HeaderName::from_static("ratelimit-policy"),
         ])

@@ -195,6 +195,7 @@ mod tests {
         ("edge/tls", "the certificate and its key"),
         ("edge/auth/replay", "hashes of request ids"),
         ("edge/server/http2", "which streams of a connection are open"),
+        ("edge/tls", "the relay's own certificate"),
         ("store/sqlite/journal", "numbers of damaged entries"),
         ("store/sqlite/journal_writer", "counters"),
         ("store/sqlite/poison", "why the store failed"),
