@@ -4,6 +4,8 @@
 //! their own and two people who share an address do not write over each other. Which of them an address stands for is
 //! decided by who reads: the one whose contact Brevo has confirmed under an id of theirs goes before one who only
 //! claims the address. A row may lead to an id that was merged: links are followed by whoever reads.
+//!
+//! Beside these, a row leads from a person to each merged id for which their own list had no room.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -11,6 +13,7 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 
+use super::PersonHash;
 use super::person::{Contact, Person};
 use super::roster::{self, PersonId, Roster};
 use crate::brevo::identifiers::ContactId;
@@ -20,6 +23,7 @@ use crate::store::{KeyRange, State, StoreError, Table};
 const END: char = '\u{1f}';
 const ADDRESS: char = 'a';
 const CONTACT: char = 'c';
+const MERGED: char = 'm';
 /// People who share an address, looked at. More are no person's address but a placeholder.
 const SHARED: usize = 64;
 
@@ -47,7 +51,35 @@ pub fn ways(person: &Person) -> Ways {
         ways.extend(email.iter().map(|email| (way(ADDRESS, email.as_str()), claim)));
         ways.extend(contact_id.iter().map(|id| (way(CONTACT, &id.0.to_string()), claim)));
     }
+    ways.extend(person.links.unlisted_at().map(|into| (merged_into(into), Claim::Claims)));
     ways
+}
+
+/// A hash, for an id may hold every character.
+fn merged_into(id: &str) -> String {
+    let hash: String = PersonHash::of(id).as_bytes().iter().map(|byte| format!("{byte:02x}")).collect();
+    way(MERGED, &hash)
+}
+
+/// Up to `limit` of the ids that were merged into `id` and are not in their list, in order, from `after` (exclusive) on.
+pub async fn unlisted(
+    state: &Arc<dyn State>,
+    id: &str,
+    after: Option<&PersonId>,
+    limit: usize,
+) -> Result<Vec<PersonId>, StoreError> {
+    let way = merged_into(id);
+    let mut range = KeyRange::prefix(way.as_str());
+    if let Some(after) = after {
+        range.from = key(&way, after);
+        range.from.push(0); // the next key in byte order
+    }
+    let rows = state.scan(Table::Addresses, range, limit).await?;
+    let id = |(key, _): (Vec<u8>, bytes::Bytes)| {
+        let id = std::str::from_utf8(&key[way.len()..]);
+        id.map(PersonId::from).map_err(|_| StoreError::Corrupt(format!("a row of {}", Table::Addresses.name())))
+    };
+    rows.into_iter().map(id).collect()
 }
 
 fn way(tag: char, text: &str) -> String {

@@ -46,6 +46,13 @@ pub async fn cluster(state: &Arc<dyn State>, ids: &[String]) -> Result<Vec<Strin
             let links = &person.links;
             let others = links.forward().into_iter().chain(links.merged()).chain(links.joining());
             next.extend(others.filter(|other| found.insert((*other).clone())).cloned());
+            let mut after = None;
+            while links.is_full() {
+                let unlisted = address_book::unlisted(state, &id, after.as_ref(), ROWS).await?;
+                let Some(last) = unlisted.last() else { break };
+                after = Some(last.clone());
+                next.extend(unlisted.into_iter().filter(|other| found.insert(other.clone())));
+            }
             found.insert(id);
         }
         ahead = next;
@@ -148,8 +155,13 @@ pub async fn on_shelf(state: &Arc<dyn State>, id: &str, limit: usize) -> Result<
 mod tests {
     use super::*;
     use crate::clock::SystemClock;
+    use crate::config::IdentityMode;
     use crate::mapping::membership::Belonging;
     use crate::people::company::group_id;
+    use crate::people::identity::{Link, Verb};
+    use crate::people::roster::{Resident, Roster};
+    use crate::record::{EntryId, Epoch};
+    use crate::store::KeyRange;
     use crate::store::sqlite::{self, OpenOptions};
 
     #[tokio::test]
@@ -174,5 +186,40 @@ mod tests {
         take(&state, &["ada".to_owned()], &mut batch).await.unwrap();
         state.write(batch).await.unwrap();
         assert_eq!(company_rows::links(&state, &group, 10).await.unwrap(), [PersonId::from("bob")]);
+    }
+
+    /// A person's own list of ids is bounded; what was merged beyond it is found all the same, and by no scan of everybody.
+    #[tokio::test]
+    async fn devices_beyond_a_persons_list_are_found_and_taken() {
+        let binary = std::env::current_exe().unwrap();
+        let directory = tempfile::tempdir_in(binary.parent().unwrap()).unwrap();
+        let path = directory.path().join("m.db");
+        let options = OpenOptions { path, min_free: Some(1), allow_volatile: true, clock: Arc::new(SystemClock) };
+        let store = sqlite::open(options).unwrap();
+        let state: Arc<dyn State> = store.state.clone();
+        let devices: Vec<PersonId> = (0..1_700).map(|n| PersonId::from(format!("$device:d{n:04}"))).collect();
+        let mut roster = Roster::default();
+        let everybody = devices.iter().cloned().chain(["ada".into(), "bob".into(), "$device:b".into()]);
+        roster.take_in(everybody.map(|id| (id, Resident::default())).collect());
+        let pairs = devices.iter().map(|device| (device.clone(), "ada"));
+        for (index, (from, into)) in (0..).zip(pairs.chain([("$device:b".into(), "bob")])) {
+            let link = Link { verb: Verb::Device, from, into: into.into() };
+            let at = Position { epoch: Epoch(1), entry: EntryId(1), index };
+            assert!(roster.link(&link, at, IdentityMode::Simplified).is_some());
+        }
+        let mut batch = WriteBatch::new();
+        roster.put_changes(&mut batch).unwrap();
+        state.write(batch).await.unwrap();
+
+        let found = cluster(&state, &["ada".to_owned()]).await.unwrap();
+        assert_eq!(found.len(), 1_701);
+        // From a device that is in nobody's list, too.
+        assert_eq!(cluster(&state, &["$device:d1699".to_owned()]).await.unwrap(), found);
+        let mut batch = WriteBatch::new();
+        assert_eq!(take(&state, &found, &mut batch).await.unwrap().people.len(), 1_701);
+        state.write(batch).await.unwrap();
+        let left = state.scan(Table::People, KeyRange::all(), 10).await.unwrap();
+        assert_eq!(left.into_iter().map(|(id, _)| id).collect::<Vec<_>>(), [b"$device:b".to_vec(), b"bob".to_vec()]);
+        assert!(state.scan(Table::Addresses, KeyRange::all(), 10).await.unwrap().is_empty());
     }
 }

@@ -18,7 +18,7 @@ use crate::config::IdentityMode;
 use crate::record::Position;
 
 /// Ids of one person in an original project, itself included (contract §6). In simplified projects as many of a user's
-/// devices are listed; further ones are forwards all the same.
+/// devices are listed; further ones are forwards all the same, and are found by the address book.
 const MAX_CLUSTER: usize = 500;
 
 /// How a person and other ids belong together.
@@ -33,6 +33,9 @@ pub struct Links {
     /// Those of them whose debts, contact and shelf are still to be taken over.
     #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
     joining: BTreeSet<PersonId>,
+    /// The person into whom this id was merged had no room in their list.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    unlisted: bool,
 }
 
 impl Links {
@@ -56,6 +59,16 @@ impl Links {
 
     pub fn is_joining(&self) -> bool {
         !self.joining.is_empty()
+    }
+
+    /// Whose list this id is not in, though it was merged into them: the address book leads to it instead.
+    pub fn unlisted_at(&self) -> Option<&PersonId> {
+        self.into.as_ref().filter(|_| self.unlisted)
+    }
+
+    /// Whether there may be merged ids that are not listed.
+    pub fn is_full(&self) -> bool {
+        self.size() >= MAX_CLUSTER
     }
 
     /// Everyone whose row one needs to go on with this one.
@@ -169,6 +182,9 @@ impl Roster {
         links.merged.extend(std::iter::once(from).chain(&source.links.merged).take(room).cloned());
         links.joining.extend(joining);
         links.joining.insert(from.clone());
+        let unlisted = !links.merged.contains(from);
+        self.edit(from).person.links.unlisted = unlisted;
+        let target = self.edit(into);
         // Mixpanel does not carry a device's profile over to its user.
         if mode == IdentityMode::Original {
             let gained = target.person.take_profile(&source);
