@@ -6,6 +6,7 @@
 
 mod admin;
 mod check;
+mod cohorts;
 mod dead_letters;
 mod demo;
 mod health;
@@ -48,6 +49,9 @@ enum Command {
     /// List, show, send again, purge or export the running relay's dead letters.
     #[command(subcommand)]
     DeadLetters(dead_letters::Command),
+    /// Show Mixpanel's cohorts and bring them into Brevo lists, through the running relay.
+    #[command(subcommand)]
+    Cohorts(cohorts::Command),
     /// Run the relay against both simulated vendors, send it what five SDKs send, and show what became of it.
     Demo(demo::Arguments),
     /// Ask the running relay whether it is alive.
@@ -79,6 +83,8 @@ enum Failure {
     Runtime(#[source] std::io::Error),
     #[error("cannot set up TLS: {0}")]
     Tls(#[source] reqwest::Error),
+    #[error(transparent)]
+    Cohorts(#[from] cohorts::CohortsError),
     #[error(transparent)]
     Demo(#[from] demo::DemoError),
     #[error(transparent)]
@@ -117,6 +123,7 @@ pub fn run(args: impl IntoIterator<Item = OsString>) -> ExitCode {
     let done = logs::start(level).map_err(Failure::from).and_then(|()| match &cli.command {
         Command::Check(arguments) => check::run(&cli.config, arguments),
         Command::DeadLetters(command) => dead_letters::run(&cli.config, command),
+        Command::Cohorts(command) => cohorts::run(&cli.config, command),
         Command::Demo(arguments) => demo::run(arguments),
         Command::Health => health::run(&cli.config),
         Command::Init(arguments) => init::run(&cli.config, arguments),

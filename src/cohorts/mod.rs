@@ -54,3 +54,6 @@ pub use run::{Counts, Ended, Order, Outcome, Run, RunId, Source, Stage, Trigger,
 pub use schedule::Planned;
 pub use vendors::{BrevoSide, MixpanelSide, Vendors};
 pub use worker::{Engine, Worker};
+
+#[cfg(test)]
+mod tests;

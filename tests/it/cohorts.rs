@@ -5,8 +5,9 @@ use std::collections::BTreeSet;
 use serde_json::{Value, json};
 
 use crate::harness::http::JSON;
+use crate::harness::relay::ADMIN_TOKEN;
 use crate::harness::relay::SERVICE_ACCOUNT;
-use crate::harness::{PATIENCE, Relay, Sandbox, eventually};
+use crate::harness::{PATIENCE, Relay, Sandbox, eventually, tunable};
 
 const LIST: i64 = 16;
 
@@ -199,4 +200,84 @@ async fn orders_that_cannot_be_are_refused_in_words() {
     }
     let answer = relay.post("/cohorts/sync", &[JSON], order("mirror").to_string()).await;
     assert_eq!(answer.status, 401);
+}
+
+/// A cohort of `n` into a list of `n` others, killed three times on the way. `MIXRELAY_COHORT_PEOPLE=100000` is the full size.
+#[tokio::test]
+async fn a_large_cohort_takes_the_place_of_as_many_others_through_three_kills() {
+    let people = tunable("MIXRELAY_COHORT_PEOPLE", 4_000);
+    let sandbox = Sandbox::start().await;
+    // Slow enough for a kill to strike in the middle.
+    let limits = json!({ "per_second": if people > 20_000 { 99 } else { 20 } });
+    let quick = json!({ "brevo": limits, "mixpanel": { "queries_per_hour": 6_000 } });
+    sandbox.switch(quick).await;
+    // One refusal tells the relay what this account may ask.
+    let words = "1/5 queries running concurrently and 0/6000 queries running in the last hour";
+    let limit = json!({ "kind": "status", "status": 429, "body": { "error": words }, "times": 1 });
+    sandbox.faults(json!([Sandbox::fault("mixpanel", "/api/query", limit)])).await;
+    let (members, others) = (0..people, people..2 * people);
+    seed(&sandbox, json!([]), &[], json!([])).await;
+    for part in members.clone().collect::<Vec<_>>().chunks(10_000) {
+        let profiles = profiles(part.iter().copied());
+        sandbox.control("POST", "/mixpanel/seed", json!({ "profiles": profiles })).await;
+        let contacts = contacts(part.iter().copied(), &[]);
+        sandbox.control("POST", "/brevo/seed", json!({ "contacts": contacts })).await;
+    }
+    for part in others.collect::<Vec<_>>().chunks(10_000) {
+        let contacts = contacts(part.iter().copied(), &[LIST]);
+        sandbox.control("POST", "/brevo/seed", json!({ "contacts": contacts })).await;
+    }
+    let cohort = json!({ "id": 7, "name": "Many", "members": ids(members.clone()) });
+    sandbox.control("POST", "/mixpanel/seed", json!({ "cohorts": [cohort] })).await;
+
+    let mut relay = Relay::start(&sandbox, json!({ "max_removal_share": 1.0 })).await;
+    let order = order("mirror").to_string();
+    let id = begin(&relay, &order).await;
+    assert_eq!(begin(&relay, &order).await, id, "it is under way");
+    let whole = u64::try_from(people).unwrap();
+    // By what is done, not by time: in the middle of taking out, of bringing in, and near the end.
+    let mut kills = vec![whole / 3, whole + whole / 4, whole + whole * 3 / 4];
+    kills.reverse();
+    let patience = PATIENCE * u32::try_from(people.div_ceil(10_000)).unwrap();
+    let ended = loop {
+        let done = eventually(patience, async || {
+            let run = run(&relay, &id).await;
+            let done = run["removed"].as_u64().unwrap() + run["added"].as_u64().unwrap();
+            let reached = kills.last().is_some_and(|kill| done >= *kill);
+            if reached || run["status"] != "running" { Ok(run) } else { Err(run.to_string()) }
+        })
+        .await;
+        if done["status"] != "running" {
+            break done;
+        }
+        kills.pop();
+        relay.kill().await;
+        relay.start_again().await;
+    };
+    assert_eq!((&ended["status"], &ended["unmatched"]), (&json!("done"), &json!({})), "{ended}");
+    assert_eq!(list(&sandbox).await, addresses(members));
+
+    let shown = sandbox.get("/brevo/requests?limit=1000000").await;
+    let called = |method: &str, path: &str| {
+        let is = |request: &&Value| request["method"] == method && request["path"].as_str().unwrap().contains(path);
+        shown["requests"].as_array().unwrap().iter().filter(is).count() as u64
+    };
+    let (pages, changes) = (whole.div_ceil(500), whole.div_ceil(150));
+    let (out, brought) = (called("POST", "/contacts/remove"), called("POST", "/contacts/add"));
+    let (read, looked_up) = (called("GET", "/lists/16/contacts"), called("GET", "/contacts/p"));
+    println!(
+        "{people} people in the place of as many others: {read} pages of the list, {out} calls took out, {brought} brought in, \
+         {looked_up} people were looked up; at the least {pages}, {changes}, {changes}"
+    );
+    // Each kill repeats the call that was under way, and has the people of one call looked up.
+    assert!(out <= changes + 3 && brought <= changes + 3 && read <= pages + 3, "{read} {out} {brought}");
+    assert!(looked_up <= 3 * 150, "{looked_up}");
+}
+
+/// Begins a run without waiting for it.
+async fn begin(relay: &Relay, order: &str) -> String {
+    let bearer = format!("Bearer {ADMIN_TOKEN}");
+    let begun = relay.post("/v1/cohorts/runs", &[("authorization", &bearer), JSON], order.to_owned()).await;
+    assert_eq!(begun.status, 202, "{begun:?}");
+    begun.json()["runId"].as_str().unwrap().to_owned()
 }

@@ -1,6 +1,7 @@
 //! `mixrelay check`: what would fail, before it does.
 
 mod brevo;
+mod cohorts;
 pub(super) mod live;
 mod mixpanel;
 mod report;

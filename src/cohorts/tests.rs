@@ -1,0 +1,154 @@
+//! The desk, on a store of its own.
+
+use std::sync::Arc;
+
+use serde_json::{Map, json};
+use tempfile::TempDir;
+
+use super::rows::Rows;
+use super::*;
+use crate::brevo::identifiers::ListId;
+use crate::clock::{SystemClock, UnixMillis};
+use crate::config::{BrevoMode, Mapping, Retention, Sync, SyncMode};
+use crate::mapping::CompiledMapping;
+use crate::privacy::Tombstones;
+use crate::store::sqlite::{self, OpenOptions, SqliteStore};
+use crate::store::{State, WriteBatch, write_when_there_is_room};
+
+fn directory() -> TempDir {
+    let binary = std::env::current_exe().unwrap();
+    tempfile::tempdir_in(binary.parent().unwrap()).unwrap()
+}
+
+fn store(directory: &TempDir) -> SqliteStore {
+    let path = directory.path().join("m.db");
+    sqlite::open(OpenOptions { path, min_free: Some(1), allow_volatile: true, clock: Arc::new(SystemClock) }).unwrap()
+}
+
+async fn desk(store: &SqliteStore, on: bool) -> Arc<Desk> {
+    let properties = [("$email".to_owned(), "email".to_owned())].into();
+    let mapping = Mapping { properties, ..Mapping::default() };
+    let mapping = Arc::new(CompiledMapping::compile(&mapping, Sync::default()).unwrap());
+    let resolver = Resolver {
+        state: store.state.clone(),
+        mapping: Arc::new(move || mapping.clone()),
+        tombstones: Arc::new(Tombstones::default()),
+        mode: BrevoMode::Live,
+        pilot_emails: Vec::new(),
+    };
+    Desk::open(resolver, Arc::new(SystemClock), Retention::default().runs, on).await.unwrap()
+}
+
+fn people(ids: &[&str]) -> Vec<Member> {
+    let properties = |id: &&str| match json!({ "$email": format!("{id}@example.com") }) {
+        serde_json::Value::Object(properties) => properties,
+        _ => Map::new(),
+    };
+    ids.iter().map(|id| Member { distinct_id: (*id).to_owned(), properties: properties(id) }).collect()
+}
+
+fn page(session: &str, page: u32, pages: u32, ids: &[&str]) -> Push {
+    Push {
+        cohort: 7,
+        name: Some("Few".to_owned()),
+        session: session.to_owned(),
+        list: ListId(16),
+        mode: SyncMode::Mirror,
+        page,
+        pages,
+        members: people(ids),
+    }
+}
+
+#[tokio::test]
+async fn pages_in_any_order_and_repeated_make_one_run() {
+    let directory = directory();
+    let held = store(&directory);
+    let desk = desk(&held, true).await;
+    let first = desk.push(page("s", 2, 3, &["b", "c"])).await.unwrap();
+    assert!(matches!(first.stage, Stage::Receiving { .. }) && desk.workable().await.is_empty());
+    desk.push(page("s", 2, 3, &["b", "c"])).await.unwrap();
+    desk.push(page("s", 1, 3, &["a", "b"])).await.unwrap();
+    let whole = desk.push(page("s", 3, 3, &["d"])).await.unwrap();
+    assert_eq!((&whole.id, whole.counts.members), (&first.id, 4));
+    assert!(matches!(whole.stage, Stage::Reading { .. }), "{whole:?}");
+    assert_eq!(desk.workable().await.len(), 1);
+    // It is under way: what comes again changes nothing.
+    assert_eq!(desk.push(page("s", 1, 3, &["z"])).await.unwrap(), whole);
+    assert!(matches!(desk.push(page("s", 4, 3, &[])).await, Err(PushError::NoSuchPage { page: 4, pages: 3 })));
+}
+
+#[tokio::test]
+async fn a_later_session_takes_the_place_of_one_that_was_never_whole() {
+    let directory = directory();
+    let held = store(&directory);
+    let desk = desk(&held, true).await;
+    let broken = desk.push(page("s1", 1, 2, &["a"])).await.unwrap();
+    let next = desk.push(page("s2", 1, 1, &["b"])).await.unwrap();
+    assert_ne!(broken.id, next.id);
+    let ended = desk.get(&broken.id).await.unwrap().unwrap();
+    assert_eq!(ended.ended().map(|ended| ended.outcome), Some(Outcome::Replaced));
+    desk.clean().await.unwrap();
+    let state: &dyn State = held.state.as_ref();
+    assert_eq!(Rows { state, run: &broken.id }.count(rows::MEMBER).await.unwrap(), 0);
+    assert_eq!(Rows { state, run: &next.id }.count(rows::MEMBER).await.unwrap(), 1);
+}
+
+#[tokio::test]
+async fn what_is_asked_for_twice_is_one_run_over_a_restart_too() {
+    let directory = directory();
+    let held = store(&directory);
+    let order = |mode| Order {
+        source: Source::Cohort { id: 7 },
+        list: ListId(16),
+        mode,
+        force: false,
+        trigger: Trigger::Request,
+    };
+    let first = desk(&held, true).await.ask(order(SyncMode::Mirror)).await.unwrap();
+    let desk = desk(&held, true).await;
+    assert_eq!(desk.ask(order(SyncMode::Mirror)).await.unwrap(), first);
+    assert_ne!(desk.ask(order(SyncMode::Add)).await.unwrap().id, first.id);
+    assert_eq!(desk.list(None, 10).await.unwrap().len(), 2);
+}
+
+#[tokio::test]
+async fn nothing_is_begun_where_cohorts_are_off() {
+    let directory = directory();
+    let held = store(&directory);
+    let desk = desk(&held, false).await;
+    let refused = desk.push(page("s", 1, 1, &["a"])).await;
+    assert!(matches!(refused, Err(PushError::Ask(AskError::Off))), "{refused:?}");
+}
+
+#[tokio::test]
+async fn an_erased_member_leaves_nothing_and_others_stay() {
+    let directory = directory();
+    let held = store(&directory);
+    let desk = desk(&held, true).await;
+    let run = desk.push(page("s", 1, 1, &["a", "b"])).await.unwrap();
+    let state: Arc<dyn State> = held.state.clone();
+    let mut batch = WriteBatch::new();
+    erase::take(&state, &["a".to_owned()], &mut batch).await.unwrap();
+    write_when_there_is_room(state.as_ref(), batch).await.unwrap();
+    let rows = Rows { state: state.as_ref(), run: &run.id };
+    assert_eq!(rows.holds(&["a", "b"]).await.unwrap(), [false, true]);
+    let addresses = ["a@example.com", "b@example.com"].map(|address| rows::hash(rows::Kind::Email, address));
+    let owners = rows.owners(&addresses);
+    assert_eq!(owners.await.unwrap().iter().map(Vec::len).collect::<Vec<_>>(), [0, 1]);
+}
+
+#[tokio::test]
+async fn runs_are_kept_for_their_time() {
+    let directory = directory();
+    let held = store(&directory);
+    let desk = desk(&held, true).await;
+    let run = desk.push(page("s1", 1, 2, &["a"])).await.unwrap();
+    let mut old = run.clone();
+    let ended = Ended { at: UnixMillis(1), outcome: Outcome::Done, why: None, held: run::Held::Members };
+    old.stage = Stage::Ended(ended);
+    desk.save(&old, WriteBatch::new()).await.unwrap();
+    desk.clean().await.unwrap();
+    assert_eq!(desk.get(&run.id).await.unwrap(), None);
+    assert_eq!(Rows { state: held.state.as_ref(), run: &run.id }.count(rows::MEMBER).await.unwrap(), 0);
+}
