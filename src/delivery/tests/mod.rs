@@ -9,6 +9,7 @@ mod consent_random;
 mod contacts;
 mod core;
 mod deletion;
+mod everything;
 mod forgetting;
 mod groups;
 mod histories;
