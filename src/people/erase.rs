@@ -208,7 +208,7 @@ mod tests {
             assert!(roster.link(&link, at, IdentityMode::Simplified).is_some());
         }
         let mut batch = WriteBatch::new();
-        roster.put_changes(&mut batch).unwrap();
+        roster.put_changes(&mut batch, crate::people::unseen::Day::default()).unwrap();
         state.write(batch).await.unwrap();
 
         let found = cluster(&state, &["ada".to_owned()]).await.unwrap();
