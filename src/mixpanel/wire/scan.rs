@@ -1,7 +1,7 @@
 //! Walking JSON text once: every byte is checked against the grammar (RFC 8259), values are borrowed and not decoded.
 //!
-//! serde_json reads the same into `RawValue`s, at more than twice the instructions: this walk is most of what a record
-//! costs. A property test holds the two together.
+//! serde_json reads the same into `RawValue`s at a quarter more instructions (12,700 against 10,200 for an event of 700
+//! bytes), and says neither how deep a value nests nor where an object ends. Property tests hold the two together.
 
 use std::borrow::Cow;
 
