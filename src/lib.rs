@@ -28,6 +28,7 @@ pub mod mapping;
 pub mod mixpanel;
 pub mod people;
 pub mod privacy;
+pub mod pulls;
 pub mod read_side;
 pub mod record;
 pub mod sandbox;

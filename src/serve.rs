@@ -8,6 +8,7 @@ mod desks;
 mod error;
 mod legs;
 mod lists;
+mod pulls;
 mod room;
 
 use std::net::SocketAddr;
@@ -41,6 +42,7 @@ use crate::erasure::worker::Forget;
 use crate::erasure::{self, Desk};
 use crate::in_force::{ConfigSource, InForce};
 use crate::privacy::Rules;
+use crate::pulls::Pulls;
 use crate::read_side::{self, ReadSide};
 use crate::record::Destination;
 use crate::store::sqlite::SqliteStore;
@@ -78,6 +80,7 @@ pub struct Relay {
     pace: SharedPace,
     console: Console,
     tables: Arc<Catalog>,
+    pulls: Arc<Pulls>,
     when_full: WhenFull,
     metrics: PrometheusHandle,
     clock: SharedClock,
@@ -123,6 +126,7 @@ impl Relay {
 
         let app = room.app_routes(erasures.clone())?;
         let desk = Arc::new(ReadSide::new(&config, budgets.clone(), clock.clone())?);
+        let pulls = room.pulls(room.feed(&legs[1]), desk.clone())?;
         let lookups = room.lookup_routes()?;
         let lists::Lists { routes: list_routes, worker: lists, .. } = room.lists(&legs[1]).await?;
         let pace = SharedPace::default();
@@ -142,6 +146,7 @@ impl Relay {
                 brevo: brevo_shift.clone(),
             }),
             mapping: room.mapping.clone(),
+            pulls: pulls.clone(),
             auth: AdminAuth::new(&admin_token(&config)?, &config.auth.tokens),
         };
         let console = Console::new(admin.clone()).map_err(StartError::Console)?;
@@ -181,6 +186,7 @@ impl Relay {
             pace,
             console,
             tables,
+            pulls,
             when_full: config.when_full,
             metrics,
             clock,
@@ -254,6 +260,9 @@ impl Relay {
         if let Some(overflow) = overflow(self.when_full, &self.store, &self.legs) {
             attendants.spawn(async move { overflow.await.map_err(RunError::Trimmer) });
         }
+        let (syncing, carrying_out) = (self.pulls.clone().sync(), self.pulls.carry_out());
+        attendants.spawn(async move { syncing.await.map(|never| match never {}).map_err(RunError::Puller) });
+        attendants.spawn(async move { carrying_out.await.map(|never| match never {}).map_err(RunError::Puller) });
         attendants.spawn(async move { eraser.run().await.map_err(RunError::Eraser) });
         let lists = self.lists;
         attendants.spawn(async move { lists.run().await.map_err(RunError::Lists) });

@@ -6,6 +6,7 @@
 pub mod answers;
 pub mod audit;
 pub mod auth;
+mod backfills;
 mod dead_letters;
 pub mod mapping;
 mod people;
@@ -26,6 +27,7 @@ use crate::delivery::outlook::SharedPace;
 use crate::delivery::status::LegStatus;
 use crate::erasure::Desk;
 use crate::in_force::InForce;
+use crate::pulls::Pulls;
 use crate::store::{Journal, State};
 use crate::tables::Catalog;
 use crate::vendor::budget::Budgets;
@@ -44,6 +46,7 @@ pub struct Parts {
     pub erasures: Arc<Desk>,
     pub orders: Arc<Orders>,
     pub mapping: Arc<InForce>,
+    pub pulls: Arc<Pulls>,
     pub auth: AdminAuth,
 }
 
@@ -61,6 +64,10 @@ pub const OPERATIONS: &[(&str, &str)] = &[
     ("post", "/v1/mapping/reload"),
     ("post", "/v1/destinations/{name}/pause"),
     ("post", "/v1/destinations/{name}/resume"),
+    ("get", "/v1/backfills"),
+    ("post", "/v1/backfills"),
+    ("get", "/v1/backfills/{id}"),
+    ("post", "/v1/backfills/{id}/cancel"),
     ("get", "/v1/erasures"),
     ("get", "/v1/people/{id}"),
     ("delete", "/v1/people/{id}"),
@@ -81,6 +88,9 @@ fn api() -> Router<Parts> {
         .route("/v1/mapping/reload", post(mapping::reload))
         .route("/v1/destinations/{name}/pause", post(status::pause))
         .route("/v1/destinations/{name}/resume", post(status::resume))
+        .route("/v1/backfills", get(backfills::list).post(backfills::begin))
+        .route("/v1/backfills/{id}", get(backfills::show))
+        .route("/v1/backfills/{id}/cancel", post(backfills::cancel))
         .route("/v1/erasures", get(people::erasures))
         .route("/v1/people/{id}", get(people::about).delete(people::erase))
 }

@@ -13,8 +13,10 @@ use super::Parts;
 use super::answers::AdminError;
 use super::audit::{self, Action};
 use super::auth::Caller;
+use crate::delivery::brevo_leg::delivers_since;
 use crate::delivery::status::{LegStatus, Report};
 use crate::delivery::{outlook, pauses};
+use crate::pulls::SyncReport;
 use crate::record::Destination;
 use crate::store::{JournalSize, StoreError};
 use crate::tables::TableStatus;
@@ -30,6 +32,9 @@ pub struct Status {
     destinations: Vec<Outlook>,
     budgets: Vec<Budget>,
     lookup_tables: Vec<TableStatus>,
+    sync_profiles: SyncReport,
+    /// Since when events are this relay's own to bring to Brevo; null before the first.
+    brevo_delivers_since: Option<String>,
 }
 
 #[derive(Serialize)]
@@ -87,6 +92,8 @@ pub async fn status(State(parts): State<Parts>) -> Result<Json<Status>, AdminErr
         destinations: outlooks(&parts, &size).await?,
         budgets,
         lookup_tables: parts.tables.status(),
+        sync_profiles: parts.pulls.sync_report(),
+        brevo_delivers_since: delivers_since(&parts.state).await?.map(|at| at.to_string()),
     }))
 }
 

@@ -39,7 +39,7 @@ async fn ask(client: &reqwest::Client, scheme: &str, address: SocketAddr) -> Res
 }
 
 /// The private listener never speaks TLS.
-fn scheme(server: &Server) -> &'static str {
+pub(super) fn scheme(server: &Server) -> &'static str {
     if server.tls.is_some() && server.admin_listen.is_none() { "https" } else { "http" }
 }
 

@@ -5,6 +5,7 @@
 //! fails, 64 the command line cannot be understood.
 
 mod admin;
+mod backfill;
 mod check;
 mod cohorts;
 mod dead_letters;
@@ -44,6 +45,8 @@ struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Command {
+    /// Bring profiles or events of before this relay from Mixpanel to Brevo, through the running relay.
+    Backfill(backfill::Arguments),
     /// Test the configuration, the credentials, and Brevo's attributes and lists, and say what would fail.
     Check(check::Arguments),
     /// List, show, send again, purge or export the running relay's dead letters.
@@ -86,6 +89,8 @@ enum Failure {
     #[error(transparent)]
     Cohorts(#[from] cohorts::CohortsError),
     #[error(transparent)]
+    Backfill(#[from] backfill::BackfillError),
+    #[error(transparent)]
     Demo(#[from] demo::DemoError),
     #[error(transparent)]
     Health(#[from] health::HealthError),
@@ -121,6 +126,7 @@ pub fn run(args: impl IntoIterator<Item = OsString>) -> ExitCode {
         "info"
     };
     let done = logs::start(level).map_err(Failure::from).and_then(|()| match &cli.command {
+        Command::Backfill(arguments) => backfill::run(&cli.config, arguments),
         Command::Check(arguments) => check::run(&cli.config, arguments),
         Command::DeadLetters(command) => dead_letters::run(&cli.config, command),
         Command::Cohorts(command) => cohorts::run(&cli.config, command),

@@ -2,8 +2,7 @@
 //! The row goes when the room that acts on the key arrives. Keys of which only some values are idle say so where they
 //! are read.
 
-const IDLE: &[(&str, &str)] =
-    &[("datasets", "no data set is run"), ("sync_profiles_every", "no profiles are pulled from Mixpanel")];
+const IDLE: &[(&str, &str)] = &[("datasets", "no data set is run")];
 
 /// What happens instead, for a key of `pattern` (as in `cohorts[].id`) that is not acted on.
 pub(super) fn meanwhile(pattern: &str) -> Option<&'static str> {

@@ -77,9 +77,13 @@ pub fn of_table(table: Table) -> Holding {
             "while its run is under way; then `retention.runs`",
             ROWS,
         ),
-        Table::CohortRuns | Table::Checkpoints | Table::Budgets | Table::Vendors | Table::Audit | Table::Meta => {
-            Holding::of_nobody(place)
-        }
+        Table::CohortRuns
+        | Table::Checkpoints
+        | Table::Budgets
+        | Table::Vendors
+        | Table::Audit
+        | Table::Backfills
+        | Table::Meta => Holding::of_nobody(place),
     }
 }
 
@@ -194,8 +198,6 @@ mod tests {
         ("edge/server/http2", "when streams were opened"),
         ("edge/tls", "the certificate and its key"),
         ("edge/auth/replay", "hashes of request ids"),
-        ("edge/server/http2", "which streams of a connection are open"),
-        ("edge/tls", "the relay's own certificate"),
         ("store/sqlite/journal", "numbers of damaged entries"),
         ("store/sqlite/journal_writer", "counters"),
         ("store/sqlite/poison", "why the store failed"),
@@ -207,6 +209,7 @@ mod tests {
         ("erasure/worker", "counts of one erasure under way"),
         ("feed", "whose turn it is"),
         ("console/pulse", "counts"),
+        ("pulls", "which backfill is under way, counts"),
     ];
 
     /// Rooms that never run in a relay, or only before it does.

@@ -203,6 +203,17 @@ impl CompiledMapping {
         }
     }
 
+    /// The names that have rules of their own, in no order; `None` when others are forwarded too.
+    pub fn event_names(&self) -> Option<impl Iterator<Item = &str>> {
+        let all = self.unmapped_events == UnmappedEvents::Skip;
+        all.then(|| self.events.keys().map(String::as_str))
+    }
+
+    /// How old an event may be at most to set anything off.
+    pub fn longest_stale_after(&self) -> Duration {
+        self.events.values().map(|rule| rule.stale_after).max().unwrap_or_default().max(self.stale_after)
+    }
+
     pub fn target(&self, property: &str) -> Option<&Target> {
         self.properties.get(property)
     }

@@ -40,6 +40,88 @@ impl Calls {
     }
 }
 
+/// One page of everybody whom a filter leaves.
+#[derive(Clone, Copy, Debug)]
+pub struct PageQuestion<'a> {
+    /// In the vendor's expression language (contract §10).
+    pub filter: &'a str,
+    pub properties: &'a [String],
+    /// From nought; a later one is of the session that the first has opened.
+    pub page: u64,
+    pub session: Option<&'a str>,
+}
+
+impl Calls {
+    /// Asks for a page, behind everybody else. `None` as for [`Calls::profiles`].
+    pub fn profile_page(&self, question: PageQuestion<'_>) -> Option<VendorRequest> {
+        let mut request = self.profiles(std::iter::empty(), question.properties)?;
+        let mut form = form_urlencoded::Serializer::new(String::new());
+        form.append_pair("output_properties", &serde_json::json!(question.properties).to_string());
+        form.append_pair("page", &question.page.to_string());
+        if !question.filter.is_empty() {
+            form.append_pair("where", question.filter);
+        }
+        if let Some(session) = question.session {
+            form.append_pair("session_id", session);
+        }
+        request.body = form.finish().into();
+        request.priority = Priority::Backfill;
+        Some(request)
+    }
+}
+
+/// A page of profiles.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct ProfilePage {
+    /// In the vendor's order.
+    pub rows: Vec<(String, serde_json::Map<String, serde_json::Value>)>,
+    pub session: Option<String>,
+    /// In all pages.
+    pub total: u64,
+    /// No further page follows.
+    pub last: bool,
+}
+
+/// Reads a page, as [`read`] reads an answer.
+pub fn read_page(answer: &VendorAnswer) -> Result<ProfilePage, NotRead> {
+    #[derive(Deserialize)]
+    struct Body {
+        results: Vec<PageRow>,
+        #[serde(default)]
+        session_id: Option<String>,
+        #[serde(default)]
+        total: u64,
+        #[serde(default)]
+        page_size: Option<usize>,
+    }
+    #[derive(Deserialize)]
+    struct PageRow {
+        #[serde(rename = "$distinct_id")]
+        distinct_id: serde_json::Value,
+        #[serde(rename = "$properties", default)]
+        properties: serde_json::Map<String, serde_json::Value>,
+    }
+    let status = answer.status.as_u16();
+    let refused = || NotRead::Refused { status, words: answer.excerpt(300) };
+    match status {
+        200 => {}
+        429 => return Err(NotRead::Limited),
+        _ => return Err(refused()),
+    }
+    let body: Body = serde_json::from_slice(&answer.body).map_err(|_| refused())?;
+    // Contract §9: stop when a page is not full.
+    let last = body.results.len() < body.page_size.unwrap_or(MAX_PEOPLE).max(1);
+    let rows = body.results.into_iter().map(|row| (text(row.distinct_id), row.properties)).collect();
+    Ok(ProfilePage { rows, session: body.session_id, total: body.total, last })
+}
+
+fn text(id: serde_json::Value) -> String {
+    match id {
+        serde_json::Value::String(id) => id,
+        other => other.to_string(),
+    }
+}
+
 /// Profiles by the distinct_id under which the vendor gave them: the text of each one's `$properties` object.
 pub type Profiles = HashMap<String, Box<RawValue>>;
 
@@ -76,13 +158,7 @@ pub fn read(answer: &VendorAnswer) -> Result<Profiles, NotRead> {
         return Err(refused());
     }
     let body: Body = serde_json::from_slice(&answer.body).map_err(|_| refused())?;
-    let by_id = |row: Row| {
-        let id = match row.distinct_id {
-            serde_json::Value::String(id) => id,
-            other => other.to_string(),
-        };
-        (id, row.properties)
-    };
+    let by_id = |row: Row| (text(row.distinct_id), row.properties);
     Ok(body.results.into_iter().map(by_id).collect())
 }
 
@@ -112,6 +188,36 @@ mod tests {
         let pair = |name: &str, value: &str| (name.to_owned(), value.to_owned());
         assert_eq!(form, [pair("distinct_ids", r#"["a&b","c"]"#), pair("output_properties", r#"["$email"]"#)]);
         assert_eq!(request.family, Family::MixpanelQuery);
+    }
+
+    #[test]
+    fn a_page_is_of_its_session_and_tells_whether_it_is_the_last() {
+        let account = "    project_id: \"7\"\n    service_account: { username: u, secret: s }\n";
+        let properties = ["plan".to_owned()];
+        let question = PageQuestion { filter: "x == 1", properties: &properties, page: 2, session: Some("s1") };
+        let request = calls(account).profile_page(question).unwrap();
+        let form: Vec<_> = form_urlencoded::parse(&request.body).into_owned().collect();
+        let pair = |name: &str, value: &str| (name.to_owned(), value.to_owned());
+        assert_eq!(
+            form,
+            [
+                pair("output_properties", r#"["plan"]"#),
+                pair("page", "2"),
+                pair("where", "x == 1"),
+                pair("session_id", "s1")
+            ]
+        );
+        assert_eq!(request.priority, Priority::Backfill);
+        let page = read_page(&answer(
+            200,
+            r#"{"page":0,"page_size":2,"results":[{"$distinct_id":"a","$properties":{"plan":"x"}},
+            {"$distinct_id":7}],"session_id":"s","status":"ok","total":5}"#,
+        ))
+        .unwrap();
+        assert_eq!((page.rows.len(), page.rows[1].0.as_str(), page.total, page.last), (2, "7", 5, false));
+        assert!(read_page(&answer(200, r#"{"results":[]}"#)).unwrap().last);
+        assert_eq!(read_page(&answer(429, "{}")).unwrap_err(), NotRead::Limited);
+        assert!(matches!(read_page(&answer(400, "{}")), Err(NotRead::Refused { status: 400, .. })));
     }
 
     #[test]

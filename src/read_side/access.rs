@@ -69,6 +69,11 @@ impl Access {
         Self { keys, replays: ReplayGuard::default(), project_id, own, pass_through, tokens }
     }
 
+    /// The relay's own, where it has any.
+    pub fn own_credentials(&self) -> Option<Credentials> {
+        self.own.clone().map(|authorization| Credentials { authorization, scope: [0; 32] })
+    }
+
     pub fn caller(&self, headers: &HeaderMap) -> Result<Caller, AccessError> {
         match self.keys.claim(headers) {
             Claim::Proven(Identity::ServiceAccount) => Ok(Caller::Known { service_account: true }),

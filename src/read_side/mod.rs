@@ -42,6 +42,7 @@ use crate::mixpanel::validate::Tokens;
 use crate::vendor::budget::Budgets;
 use crate::vendor::{Family, Priority};
 
+pub use export::{Days, Lines, NotExported};
 pub use routes::{operations, router};
 
 /// Part of an hour's queries that is kept for callers, in percent: a backfill or a long cohort sync leaves them that.

@@ -55,9 +55,21 @@ pub enum IdentityMode {
     Original,
 }
 
+/// How a query compares `$last_seen`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum LastSeenIs {
+    #[default]
+    Time,
+    Text,
+}
+
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct MixpanelSwitches {
+    pub last_seen_is: LastSeenIs,
+    /// A session of `/engage` is forgotten after this many pages of it.
+    pub session_pages: Option<u64>,
     /// Overrides the account's mode.
     pub identity: Option<IdentityMode>,
     /// The specification says that an absent `strict` means 1; clients show that it means 0.
@@ -136,6 +148,8 @@ impl Default for MixpanelSwitches {
             profile_lag_ms: 0,
             query_duration_ms: 0,
             query_error_in_ok: false,
+            last_seen_is: LastSeenIs::default(),
+            session_pages: None,
             export_breaks_after: None,
             export_breaks_times: None,
             export_max_days: Some(100),

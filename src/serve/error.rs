@@ -62,6 +62,8 @@ pub enum RunError {
     Alerts(StoreError),
     #[error("bringing a cohort into its list met a failed store: {0}")]
     Lists(StoreError),
+    #[error("a pull from Mixpanel met a failed store: {0}")]
+    Puller(StoreError),
     #[error("trimming the journal failed: {0}")]
     Trimmer(StoreError),
     #[error(

@@ -213,12 +213,14 @@ pub enum Table {
     CohortRows,
     /// `day, canonical distinct_id` → nothing: when a record last named the person. Personal data: the identifier.
     Seen,
+    /// `backfill id` → the backfill, with its cursor and counts (JSON). No personal data: names of events, no ids.
+    Backfills,
     /// Small singletons of the relay itself (generated admin token excluded: that is a file). No personal data.
     Meta,
 }
 
 impl Table {
-    pub const ALL: [Table; 19] = [
+    pub const ALL: [Table; 20] = [
         Table::Checkpoints,
         Table::People,
         Table::Debts,
@@ -237,6 +239,7 @@ impl Table {
         Table::CohortRuns,
         Table::CohortRows,
         Table::Seen,
+        Table::Backfills,
         Table::Meta,
     ];
 
@@ -261,6 +264,7 @@ impl Table {
             Table::CohortRuns => "cohort_runs",
             Table::CohortRows => "cohort_rows",
             Table::Seen => "seen",
+            Table::Backfills => "backfills",
             Table::Meta => "meta",
         }
     }

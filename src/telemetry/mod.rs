@@ -15,6 +15,7 @@ const HTTP_REQUESTS: &str = "mixrelay_http_requests_total";
 const HTTP_SECONDS: &str = "mixrelay_http_request_seconds";
 const ACCEPTED: &str = "mixrelay_records_accepted_total";
 const FED: &str = "mixrelay_records_fed_total";
+const PULLED: &str = "mixrelay_pulled_total";
 const REJECTED: &str = "mixrelay_records_rejected_total";
 const APPEND_SECONDS: &str = "mixrelay_append_seconds";
 const DELIVERED: &str = "mixrelay_records_delivered_total";
@@ -71,6 +72,7 @@ fn describe() {
     metrics::describe_histogram!(HTTP_SECONDS, "Time from a request's head to its answer.");
     metrics::describe_counter!(ACCEPTED, "Records stored and acknowledged, since the store was created.");
     metrics::describe_counter!(FED, "Records that the relay has fetched or received by itself, and stored.");
+    metrics::describe_counter!(PULLED, "Profiles and events that the relay has read at Mixpanel by itself.");
     metrics::describe_counter!(REJECTED, "Records refused at the edge, by reason.");
     metrics::describe_histogram!(APPEND_SECONDS, "Time from handing records to the store to their sync.");
     metrics::describe_counter!(DELIVERED, "Records that the destination has confirmed.");
@@ -222,6 +224,11 @@ mod emit {
 
     pub fn fed(origin: Origin, kind: Kind) {
         metrics::counter!(FED, "origin" => origin.label(), "kind" => kind.label()).increment(1);
+    }
+
+    /// `what`: `profiles` or `events`.
+    pub fn pulled(what: &'static str, count: u64) {
+        metrics::counter!(PULLED, "what" => what).increment(count);
     }
 
     pub fn rejected(kind: Kind, reason: &'static str, count: u64) {

@@ -1,6 +1,7 @@
 //! Tests of the whole relay from outside; one binary, so that it links once. Modules are named after the promises.
 
 mod alerts;
+mod backfill;
 mod bad_input;
 mod cli;
 mod cohorts;

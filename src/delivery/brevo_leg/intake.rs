@@ -7,7 +7,7 @@ use crate::config::IdentityMode;
 use crate::mapping::membership::{self, Belonging};
 use crate::mapping::{
     CompiledMapping, DedupKey, EventDecision, EventView, GroupOp, MappedEvent, ProfileChange, ProfileDecision,
-    ProfileView, dedup_key, echo_key, map_event, map_profile,
+    ProfileView, dedup_key, echo_key, key_at_mixpanel, map_event, map_profile,
 };
 use crate::people::company::GroupId;
 use crate::people::identity::{self, Link};
@@ -34,6 +34,8 @@ pub enum Wish {
         person: PersonId,
         event: MappedEvent,
         ids: DedupKeys,
+        /// What a backfill would know the same event by, where that is another.
+        at_mixpanel: Option<DedupKey>,
     },
     Profile {
         person: PersonId,
@@ -104,9 +106,12 @@ fn event(record: &Record, mapping: &CompiledMapping, mode: IdentityMode) -> Inta
     }
     let wish = match decision {
         EventDecision::Send(event) => match identity::person(&view, mode) {
-            Some(person) => {
-                Wish::Event { person: PersonId::from(person), event, ids: dedup_keys(&view, record.origin) }
-            }
+            Some(person) => Wish::Event {
+                person: PersonId::from(person),
+                event,
+                ids: dedup_keys(&view, record.origin),
+                at_mixpanel: key_at_mixpanel(&view),
+            },
             None => Wish::Skip(SkipRule::NoPerson),
         },
         EventDecision::Skip(rule) => Wish::Skip(rule),

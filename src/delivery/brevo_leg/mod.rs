@@ -19,6 +19,7 @@ mod account;
 mod again;
 mod base_sources;
 mod bases;
+mod beginning;
 mod companies;
 mod compose;
 mod consent;
@@ -55,6 +56,7 @@ pub use self::account::{read as read_account, remembered as remembered_account};
 use self::base_sources::Asked;
 pub use self::base_sources::{BaseSource, MixpanelBases, SETTLE, unchanged_at_mixpanel};
 use self::bases::{Bases, Waiting};
+pub use self::beginning::delivers_since;
 use self::companies::Companies;
 pub use self::companies::CompanyVendor;
 pub use self::compose::{Composed, Write, address, compose};
@@ -210,6 +212,8 @@ pub struct BrevoLeg {
     under_way: JoinSet<Result<Done, LegError>>,
     /// Calls back the event calls under way.
     recall: CancellationToken,
+    /// When the first event came that was this relay's own to deliver.
+    delivers_since: Option<UnixMillis>,
     /// Entries below it are skipped: the disk was full.
     given_up: EntryId,
     payments_under_way: UnderWay,
@@ -283,6 +287,7 @@ impl BrevoLeg {
         let (parked, parked_bytes) = shelf::totals(&parts.state).await?;
         let window = Window::new(parts.settings.dedup_window, parts.settings.echoes);
         let bases = Bases::open(&parts).await?;
+        let delivers_since = delivers_since(&parts.state).await?;
         let replay_through = parts.books.settled_through().map(|position| position.entry);
         let replays = Replays::new(parts.state.clone(), Destination::Brevo);
         let mut leg = Self {
@@ -306,6 +311,7 @@ impl BrevoLeg {
             held: HashSet::new(),
             under_way: JoinSet::new(),
             recall: CancellationToken::new(),
+            delivers_since,
             given_up: EntryId::FIRST,
             payments_under_way: UnderWay::default(),
             events_under_way: UnderWay::default(),

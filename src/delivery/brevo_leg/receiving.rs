@@ -52,6 +52,7 @@ impl BrevoLeg {
                 self.parts.books.skip(item.ticket, SkipRule::Disabled);
                 continue;
             }
+            self.note_beginning(&item.record);
             let mut intake = self.intake_of(&item);
             intake.link.take_if(|link| self.is_known_pair(link));
             if let Wish::Event { ids, .. } = &mut intake.wish {
@@ -118,9 +119,18 @@ impl BrevoLeg {
                 self.take_belongings(&person, &belongings);
             }
             match wish {
-                Wish::Event { person, event, ids } => {
+                Wish::Event { person, event, ids, at_mixpanel } => {
                     let person = self.roster.resolve(&person);
-                    self.ask_for_consent(&person);
+                    if !item.record.origin.is_pulled() {
+                        self.ask_for_consent(&person);
+                    }
+                    // Of before this relay delivered: a backfill may bring it too.
+                    let late = self.delivers_since.is_some_and(|since| event.time < since);
+                    if let (Some(key), true) = (at_mixpanel.filter(|_| !self.window.is_off()), late) {
+                        let (position, received_at) = (item.position, item.record.received_at);
+                        let batch = self.parts.books.pending_mut();
+                        self.window.repeats([Some(key), None], position, received_at, [None; 2], self.page, batch);
+                    }
                     self.take_event(person, item, event, ids, known);
                 }
                 Wish::Profile { person, literal: true, .. } if self.roster.is_forward(&person) => {

@@ -11,6 +11,7 @@
 
 mod days;
 mod lines;
+mod own;
 mod pump;
 mod sink;
 mod walk;
@@ -36,7 +37,8 @@ use super::{ReadSide, query};
 use crate::mixpanel::quota;
 use crate::vendor::budget::{ClaimError, Slot, Standing};
 use crate::vendor::{Cost, Family, Priority};
-use days::Days;
+pub use days::Days;
+pub use own::{Lines, NotExported};
 use pump::Pump;
 use sink::Sink;
 

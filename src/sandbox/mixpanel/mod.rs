@@ -5,6 +5,7 @@
 mod arrivals;
 mod decode;
 mod export;
+mod expression;
 mod identity;
 mod import;
 mod inspect;
@@ -62,6 +63,8 @@ struct State {
     exports_broken: u64,
     /// Results of `/engage` queries, while their pages are read.
     sessions: BTreeMap<String, Vec<Value>>,
+    /// Pages given of each session, where they are counted.
+    session_pages: BTreeMap<String, u64>,
     /// `{"entry": <as listed>, "members": [distinct_id]}`.
     cohorts: Vec<Value>,
     /// Answers set through the control API, by query endpoint.

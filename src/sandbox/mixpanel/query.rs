@@ -1,6 +1,6 @@
 //! Query endpoints (contract §9), answered from what is stored, under the project's quota.
 //!
-//! `where`, `on` and JQL are not evaluated: a query that carries them gets an answer set through the control API
+//! `where` is evaluated for profiles, as far as [`super::expression`] goes; elsewhere `where`, `on` and JQL are not: a query that carries them gets an answer set through the control API
 //! (`answers`, by endpoint), else all data, and says so in `x-sandbox-note`.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -11,8 +11,10 @@ use serde_json::{Map, Value, json};
 
 use super::super::account::MixpanelAccount;
 use super::super::http::{Call, Reply};
+use super::super::switches::LastSeenIs;
 use super::arrivals::Arrival;
 use super::export::Days;
+use super::expression::Expression;
 use super::import::{basic, unauthorized};
 use super::{Context, Mixpanel, State};
 use crate::clock::UnixMillis;
@@ -106,7 +108,8 @@ pub fn answer(mixpanel: &Mixpanel, endpoint: &str, params: &Params, context: &Co
     if let Some(canned) = state.answers.get(endpoint) {
         return Reply::ok(canned);
     }
-    let evaluated = params.get("where").is_some() || params.get("on").is_some() || endpoint == "jql";
+    let filtered = params.get("where").is_some_and(|text| endpoint != "engage" || Expression::parse(text).is_none());
+    let evaluated = filtered || params.get("on").is_some() || endpoint == "jql";
     let outcome = match endpoint {
         "cohorts/list" => Ok(json!(state.cohorts.iter().map(|cohort| &cohort["entry"]).collect::<Vec<_>>())),
         "engage" => engage(&mut state, params, context),
@@ -164,13 +167,22 @@ fn jql(params: &Params) -> Result<Value, QueryError> {
 /// Profiles page by page. Page 0 opens a session whose result stays as it was while pages are read.
 fn engage(state: &mut State, params: &Params, context: &Context<'_>) -> Result<Value, QueryError> {
     let page = params.number("page").unwrap_or(0);
+    if let (Some(most), Some(id)) = (context.switches.session_pages, params.get("session_id"))
+        && state.sessions.contains_key(id)
+    {
+        let asked = state.session_pages.entry(id.to_owned()).or_default();
+        *asked += 1;
+        if *asked > most {
+            state.sessions.remove(id);
+        }
+    }
     let session = match params.get("session_id") {
         Some(id) => id.to_owned(),
         None if page > 0 => return Err(QueryError::Uncached),
         None => {
             let id = format!("{}-{}", context.now.0, state.sessions.len());
             let shown = context.now - Duration::from_millis(context.switches.profile_lag_ms);
-            let result = select(state, params, shown)?;
+            let result = select(state, params, shown, context.switches.last_seen_is)?;
             state.sessions.insert(id.clone(), result);
             id
         }
@@ -187,7 +199,7 @@ fn engage(state: &mut State, params: &Params, context: &Context<'_>) -> Result<V
     }))
 }
 
-fn select(state: &State, params: &Params, shown: UnixMillis) -> Result<Vec<Value>, QueryError> {
+fn select(state: &State, params: &Params, shown: UnixMillis, last_seen: LastSeenIs) -> Result<Vec<Value>, QueryError> {
     let ids: Option<BTreeSet<String>> = params
         .get("distinct_id")
         .map(|id| BTreeSet::from([id.to_owned()]))
@@ -199,6 +211,7 @@ fn select(state: &State, params: &Params, shown: UnixMillis) -> Result<Vec<Value
         }
         Some(filter) => Some(cohort_members(state, filter)?),
     };
+    let filter = params.get("where").and_then(Expression::parse);
     let outputs = params.strings("output_properties");
     let groups = params.get("data_group_id").is_some();
     let profiles = if groups { &state.groups } else { &state.people }.as_of(shown);
@@ -207,7 +220,9 @@ fn select(state: &State, params: &Params, shown: UnixMillis) -> Result<Vec<Value
     };
     let mut results: Vec<Value> = profiles
         .iter()
-        .filter(|(id, _)| wanted(id))
+        .filter(|(id, properties)| {
+            wanted(id) && filter.as_ref().is_none_or(|filter| filter.holds(properties, last_seen))
+        })
         .map(|(id, properties)| {
             let shown = |name: &String| outputs.as_ref().is_none_or(|outputs| outputs.contains(name));
             let properties: Map<String, Value> =

@@ -117,7 +117,7 @@ pub(super) const STATE: FileKind = FileKind {
     ",
         "
         CREATE TABLE audit (key BLOB PRIMARY KEY, value BLOB NOT NULL) STRICT, WITHOUT ROWID;
-     ",
+    ",
         // Nobody knows when the people of before were last heard of: today, as `people::unseen` writes it.
         "
         CREATE TABLE seen (key BLOB PRIMARY KEY, value BLOB NOT NULL) STRICT, WITHOUT ROWID;
@@ -129,6 +129,9 @@ pub(super) const STATE: FileKind = FileKind {
         "
         CREATE TABLE cohort_runs (key BLOB PRIMARY KEY, value BLOB NOT NULL) STRICT, WITHOUT ROWID;
         CREATE TABLE cohort_rows (key BLOB PRIMARY KEY, value BLOB NOT NULL) STRICT, WITHOUT ROWID;
+    ",
+        "
+        CREATE TABLE backfills (key BLOB PRIMARY KEY, value BLOB NOT NULL) STRICT, WITHOUT ROWID;
     ",
     ],
 };
