@@ -187,7 +187,7 @@ async fn cors_headers_are_on_every_answer() {
         let (status, headers, _) = edge.send(request.body(Body::empty()).unwrap()).await;
         assert_eq!(headers["access-control-allow-origin"], "https://shop.example", "{method} {uri}");
         assert_eq!(headers["access-control-allow-credentials"], "true");
-        assert_eq!(headers["access-control-expose-headers"], "retry-after,age,ratelimit,ratelimit-policy");
+        assert_eq!(headers["access-control-expose-headers"], "retry-after,age,x-request-id,ratelimit,ratelimit-policy");
         assert!(!status.is_redirection());
     }
     let preflight = Request::builder()
