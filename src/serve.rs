@@ -155,7 +155,7 @@ impl Relay {
         let edge = EdgeParts { tombstones, bell, ..EdgeParts::new(config.clone(), journal, clock.clone())? };
         let kept = desk.clone();
         let forget: Vec<Forget> = vec![Box::new(edge.pass_through.forgetting()), Box::new(move || kept.forget())];
-        let pushes = room.webhooks(&edge);
+        let pushes = room.webhooks(&edge, list_routes.desk.clone());
         let edge = edge::router(edge)
             .merge(admin::public_router(admin.clone()))
             .merge(console::router(console.clone()))

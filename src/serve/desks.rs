@@ -5,6 +5,7 @@ use std::sync::Arc;
 use super::error::StartError;
 use super::room::{BREVO, MIXPANEL, Room};
 use crate::brevo;
+use crate::cohorts;
 use crate::config::{BrevoMode, OnGdprDeletion};
 use crate::delivery::shift::Shift;
 use crate::edge::auth::Keys;
@@ -49,13 +50,14 @@ impl Room {
     }
 
     /// What the vendors' webhooks work with; bytes come out of the edge's budget.
-    pub(super) fn webhooks(&self, edge: &EdgeParts) -> webhooks::Shared {
+    pub(super) fn webhooks(&self, edge: &EdgeParts, lists: Arc<cohorts::Desk>) -> webhooks::Shared {
         webhooks::Shared {
             config: self.config.clone(),
             journal: self.journal(),
             state: self.state(),
             clock: self.clock.clone(),
             tombstones: self.tombstones.clone(),
+            lists,
             budget: edge.budget.clone(),
             limits: edge.limits,
         }

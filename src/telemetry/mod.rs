@@ -137,6 +137,7 @@ impl Lookup {
 pub enum Webhook {
     Brevo,
     MixpanelEvents,
+    MixpanelCohorts,
 }
 
 impl Webhook {
@@ -144,6 +145,7 @@ impl Webhook {
         match self {
             Webhook::Brevo => "brevo",
             Webhook::MixpanelEvents => "mixpanel_events",
+            Webhook::MixpanelCohorts => "mixpanel_cohorts",
         }
     }
 }

@@ -1,9 +1,9 @@
-//! What the vendors push: Brevo's email events to Mixpanel, Mixpanel's event streams to Brevo.
+//! What the vendors push: Brevo's email events to Mixpanel, Mixpanel's event streams and cohorts to Brevo.
 //!
 //! Owns the routes under `/webhooks`, what a push must carry ([`door`]), and how each vendor's body becomes records. It
 //! appends to the journal as the edge does, from the edge's own budget of bytes.
 //!
-//! Must not know: how a record is delivered, which leg takes it, HTTP calls to a vendor.
+//! Must not know: how a record is delivered, which leg takes it, how a list is changed, HTTP calls to a vendor.
 //!
 //! Invariants:
 //! * what was pushed is stored before it is answered (P1), and trouble of our own is "come back later" (429), never an answer
@@ -32,7 +32,9 @@ use tokio::time::Instant;
 use self::brevo::BrevoWebhook;
 use self::door::Refusal;
 use self::mixpanel::EventStream;
+use self::mixpanel::cohorts::CohortSyncs;
 use crate::clock::SharedClock;
+use crate::cohorts;
 use crate::config::Config;
 use crate::edge::IntakeLimits;
 use crate::edge::budget::{Account, Budget};
@@ -46,9 +48,10 @@ const BIG: usize = 256 << 10;
 
 const BREVO: &str = "/webhooks/brevo";
 const EVENTS: &str = "/webhooks/mixpanel/events";
+const COHORTS: &str = "/webhooks/mixpanel/cohorts";
 
 /// Every operation served here, for the test that holds the published description against it.
-pub const OPERATIONS: &[(&str, &str)] = &[("post", BREVO), ("post", EVENTS)];
+pub const OPERATIONS: &[(&str, &str)] = &[("post", BREVO), ("post", EVENTS), ("post", COHORTS)];
 
 /// What all webhooks work with.
 pub struct Shared {
@@ -57,6 +60,8 @@ pub struct Shared {
     pub state: Arc<dyn State>,
     pub clock: SharedClock,
     pub tombstones: Arc<Tombstones>,
+    /// Where pushed cohorts go.
+    pub lists: Arc<cohorts::Desk>,
     /// The edge's.
     pub budget: Budget,
     pub limits: IntakeLimits,
@@ -79,7 +84,9 @@ impl Shared {
 /// The routes, with and without a trailing slash.
 pub fn router(shared: Shared) -> Router {
     let shared = Arc::new(shared);
-    let (brevo, events) = (Arc::new(BrevoWebhook::new(shared.clone())), Arc::new(EventStream::new(shared)));
+    let brevo = Arc::new(BrevoWebhook::new(shared.clone()));
+    let events = Arc::new(EventStream::new(shared.clone()));
+    let cohorts = Arc::new(CohortSyncs::new(shared));
     let brevo = serve(BREVO, move |head, body| {
         let brevo = brevo.clone();
         async move { brevo.answer(head, body).await }
@@ -88,7 +95,11 @@ pub fn router(shared: Shared) -> Router {
         let events = events.clone();
         async move { events.answer(head, body).await }
     });
-    brevo.merge(events)
+    let cohorts = serve(COHORTS, move |head, body| {
+        let cohorts = cohorts.clone();
+        async move { cohorts.answer(head, body).await }
+    });
+    brevo.merge(events).merge(cohorts)
 }
 
 /// One route, measured.

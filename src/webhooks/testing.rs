@@ -10,10 +10,12 @@ use tempfile::TempDir;
 use tower::ServiceExt as _;
 
 use super::{Shared, router};
-use crate::clock::{ManualClock, UnixMillis};
-use crate::config;
+use crate::clock::{ManualClock, SharedClock, UnixMillis};
+use crate::cohorts;
+use crate::config::{self, BrevoMode, Config};
 use crate::edge::IntakeLimits;
 use crate::edge::budget::Budget;
+use crate::mapping::CompiledMapping;
 use crate::privacy::Tombstones;
 use crate::record::{EntryId, Record};
 use crate::store::sqlite::{self, OpenOptions, SqliteStore};
@@ -25,12 +27,15 @@ pub struct Webhooks {
     pub app: axum::Router,
     pub store: SqliteStore,
     pub tombstones: Arc<Tombstones>,
+    pub lists: Arc<cohorts::Desk>,
+    config: Arc<Config>,
+    clock: SharedClock,
     _directory: TempDir,
 }
 
 impl Webhooks {
     /// With `more` configuration beside a project's token.
-    pub fn new(more: &str) -> Self {
+    pub async fn new(more: &str) -> Self {
         let yaml =
             format!("connectors: {{ mixpanel: {{ project_token: tok }}, brevo: {{ api_key: xkeysib-1 }} }}\n{more}");
         let config = match config::parse(&yaml, "test.yaml", &|_| None) {
@@ -40,20 +45,30 @@ impl Webhooks {
         let binary = std::env::current_exe().unwrap();
         let directory = tempfile::tempdir_in(binary.parent().unwrap()).unwrap();
         let path = directory.path().join("m.db");
-        let clock = ManualClock::at(NOW);
+        let clock: SharedClock = ManualClock::at(NOW);
         let options = OpenOptions { path, min_free: Some(1), allow_volatile: true, clock: clock.clone() };
         let store = sqlite::open(options).unwrap();
         let tombstones = Arc::<Tombstones>::default();
-        let shared = Shared {
-            config,
-            journal: store.journal.clone(),
-            state: store.state.clone(),
-            clock,
-            tombstones: tombstones.clone(),
+        let lists = desk(&config, &store, &tombstones, &clock).await;
+        let app = axum::Router::new();
+        let mut webhooks = Self { app, store, tombstones, lists, config, clock, _directory: directory };
+        webhooks.restart().await;
+        webhooks
+    }
+
+    /// As after a start on the same store.
+    pub async fn restart(&mut self) {
+        self.lists = desk(&self.config, &self.store, &self.tombstones, &self.clock).await;
+        self.app = router(Shared {
+            config: self.config.clone(),
+            journal: self.store.journal.clone(),
+            state: self.store.state.clone(),
+            clock: self.clock.clone(),
+            tombstones: self.tombstones.clone(),
+            lists: self.lists.clone(),
             budget: Budget::new(1 << 20),
             limits: IntakeLimits::default(),
-        };
-        Self { app: router(shared), store, tombstones, _directory: directory }
+        });
     }
 
     pub async fn put(&self, table: Table, key: &str, value: &str) {
@@ -81,4 +96,21 @@ impl Webhooks {
         let records = self.records().await;
         records.iter().map(|record| serde_json::from_slice(&record.body).unwrap_or_default()).collect()
     }
+}
+
+async fn desk(
+    config: &Config,
+    store: &SqliteStore,
+    tombstones: &Arc<Tombstones>,
+    clock: &SharedClock,
+) -> Arc<cohorts::Desk> {
+    let mapping = Arc::new(CompiledMapping::compile(&config.mapping, config.mixpanel.sync).unwrap());
+    let resolver = cohorts::Resolver {
+        state: store.state.clone(),
+        mapping: Arc::new(move || mapping.clone()),
+        tombstones: tombstones.clone(),
+        mode: BrevoMode::Live,
+        pilot_emails: Vec::new(),
+    };
+    cohorts::Desk::open(resolver, clock.clone(), config.retention.runs, true).await.unwrap()
 }

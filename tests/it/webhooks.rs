@@ -240,3 +240,68 @@ async fn a_stream_brings_what_did_not_pass_the_relay_and_nothing_twice() {
     assert_eq!(metrics.sum("mixrelay_webhook_items_total", &echoes), 1.0, "since the restart");
     assert_eq!(relay.drained("mixpanel").await.delivered, 6, "nothing streamed went back to Mixpanel");
 }
+
+const MIXPANEL_COHORTS: &str = "/webhooks/mixpanel/cohorts";
+
+/// A page of a cohort sync; `u3` has the address u3@example.com.
+fn sync(action: &str, session: &str, (page, pages): (u32, u32), people: &[u32]) -> Value {
+    let member = |n: &u32| json!({ "mixpanel_distinct_id": format!("u{n}"), "email": format!("u{n}@example.com") });
+    json!({ "action": action, "parameters": {
+        "mixpanel_project_id": "12345", "mixpanel_cohort_id": "77", "mixpanel_cohort_name": "Engaged",
+        "mixpanel_cohort_description": "", "mixpanel_session_id": session,
+        "page_info": { "total_pages": pages, "page_count": page },
+        "members": people.iter().map(member).collect::<Vec<_>>(),
+    }})
+}
+
+async fn push_cohort(relay: &Relay, body: &Value) {
+    let login = ("authorization", "Basic bWl4cGFuZWw6c3RyZWFtLXBhc3N3b3Jk");
+    let answer = relay.post(MIXPANEL_COHORTS, &[login, JSON], body.to_string()).await.ok().json();
+    assert_eq!(answer, json!({ "action": body["action"], "status": "success" }));
+}
+
+async fn list_is(sandbox: &Sandbox, expected: &[u32]) {
+    let expected: Vec<String> = expected.iter().map(|n| format!("u{n}@example.com")).collect();
+    eventually(PATIENCE, async || {
+        let list = sandbox.get("/brevo/lists/16").await;
+        let members = list["members"].as_array().unwrap();
+        let mut emails: Vec<_> = members.iter().map(|one| one["email"].as_str().unwrap().to_owned()).collect();
+        emails.sort_unstable();
+        same("members of the list", emails, expected.clone())
+    })
+    .await;
+}
+
+/// A cohort comes in pages, out of order and again, over a kill; the list becomes it, contacts that Brevo lacked included,
+/// and follows what changes.
+#[tokio::test]
+async fn a_pushed_cohort_becomes_the_list_and_is_followed() {
+    let sandbox = Sandbox::start().await;
+    let stranger = json!({ "contacts": [{ "email": "u9@example.com", "list_ids": [16] }] });
+    sandbox.control("POST", "/brevo/seed", stranger).await;
+    let mut relay = Relay::start(
+        &sandbox,
+        json!({
+            "webhooks": { "mixpanel": { "username": "mixpanel", "password": "stream-password" } },
+            "cohorts": [{ "id": 77, "list": 16, "mode": "mirror", "schedule": "weekly" }],
+            "max_removal_share": 1.0,
+        }),
+    )
+    .await;
+    push_cohort(&relay, &sync("members", "s-1", (3, 3), &[5])).await;
+    push_cohort(&relay, &sync("members", "s-1", (1, 3), &[1, 2])).await;
+    relay.kill().await;
+    relay.start_again().await;
+    // From the first page again, as after a failed sync.
+    push_cohort(&relay, &sync("members", "s-1", (1, 3), &[1, 2])).await;
+    list_is(&sandbox, &[9]).await;
+    push_cohort(&relay, &sync("members", "s-1", (2, 3), &[3, 4])).await;
+    list_is(&sandbox, &[1, 2, 3, 4, 5]).await;
+
+    push_cohort(&relay, &sync("add_members", "s-2", (1, 1), &[6])).await;
+    push_cohort(&relay, &sync("remove_members", "s-2", (1, 1), &[1, 9])).await;
+    list_is(&sandbox, &[2, 3, 4, 5, 6]).await;
+    push_cohort(&relay, &sync("add_members", "s-3", (1, 1), &[])).await;
+    push_cohort(&relay, &sync("remove_members", "s-2", (1, 1), &[1, 9])).await;
+    list_is(&sandbox, &[2, 3, 4, 5, 6]).await;
+}

@@ -8,8 +8,8 @@ use crate::webhooks::testing::Webhooks;
 const PATH: &str = "/webhooks/brevo";
 const BEARER: &str = "Bearer secret-1";
 
-fn served() -> Webhooks {
-    Webhooks::new("webhooks: { brevo: { token: secret-1 } }")
+async fn served() -> Webhooks {
+    Webhooks::new("webhooks: { brevo: { token: secret-1 } }").await
 }
 
 fn opened(email: &str) -> serde_json::Value {
@@ -18,7 +18,7 @@ fn opened(email: &str) -> serde_json::Value {
 
 #[tokio::test]
 async fn a_push_is_stored_for_mixpanel_before_it_is_answered() {
-    let webhooks = served();
+    let webhooks = served().await;
     webhooks.put(Table::Addresses, "aada@example.com\u{1f}ada", "\"owns\"").await;
     let (status, answer) = webhooks.post(PATH, BEARER, opened("Ada@Example.com").to_string()).await;
     assert_eq!((status, answer), (200, json!({"stored": 1, "refused": []})));
@@ -31,7 +31,7 @@ async fn a_push_is_stored_for_mixpanel_before_it_is_answered() {
 
 #[tokio::test]
 async fn what_is_good_of_a_batch_is_kept() {
-    let webhooks = served();
+    let webhooks = served().await;
     let batch = json!({"events": [opened("a@example.com"), {"event": "opened"}, 7, opened("b@example.com")]});
     let (status, answer) = webhooks.post(&format!("{PATH}/"), BEARER, batch.to_string()).await;
     assert_eq!((status, &answer["stored"]), (200, &json!(2)));
@@ -43,7 +43,7 @@ async fn what_is_good_of_a_batch_is_kept() {
 
 #[tokio::test]
 async fn what_cannot_be_used_is_said_to_be_so() {
-    let webhooks = served();
+    let webhooks = served().await;
     for body in ["", "{", "[1,", "\"opened\"", "[7]", r#"{"event":"opened"}"#] {
         let (status, answer) = webhooks.post(PATH, BEARER, body).await;
         assert_eq!(status, 400, "{body}: {answer}");
@@ -51,7 +51,7 @@ async fn what_cannot_be_used_is_said_to_be_so() {
     assert_eq!(webhooks.post(PATH, BEARER, "[]").await.0, 200);
     let (status, answer) = webhooks.post(PATH, "Bearer other", opened("a@example.com").to_string()).await;
     assert_eq!((status, &answer["error"]["code"]), (401, &json!("unauthorized")));
-    let closed = Webhooks::new("");
+    let closed = Webhooks::new("").await;
     let (status, answer) = closed.post(PATH, BEARER, opened("a@example.com").to_string()).await;
     assert_eq!((status, &answer["error"]["code"]), (404, &json!("not_served")));
     assert!(webhooks.records().await.is_empty() && closed.records().await.is_empty());
@@ -59,7 +59,7 @@ async fn what_cannot_be_used_is_said_to_be_so() {
 
 #[tokio::test]
 async fn a_body_that_finds_no_room_comes_back_later() {
-    let webhooks = served();
+    let webhooks = served().await;
     let many: Vec<_> = (0..9_000).map(|n| opened(&format!("a{n}@example.com"))).collect();
     // Twice its size is more than these tests' budget.
     let (status, answer) = webhooks.post(PATH, BEARER, serde_json::Value::from(many).to_string()).await;
@@ -68,7 +68,7 @@ async fn a_body_that_finds_no_room_comes_back_later() {
 
 #[tokio::test]
 async fn an_erased_persons_push_leaves_its_place_alone() {
-    let webhooks = served();
+    let webhooks = served().await;
     webhooks.put(Table::Addresses, "aada@example.com\u{1f}ada", "\"owns\"").await;
     let now = webhooks.tombstones.now();
     let marks = [now.of_id("ada"), now.of_id(&stand_in("gone@example.com"))];

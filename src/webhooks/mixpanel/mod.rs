@@ -1,9 +1,11 @@
-//! What Mixpanel pushes: its event streams, for Brevo only.
+//! What Mixpanel pushes: its event streams and cohorts, for Brevo only.
 //!
 //! `POST /webhooks/mixpanel/events` takes events that did not pass the relay, so that a user can start without releasing an
 //! app. Those that did pass it come back in the same stream, and are known there by their `$insert_id`: an event that came
 //! from Brevo at once, by the form of its id; an app's by the dedup window of the Brevo leg, where it stands in front.
 
+pub mod cohorts;
+mod page;
 mod streamed;
 
 use std::sync::Arc;
@@ -94,5 +96,7 @@ fn read(body: &Bytes, project_id: Option<&str>, token: &str) -> Result<Vec<Resul
     Ok(items.into_iter().map(|item| streamed::read(item, project_id, token)).collect())
 }
 
+#[cfg(test)]
+mod cohorts_tests;
 #[cfg(test)]
 mod tests;
