@@ -42,6 +42,11 @@ impl Pulled {
         self.read.insert(name);
     }
 
+    /// Whether the value was read, and Brevo was never told.
+    pub fn was_read(&self, name: &AttributeName) -> bool {
+        self.read.contains(name)
+    }
+
     /// A pull, or a reading that is owed, has brought the value.
     pub fn fill(&mut self, name: &AttributeName) {
         self.read.remove(name);

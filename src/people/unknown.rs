@@ -153,6 +153,11 @@ impl Unknown {
         self.values.get(name).is_some_and(|steps| steps.changes.iter().all(asks))
     }
 
+    /// Whether any base is wanted for its own sake alone.
+    pub fn asks(&self) -> bool {
+        self.values.keys().any(|name| self.only_asks(name))
+    }
+
     /// Whether an address or phone number waits.
     pub fn holds_identifier(&self) -> bool {
         self.holds(&AttributeName::email()) || self.holds(&AttributeName::sms())

@@ -23,6 +23,7 @@ use super::receiving::in_pilot;
 use super::{BrevoLeg, Done, Parts};
 use crate::clock::UnixMillis;
 use crate::people::debt::Debt;
+use crate::people::person::Person;
 use crate::people::roster::{self, PersonId, Resident};
 use crate::people::unknown::next;
 use crate::record::{EntryId, Position};
@@ -262,10 +263,17 @@ impl BrevoLeg {
         self.roster.get(id).is_some_and(|Resident { person, .. }| {
             !person.unknown.is_empty()
                 && person.links.forward().is_none()
-                && through.is_none_or(|through| person.unknown.needs() <= through)
+                && through.is_none_or(|through| self.needs(person) <= through)
                 && self.parts.bases.may_know(person)
                 && in_pilot(self.parts.settings.mode, &self.parts.settings.pilot_emails, person)
         })
+    }
+
+    /// The least that an answer about this person must hold. A question was written down by the measure of its own process,
+    /// and its answer is to tell the rest of the profile too.
+    fn needs(&self, person: &Person) -> Position {
+        let needs = person.unknown.needs();
+        if person.unknown.asks() { needs.max(self.bases.seen_from) } else { needs }
     }
 
     /// What waits has waited too long: it is known at Mixpanel, and Brevo gets it with the next value that can be told.

@@ -5,12 +5,15 @@
 //! anything is sent. A no means that records are skipped, and never wait: what waits when it comes is let go, so an answer
 //! given later brings no old record back. The profile itself is kept, and a yes makes all of it owed.
 
+use serde_json::Value;
+
 use super::contacts::Writer;
 use super::lines::Line;
 use super::queue::Release;
 use super::receiving::in_pilot;
 use super::withdrawing::{Cause, Withdrawal, Withdrawn, may_own_a_contact};
 use super::{BaseSource, BrevoLeg, Done};
+use crate::brevo::names::AttributeName;
 use crate::brevo::outcome::Refusal;
 use crate::config::BrevoMode;
 use crate::delivery::books::Item;
@@ -100,7 +103,11 @@ impl BrevoLeg {
     pub(super) fn owe_everything(&mut self, id: &PersonId, folded: &mut Folded) {
         let person = &mut self.roster.edit(id).person;
         person.consent = Consent::default();
-        folded.attributes = person.attributes.keys().filter(|name| !name.is_kept_back()).cloned().collect();
+        // What Mixpanel was found not to have says nothing of what Brevo has.
+        let says_something = |name: &AttributeName, value: &Value| !(value.is_null() && person.pulled.was_read(name));
+        let known =
+            person.attributes.iter().filter(|(name, value)| !name.is_kept_back() && says_something(name, value));
+        folded.attributes = known.map(|(name, _)| name.clone()).collect();
         folded.identifiers = true;
     }
 
@@ -147,6 +154,7 @@ impl BrevoLeg {
         }
         // While somebody is being joined, what is theirs comes to this shelf, and nothing leaves it.
         let joining = self.is_joining(id) || self.roster.is_forward(id);
+        let lets_go = self.lets_go(id);
         let shelf_empty = self.roster.get(id).is_none_or(|resident| resident.person.shelf.is_empty());
         let (durable_page, in_pilot) = (self.durable_page, self.is_in_pilot(id) && !self.held.contains(id));
         let queue = self.queue(id);
@@ -157,7 +165,7 @@ impl BrevoLeg {
         }
         self.list_deletion(id);
         let queue = self.queue(id);
-        if !shelf_empty && !joining && !queue.in_call && queue.release == Release::Idle {
+        if !shelf_empty && (!joining || lets_go) && !queue.in_call && queue.release == Release::Idle {
             queue.release = Release::Wanted;
             let page = queue.shelved_page;
             self.releases.push_back((page, id.clone()));

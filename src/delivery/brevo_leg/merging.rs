@@ -125,6 +125,10 @@ impl BrevoLeg {
                 return self.list_deletion(id);
             }
         }
+        // Nor are its older records what the survivor's deletion let go of.
+        if self.lets_go(&into) {
+            return;
+        }
         self.roster.edit(from).person.deletion = None;
         if self.pays_for_itself(from) {
             return self.list_to_pay(from);

@@ -398,7 +398,8 @@ impl BrevoLeg {
         }
         // Events in a call still count as standing on the shelf, and would be looked for there in vain.
         let shelf_is_next = queue.events.is_empty() && !queue.in_call && !queue.waits_alone() && resident.releasable();
-        if shelf_is_next && joining.is_empty() && queue.release == Release::Idle {
+        let lets_go = resident.person.shelf.let_go.is_some();
+        if shelf_is_next && (joining.is_empty() || lets_go) && queue.release == Release::Idle {
             queue.release = Release::Wanted;
             self.releases.push_back((queue.shelved_page, id.clone()));
         }

@@ -121,7 +121,7 @@ impl BrevoLeg {
                 return;
             }
             let Some((_, id)) = self.releases.pop_front() else { return };
-            let merging = self.roster.is_forward(&id) || self.is_joining(&id);
+            let merging = self.roster.is_forward(&id) || (self.is_joining(&id) && !self.lets_go(&id));
             let durable_page = self.durable_page;
             let queue = self.queue(&id);
             if merging {
@@ -153,7 +153,7 @@ impl BrevoLeg {
         let queue = self.queue(id);
         queue.release = Release::Idle;
         let passed_over = std::mem::take(&mut queue.passed_over);
-        if passed_over || self.roster.is_forward(id) || self.is_joining(id) {
+        if passed_over || self.roster.is_forward(id) || (self.is_joining(id) && !self.lets_go(id)) {
             // Read again once everything of the person's is on one shelf.
             self.advance(id);
             return Ok(());
@@ -236,9 +236,14 @@ impl BrevoLeg {
         let shelf = &mut self.roster.edit(id).person.shelf;
         if shelf.let_go.is_some() && !shelf.lets_go_of(position) {
             shelf.let_go = None;
-            return self.roster.get(id).is_some_and(Resident::releasable);
+            return !self.is_joining(id) && self.roster.get(id).is_some_and(Resident::releasable);
         }
         true
+    }
+
+    /// Whether a part of the person's shelf is to be let go, which waits for nobody who is being joined.
+    pub(super) fn lets_go(&self, id: &PersonId) -> bool {
+        self.roster.get(id).is_some_and(|resident| resident.person.shelf.let_go.is_some())
     }
 
     /// Whether the shelves hold more than they may, those aside that have been passed over on their way to another shelf:

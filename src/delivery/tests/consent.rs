@@ -245,3 +245,23 @@ async fn an_answer_given_meanwhile_counts() {
     let contact = world.contact("u@example.com").await;
     assert!(contact.is_null() || contact["emailBlacklisted"] == true, "{contact}");
 }
+
+/// What Mixpanel was found not to have does not empty what Brevo has, whenever somebody agrees anew.
+#[tokio::test]
+async fn core5_a_yes_does_not_empty_what_brevo_had_before() {
+    let consent = Consent::Required { property: "marketing_ok".to_owned(), value: json!(true) };
+    let world = World::new(Setup { consent, ..Setup::both() }).await;
+    let contact = json!({"email": "u@example.com", "attributes": {"FIRSTNAME": "Before"}});
+    world.control("POST", "/brevo/seed", json!({"contacts": [contact]})).await;
+    let profile = json!({"distinct_id": "u", "properties": {"marketing_ok": true}});
+    world.control("POST", "/mixpanel/seed", json!({"profiles": [profile]})).await;
+    let relay = world.relay().await;
+    relay.append(vec![world.set("u", json!({"$email": "u@example.com"}))]).await;
+    eventually("found", async || !world.contact("u").await.is_null()).await;
+    for answer in [false, true] {
+        relay.append(vec![world.set("u", json!({"marketing_ok": answer}))]).await;
+        relay.settled().await;
+    }
+    relay.drain().await;
+    assert_eq!(world.contact("u").await["attributes"]["FIRSTNAME"], "Before");
+}

@@ -252,3 +252,22 @@ async fn a_deletion_is_made_before_its_id_is_joined() {
         assert_eq!(sent(&world).await, [1], "{of}");
     }
 }
+
+/// What a device did before its user's profile was deleted was nobody's by then, and is not let go with it.
+#[tokio::test]
+async fn a_device_that_is_joined_behind_a_deletion_keeps_its_events() {
+    let world = World::new(setup(OnProfileDelete::DeleteContact)).await;
+    let relay = world.relay().await;
+    let visit = json!({"token": TOKEN, "distinct_id": "$device:x", "$device_id": "x", "$insert_id": "v", "n": 1,
+                       "time": world.clock_seconds()});
+    relay.append(vec![world.record(Kind::Event, &json!({"event": "Purchase", "properties": visit}))]).await;
+    relay.append(vec![world.purchase("u", 2)]).await;
+    relay.until(BREVO, "parked", |report| report.parked == 2).await;
+    let pair = json!({"token": TOKEN, "distinct_id": "u", "$device_id": "x", "$user_id": "u"});
+    let pair = world.record(Kind::Event, &json!({"event": "Unmapped", "properties": pair}));
+    relay.append(vec![deletion(&world, "u"), pair, world.purchase("u", 3)]).await;
+    relay.append(vec![world.set("u", json!({"$email": "u@example.com"}))]).await;
+    relay.until(BREVO, "done", |report| report.backlog == 0 && report.parked == 0).await;
+    relay.drain().await;
+    assert_eq!(sent(&world).await, [1, 3]);
+}
