@@ -61,8 +61,8 @@ fn head(keys: &Keys, now: UnixMillis) -> String {
         "# Made by `mixrelay init` at {now}. Every setting is described in docs/configuration.md.\n{secrets}#\n\
          #   mixrelay check    what would fail, and what is left idle\n\
          #   mixrelay serve    then set the host of your Mixpanel SDKs to the relay\n#\n\
-         # In observe mode everything reaches Mixpanel, and Brevo is sent nothing: `mixrelay check` and /v1/status show what\n\
-         # going live would send and cost. Then set connectors.brevo.mode to pilot, and to live.\n\n"
+         # In observe mode everything reaches Mixpanel, and Brevo is sent nothing: the records it would get are counted as\n\
+         # skipped, rule `observed`. Then set connectors.brevo.mode to pilot, and to live.\n\n"
     )
 }
 
