@@ -2,7 +2,7 @@
 //! answer finds its lines.
 //!
 //! A proxy's `X-Request-Id` is taken over when it is harmless; otherwise one is minted. Requests themselves are not
-//! logged, since the hot path writes no lines: only those that end in a 5xx are, and all of them at `debug`. Neither says
+//! logged, since the hot path writes no lines: only those that end in a 5xx other than 503 are, and all of them at `debug`. Neither says
 //! more of the address than the route's template, for paths and queries hold people's ids and tokens.
 
 use axum::extract::{MatchedPath, Request};

@@ -140,7 +140,7 @@ fn lists(found: &Found, proposal: &Proposal) -> String {
     for (name, id, title) in &proposal.lists {
         out.push_str(&format!("#  {name}: {id}   # {}\n", comment(title)));
     }
-    out.push_str("\n# Cohorts at Mixpanel, to be kept in lists: mirror makes the list the cohort, append only adds.\n#cohorts:\n");
+    out.push_str("\n# Cohorts at Mixpanel, to be kept in lists: mirror makes the list the cohort, add only adds, remove only takes out.\n#cohorts:\n");
     for cohort in &found.cohorts {
         let (id, count, name) = (cohort.id, cohort.count, comment(&cohort.name));
         out.push_str(&format!(
