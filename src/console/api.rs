@@ -2,7 +2,6 @@
 
 use axum::Router;
 use axum::body::Body;
-use http::header::CONTENT_TYPE;
 use http::{Method, Request, StatusCode};
 use http_body_util::BodyExt as _;
 use serde_json::Value;
@@ -42,29 +41,25 @@ impl Api {
     }
 
     pub async fn get(&self, caller: &Caller, path: &str) -> Result<Value, Refusal> {
-        self.call(caller, Method::GET, path, None).await
+        self.call(caller, Method::GET, path).await
     }
 
-    pub async fn post(&self, caller: &Caller, path: &str, body: Option<&Value>) -> Result<Value, Refusal> {
-        self.call(caller, Method::POST, path, body).await
+    pub async fn post(&self, caller: &Caller, path: &str) -> Result<Value, Refusal> {
+        self.call(caller, Method::POST, path).await
     }
 
-    pub async fn delete(&self, caller: &Caller, path: &str, body: Option<&Value>) -> Result<Value, Refusal> {
-        self.call(caller, Method::DELETE, path, body).await
+    pub async fn delete(&self, caller: &Caller, path: &str) -> Result<Value, Refusal> {
+        self.call(caller, Method::DELETE, path).await
     }
 
-    async fn call(&self, caller: &Caller, method: Method, path: &str, body: Option<&Value>) -> Result<Value, Refusal> {
+    async fn call(&self, caller: &Caller, method: Method, path: &str) -> Result<Value, Refusal> {
         let failed = |what: String| Refusal {
             status: StatusCode::INTERNAL_SERVER_ERROR,
             message: what,
             hint: "see the relay's log".to_owned(),
         };
-        let body = body.map(Value::to_string);
-        let mut request = Request::builder().method(method).uri(path).extension(caller.clone());
-        if body.is_some() {
-            request = request.header(CONTENT_TYPE, "application/json");
-        }
-        let request = request.body(body.map_or_else(Body::empty, Body::from)).map_err(|e| failed(e.to_string()))?;
+        let request = Request::builder().method(method).uri(path).extension(caller.clone()).body(Body::empty());
+        let request = request.map_err(|e| failed(e.to_string()))?;
         let Ok(response) = self.router.clone().oneshot(request).await;
         let status = response.status();
         let bytes = response.into_body().collect().await.map_err(|e| failed(e.to_string()))?.to_bytes();

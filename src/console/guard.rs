@@ -20,8 +20,8 @@ use super::Console;
 use super::frame;
 use super::session::{Session, Sessions};
 
-/// Longest form that is read: a mapping pasted into a page is one.
-const MAX_FORM: usize = 4 << 20;
+/// Longest form that is read, the login's from anybody: no page has a field for more than an id.
+const MAX_FORM: usize = 64 << 10;
 /// Nothing from elsewhere, no script or style that is written into a page, no frame around it.
 const POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self'; \
                       form-action 'self'; frame-ancestors 'none'; base-uri 'none'";

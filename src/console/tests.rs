@@ -2,7 +2,7 @@
 
 use axum::Router;
 use axum::body::Body;
-use axum::routing::{any, get};
+use axum::routing::any;
 use http::header::{COOKIE, LOCATION, SET_COOKIE};
 use http::{Request, Response, StatusCode};
 use http_body_util::BodyExt as _;
@@ -39,7 +39,6 @@ impl Door {
                 false => (StatusCode::FORBIDDEN, axum::Json(refusal)),
             }
         }));
-        let api = api.route("/nowhere", get(async || ()));
         let sessions = Sessions::new(auth, clock.clone()).unwrap();
         Self { router: router(Console { api: Api::new(api), sessions, pulse: Pulse::new() }), clock }
     }

@@ -29,6 +29,17 @@ async fn says(browser: &mut Browser, what: &str) {
     .await;
 }
 
+/// A relay that knows Ada, and somebody who looks at its console.
+async fn opened(sandbox: &Sandbox) -> (Relay, Browser) {
+    let relay = Relay::start(sandbox, json!({})).await;
+    let update = json!([{ "$token": TOKEN, "$distinct_id": "u-1", "$set": { "$email": "ada@example.com" } }]);
+    relay.take("/engage", &update).await;
+    relay.drained("brevo").await;
+    let mut browser = Browser::open().await;
+    log_in(&mut browser, &relay).await;
+    (relay, browser)
+}
+
 async fn log_in(browser: &mut Browser, relay: &Relay) {
     browser.call("goto", json!([relay.url("/console")])).await;
     browser.call("fill", json!(["#token", ADMIN_TOKEN])).await;
@@ -39,13 +50,7 @@ async fn log_in(browser: &mut Browser, relay: &Relay) {
 #[tokio::test]
 async fn an_operator_finds_what_is_wrong_and_puts_it_right() {
     let sandbox = Sandbox::start().await;
-    let relay = Relay::start(&sandbox, json!({})).await;
-    let update = json!([{ "$token": TOKEN, "$distinct_id": "u-1", "$set": { "$email": "ada@example.com" } }]);
-    relay.take("/engage", &update).await;
-    relay.drained("brevo").await;
-
-    let mut browser = Browser::open().await;
-    log_in(&mut browser, &relay).await;
+    let (relay, mut browser) = opened(&sandbox).await;
     says(&mut browser, "Nothing is stuck.").await;
 
     // Brevo refuses the key; the page says so by itself, in words that say what to do.
@@ -81,12 +86,7 @@ async fn an_operator_finds_what_is_wrong_and_puts_it_right() {
 #[tokio::test]
 async fn personal_data_is_shown_only_when_asked_for() {
     let sandbox = Sandbox::start().await;
-    let relay = Relay::start(&sandbox, json!({})).await;
-    let update = json!([{ "$token": TOKEN, "$distinct_id": "u-1", "$set": { "$email": "ada@example.com" } }]);
-    relay.take("/engage", &update).await;
-    relay.drained("brevo").await;
-    let mut browser = Browser::open().await;
-    log_in(&mut browser, &relay).await;
+    let (relay, mut browser) = opened(&sandbox).await;
     browser.call("goto", json!([relay.url("/console/people?id=u-1")])).await;
     says(&mut browser, "a…@example.com").await;
     assert!(!text(&mut browser).await.contains("ada@example.com"));

@@ -9,7 +9,7 @@ use serde_json::Value;
 use crate::config::Role;
 use crate::console::Console;
 use crate::console::frame::{self, chart, duration, number};
-use crate::console::json::{count, items, text};
+use crate::console::json::{count, encoded, items, text};
 use crate::console::pulse::Lines;
 use crate::console::session::Session;
 
@@ -36,9 +36,8 @@ pub async fn gate(
     Extension(session): Extension<Session>,
     Path((name, what)): Path<(String, String)>,
 ) -> Response {
-    let path =
-        format!("/v1/destinations/{}/{}", crate::console::json::encoded(&name), crate::console::json::encoded(&what));
-    match console.api.post(&session.caller, &path, None).await {
+    let path = format!("/v1/destinations/{}/{}", encoded(&name), encoded(&what));
+    match console.api.post(&session.caller, &path).await {
         Ok(_) => Redirect::to(HERE).into_response(),
         Err(refusal) => {
             let page = frame::page(&session, "Overview", HERE, frame::refusal(&refusal));

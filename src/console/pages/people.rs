@@ -99,7 +99,7 @@ pub async fn erase(
     Extension(session): Extension<Session>,
     Extension(form): Extension<Form>,
 ) -> Response {
-    match console.api.delete(&session.caller, &format!("/v1/people/{}", encoded(form.get("id"))), None).await {
+    match console.api.delete(&session.caller, &format!("/v1/people/{}", encoded(form.get("id")))).await {
         Ok(_) => Redirect::to("/console/erasures").into_response(),
         Err(refusal) => {
             (refusal.status, frame::page(&session, "People", HERE, frame::refusal(&refusal))).into_response()
