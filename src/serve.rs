@@ -166,6 +166,10 @@ impl Relay {
             .merge(edge::lookup_tables::router(lookups))
             .merge(webhooks::router(pushes))
             .layer(middleware::from_fn(request_ids::name));
+        let private = admin::private_router(admin)
+            .merge(list_runs)
+            .merge(edge::health_router(store.journal.clone()))
+            .layer(middleware::from_fn(request_ids::name));
         let doors = Doors::open(&config.server).await?;
         let tail = Tail { max_age: config.retention.history, max_bytes: config.retention.history_bytes };
         Ok(Self {
@@ -176,7 +180,7 @@ impl Relay {
             lists,
             edge,
             doors,
-            private: admin::private_router(admin).merge(list_runs).layer(middleware::from_fn(request_ids::name)),
+            private,
             mixpanel,
             brevo,
             shifts: [mixpanel_shift, brevo_shift],

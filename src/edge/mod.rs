@@ -38,4 +38,4 @@ pub mod tls;
 pub use doors::{Door, Doors, DoorsError};
 pub use intake::IntakeLimits;
 pub use server::{ConnectionLimits, serve};
-pub use service::{EdgeError, EdgeParts, router};
+pub use service::{EdgeError, EdgeParts, health_router, router};

@@ -74,7 +74,7 @@ pub fn router(parts: EdgeParts) -> Router {
     let config = parts.config.clone();
     let tokens = Tokens::new(config.mixpanel.project_tokens.clone(), config.mixpanel.forward_tokens.clone());
     let keys = Arc::new(Keys::new(&config, tokens.clone()));
-    let journal = parts.journal.clone();
+    let mut router = health_router(parts.journal.clone());
     let ingest = Arc::new(Ingest {
         config: parts.config,
         journal: parts.journal,
@@ -91,17 +91,12 @@ pub fn router(parts: EdgeParts) -> Router {
     });
     let pass_through = Arc::new(parts.pass_through);
     let prefix = config.server.path_prefix.as_deref();
-    let mut router = Router::new();
     for route in ROUTES {
         let handler = match route.endpoint {
             Endpoint::Ingest(api) => ingestion(route, api, &ingest, &keys),
             Endpoint::Pass(upstream) => passing(route, upstream, &pass_through),
             Endpoint::Welcome => fixed(route, || answer::body(StatusCode::OK, "application/json", WELCOME)),
-            Endpoint::Health => fixed(route, || answer::body(StatusCode::OK, "text/plain; charset=utf-8", OK)),
-            Endpoint::Ready => {
-                let journal = journal.clone();
-                fixed(route, move || ready(journal.as_ref()))
-            }
+            Endpoint::Health | Endpoint::Ready => continue,
             Endpoint::OpenApi => fixed(route, || answer::body(StatusCode::OK, "application/yaml", OPENAPI)),
         };
         for path in paths(route, prefix) {
@@ -113,6 +108,23 @@ pub fn router(parts: EdgeParts) -> Router {
         .fallback(|| async { not_found(StatusCode::NOT_FOUND, "no such route") })
         // Outermost, so that no answer leaves without it.
         .layer(cors::layer(&config.server.cors_origins))
+}
+
+/// The process's health and the store's, for both listeners: whoever watches may see only one of them.
+pub fn health_router(journal: Arc<dyn Journal>) -> Router {
+    let mut router = Router::new();
+    for route in ROUTES {
+        let handler = match route.endpoint {
+            Endpoint::Health => fixed(route, || answer::body(StatusCode::OK, "text/plain; charset=utf-8", OK)),
+            Endpoint::Ready => {
+                let journal = journal.clone();
+                fixed(route, move || ready(journal.as_ref()))
+            }
+            _ => continue,
+        };
+        router = router.route(route.path, handler);
+    }
+    router
 }
 
 const OK: Bytes = Bytes::from_static(b"ok\n");

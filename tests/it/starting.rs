@@ -79,6 +79,29 @@ async fn metrics_want_a_token_in_public_and_none_in_private() {
     assert_eq!(client.send("GET", &format!("http://{private}/v1/status"), &headers, "").await.unwrap().status, 200);
 }
 
+/// What a container's health check and an orchestrator's probes ask, where only the private listener can be reached.
+#[tokio::test]
+async fn a_relay_with_a_private_listener_says_there_how_it_is() {
+    let sandbox = Sandbox::start().await;
+    let mut relay = Relay::start(&sandbox, json!({ "server": { "admin_listen": "127.0.0.1:0" } })).await;
+    let private = relay.admin_address();
+    for (path, said) in [("/healthz", "ok\n"), ("/readyz", "ready\n")] {
+        let answer = relay.http().send("GET", &format!("http://{private}{path}"), &[], "").await.unwrap();
+        assert_eq!((answer.status, answer.body.as_str()), (200, said), "{path}");
+    }
+    // The command line finds the listener by the configuration alone.
+    relay.configure(json!({ "server": { "admin_listen": private } }));
+    let config = relay.directory().join("mixrelay.yaml");
+    let health = || {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_mixrelay"));
+        command.arg("health").arg("--config").arg(&config).output().unwrap()
+    };
+    let said = health();
+    assert!(said.status.success(), "{}", String::from_utf8_lossy(&said.stderr));
+    relay.kill().await;
+    assert_eq!(health().status.code(), Some(1));
+}
+
 /// With no admin token configured one is made, in a file that only its owner can read.
 #[tokio::test]
 async fn an_admin_token_is_made_at_the_first_start() {
