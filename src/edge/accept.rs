@@ -2,7 +2,8 @@
 //! knows (arrival time, caller's address, identifiers).
 //!
 //! The stored text is what Mixpanel will get. A record that needs no stamp is a slice of the request; the others are
-//! written one behind the other into one buffer.
+//! written one behind the other into one buffer. A request that is mostly something else is let go of: the journal keeps
+//! records in memory for a while and counts their own bytes alone (P10).
 
 use std::borrow::Cow;
 use std::net::IpAddr;
@@ -284,7 +285,28 @@ impl<'w> Writer<'w> {
         self.stored.push((kind, project, destinations, place));
     }
 
-    fn finish(self) -> Verdict {
+    /// Copies what is kept of the request into the buffer, where as slices it would hold on to more than twice its size.
+    fn let_go_of_the_request(&mut self) {
+        let in_request = |place: &Place| match place {
+            Place::Request(range) => range.len(),
+            Place::Buffer(_) => 0,
+        };
+        let kept: usize = self.stored.iter().map(|(.., place)| in_request(place)).sum();
+        if kept >= self.data.len() / 2 {
+            return;
+        }
+        self.buffer.reserve_exact(kept);
+        for (.., place) in &mut self.stored {
+            if let Place::Request(range) = place {
+                let start = self.buffer.len();
+                self.buffer.extend_from_slice(&self.data[range.clone()]);
+                *place = Place::Buffer(start..self.buffer.len());
+            }
+        }
+    }
+
+    fn finish(mut self) -> Verdict {
+        self.let_go_of_the_request();
         let untouched = self.buffer.is_empty() && self.failed.is_empty() && !self.repaired;
         let buffer = Bytes::from(self.buffer);
         let received_at = self.context.now;

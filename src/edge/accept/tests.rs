@@ -27,6 +27,26 @@ fn tokens() -> Tokens {
     Tokens::new(vec!["tok".to_owned()], Vec::new())
 }
 
+/// The journal counts what records hold and keeps them in memory: their request must not hang on to them unseen (P10).
+#[test]
+fn few_records_do_not_keep_a_large_request_alive() {
+    let (tokens, minter) = (tokens(), Minter::new().unwrap());
+    let good = r#"{"event":"e","properties":{"token":"tok","distinct_id":"u","time":1749999999,"$insert_id":"i"}}"#;
+    let judged = |text: String| {
+        let data = Bytes::from(text);
+        let context = Context { ip: IpOption::Unsaid, ..context(&tokens, &minter, Api::Track) };
+        let verdict = records(&data, &context).unwrap();
+        assert!(verdict.records.iter().all(|record| record.body == good), "{verdict:?}");
+        let within = |record: &Record| data.as_ptr_range().contains(&record.body.as_ptr());
+        (verdict.records.iter().filter(|record| within(record)).count(), verdict.records.len(), verdict.untouched)
+    };
+    assert_eq!(judged(format!("[{good},{good}]")), (2, 2, true), "what is all of it stays where it is");
+    assert_eq!(judged(format!("[{good}{},{good}]", " ".repeat(1_000))), (0, 2, false));
+    let refused = format!(r#"{{"event":"e","properties":{{"token":"other","x":"{}"}}}}"#, "x".repeat(1_000));
+    assert_eq!(judged(format!("[{good},{refused}]")), (0, 1, false));
+    assert_eq!(judged(format!("[{refused}]")), (0, 0, false), "nothing to keep");
+}
+
 /// Any JSON value, a few levels deep.
 fn json() -> impl Strategy<Value = Value> {
     let leaf = prop_oneof![
