@@ -2,7 +2,8 @@
 //!
 //! A service manager that holds the sockets (systemd's socket activation) keeps them open while the relay restarts, so that
 //! no connection is refused meanwhile: they wait in the kernel's queue. The first socket handed over is the public one, the
-//! second the private one; the addresses of the configuration are then not opened.
+//! second the private one; the addresses of the configuration are then not opened. One that nothing would serve is an error:
+//! its callers would be connected by the kernel and never hear a word.
 
 use std::io;
 use std::net::SocketAddr;
@@ -22,6 +23,11 @@ pub enum DoorsError {
     Listen { key: &'static str, address: SocketAddr, source: io::Error },
     #[error("the socket that was handed over for server.{key} is no listening TCP socket: {source}")]
     HandedOver { key: &'static str, source: io::Error },
+    #[error(
+        "{handed_over} sockets were handed over, and the configuration serves {served}: set server.admin_listen for the \
+         second, or take the others out of the socket unit (ListenStream=)"
+    )]
+    Unserved { handed_over: usize, served: usize },
     #[error(transparent)]
     Tls(#[from] TlsError),
     #[error("reading the certificate was broken off: {0}")]
@@ -54,6 +60,10 @@ impl Doors {
         };
         let tls = certificate.as_ref().map(Certificate::server_config).transpose()?;
         let mut handed_over = ListenFd::from_env();
+        let served = 1 + usize::from(server.admin_listen.is_some());
+        if handed_over.len() > served {
+            return Err(DoorsError::Unserved { handed_over: handed_over.len(), served });
+        }
         let listener = listener(&mut handed_over, 0, "listen", server.listen).await?;
         let private = match server.admin_listen {
             Some(address) => Some(self::listener(&mut handed_over, 1, "admin_listen", address).await?),

@@ -2,6 +2,7 @@
 
 use std::fs::File;
 use std::os::fd::OwnedFd;
+use std::path::{Path, PathBuf};
 use std::process::Stdio;
 
 use serde_json::json;
@@ -42,8 +43,29 @@ async fn a_relay_with_a_certificate_is_asked_over_tls_and_checks_its_own_health(
     assert!(String::from_utf8(said.stdout).unwrap().contains("c.pem holds no certificate"));
 }
 
+/// A relay that opens no listener of its own, and talks to nobody.
+fn listening_nowhere(dir: &Path) -> PathBuf {
+    let config = dir.join("mixrelay.yaml");
+    let text = json!({
+        "connectors": { "mixpanel": { "enabled": false, "project_token": "t" } },
+        // Nobody could listen there: the socket is handed over instead.
+        "server": { "listen": "192.0.2.1:1" },
+        "store": format!("sqlite:{}", dir.join("mixrelay.db").display()),
+        "store_min_free": "16MiB",
+        "allow_volatile_store": true,
+    });
+    std::fs::write(&config, text.to_string()).unwrap();
+    config
+}
+
+fn socket() -> std::net::TcpListener {
+    let socket = TcpSocket::new_v4().unwrap();
+    socket.bind("127.0.0.1:0".parse().unwrap()).unwrap();
+    socket.listen(64).unwrap().into_std().unwrap()
+}
+
 /// As a service manager starts it: the socket is descriptor 3.
-async fn handed_over(config: &std::path::Path, socket: OwnedFd) -> Child {
+async fn handed_over(config: &Path, socket: OwnedFd) -> Child {
     let script = "exec 3<&0 0</dev/null; LISTEN_PID=$$ LISTEN_FDS=1 exec \"$0\" serve --config \"$1\"";
     let log = File::options().create(true).append(true).open(config.with_extension("log")).unwrap();
     let mut command = Command::new("sh");
@@ -60,19 +82,8 @@ async fn handed_over(config: &std::path::Path, socket: OwnedFd) -> Child {
 #[tokio::test]
 async fn a_caller_who_comes_while_the_relay_restarts_waits_instead_of_being_refused() {
     let dir = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
-    let config = dir.path().join("mixrelay.yaml");
-    let text = json!({
-        "connectors": { "mixpanel": { "enabled": false, "project_token": "t" } },
-        // Nobody could listen there: the socket is handed over instead.
-        "server": { "listen": "192.0.2.1:1" },
-        "store": format!("sqlite:{}", dir.path().join("mixrelay.db").display()),
-        "store_min_free": "16MiB",
-        "allow_volatile_store": true,
-    });
-    std::fs::write(&config, text.to_string()).unwrap();
-    let socket = TcpSocket::new_v4().unwrap();
-    socket.bind("127.0.0.1:0".parse().unwrap()).unwrap();
-    let held: std::net::TcpListener = socket.listen(64).unwrap().into_std().unwrap();
+    let config = listening_nowhere(dir.path());
+    let held = socket();
     let address = held.local_addr().unwrap();
 
     let mut first = handed_over(&config, held.try_clone().unwrap().into()).await;
@@ -84,4 +95,18 @@ async fn a_caller_who_comes_while_the_relay_restarts_waits_instead_of_being_refu
     let between = tokio::spawn(ready());
     let _second = handed_over(&config, held.into()).await;
     assert_eq!(between.await.unwrap().unwrap().status(), 200);
+}
+
+/// Connections to it would be taken by the kernel and hang for ever.
+#[tokio::test]
+async fn a_socket_that_nothing_would_serve_is_refused() {
+    let dir = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
+    let config = listening_nowhere(dir.path());
+    let script = "exec 3<&0 4<&0 0</dev/null; LISTEN_PID=$$ LISTEN_FDS=2 exec \"$0\" serve --config \"$1\"";
+    let mut command = Command::new("sh");
+    command.args(["-c", script, env!("CARGO_BIN_EXE_mixrelay")]).arg(&config).stdin(OwnedFd::from(socket()));
+    let ended = command.kill_on_drop(true).output().await.unwrap();
+    assert_eq!(ended.status.code(), Some(1));
+    let said = String::from_utf8(ended.stderr).unwrap();
+    assert!(said.contains("2 sockets were handed over") && said.contains("server.admin_listen"), "{said}");
 }
