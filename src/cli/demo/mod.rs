@@ -285,7 +285,9 @@ impl Stage {
         paper.line("See it arrive; the sandbox also takes orders to fail (docs/sandbox.md):")?;
         paper.line(&format!("  curl 'http://{control}/mixpanel/events?event=Purchase'"))?;
         paper.line(&format!("  curl 'http://{control}/brevo/events?event_name=order_completed'"))?;
-        paper.line("Look at the relay as its operator, with the admin token:")?;
+        let console = paper.ink(Ink::Bold, &format!("http://{relay}/console"));
+        paper.line(&format!("Look at its console with the token in {}: {console}", token.display()))?;
+        paper.line("Ask it as its operator, with the same token:")?;
         let bearer = format!("-H \"Authorization: Bearer $(cat {})\"", token.display());
         paper.line(&format!("  curl {bearer} http://{relay}/v1/status"))?;
         paper.line(&format!("  curl {bearer} http://{relay}/metrics"))?;
