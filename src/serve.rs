@@ -73,8 +73,8 @@ pub struct Relay {
     mixpanel: MixpanelLeg,
     brevo: BrevoLeg,
     /// Mixpanel's, then Brevo's.
-    shifts: [Shift; 2],
-    requests: [Requests; 2],
+    shifts: [Shift; 3],
+    requests: [Requests; 3],
     legs: Vec<LegStatus>,
     tail: Tail,
     pace: SharedPace,
@@ -123,6 +123,7 @@ impl Relay {
         let mixpanel = room.mixpanel_leg(&legs[0]).await?;
         let brevo = room.brevo_leg(&legs[1], &legs[0]).await?;
         let [(mixpanel_shift, mixpanel_requests), (brevo_shift, brevo_requests)] = [shift::shift(), shift::shift()];
+        let (lists_shift, lists_requests) = shift::shift();
 
         let app = room.app_routes(erasures.clone())?;
         let desk = Arc::new(ReadSide::new(&config, budgets.clone(), clock.clone())?);
@@ -183,8 +184,8 @@ impl Relay {
             private,
             mixpanel,
             brevo,
-            shifts: [mixpanel_shift, brevo_shift],
-            requests: [mixpanel_requests, brevo_requests],
+            shifts: [mixpanel_shift, brevo_shift, lists_shift],
+            requests: [mixpanel_requests, brevo_requests, lists_requests],
             legs,
             tail,
             pace,
@@ -205,7 +206,7 @@ impl Relay {
 
     /// What takes up another mapping while the relay runs.
     pub fn reload(&self) -> Reload {
-        let [_, brevo] = &self.shifts;
+        let [_, brevo, _] = &self.shifts;
         Reload { mapping: self.room.mapping.clone(), brevo: brevo.clone(), clock: self.clock.clone() }
     }
 
@@ -237,7 +238,7 @@ impl Relay {
                 server.with_graceful_shutdown(stop.cancelled_owned()).await
             });
         }
-        let [mixpanel_requests, brevo_requests] = self.requests;
+        let [mixpanel_requests, brevo_requests, lists_requests] = self.requests;
         let eraser = self.room.eraser(self.erasures, self.shifts, self.forget)?;
         let (room, down) = (self.room.clone(), legs_down.clone());
         legs.spawn(room.mixpanel_shifts(self.mixpanel, self.legs[0].clone(), mixpanel_requests, down.clone()));
@@ -268,8 +269,7 @@ impl Relay {
         attendants.spawn(async move { syncing.await.map(|never| match never {}).map_err(RunError::Puller) });
         attendants.spawn(async move { carrying_out.await.map(|never| match never {}).map_err(RunError::Puller) });
         attendants.spawn(async move { eraser.run().await.map_err(RunError::Eraser) });
-        let lists = self.lists;
-        attendants.spawn(async move { lists.run().await.map_err(RunError::Lists) });
+        attendants.spawn(lists::shifts(self.lists, lists_requests));
         attendants.spawn(telemetry::keep_up(self.metrics).map(|never| match never {}));
         attendants.spawn(tables::watch(self.tables).map(|died| Err(RunError::Task(died))));
         if let Some(certificate) = self.doors.certificate {

@@ -6,6 +6,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use tokio::sync::{RwLock, RwLockWriteGuard};
 use tower::ServiceExt as _;
 use tower::util::BoxCloneSyncService;
 
@@ -34,16 +35,26 @@ pub struct BrevoSide {
     pub stack: Stack,
     /// Imports must not run side by side with the leg's.
     pub imports: ImportTurn,
+    /// Each attempt reads it; whoever writes it lets none begin.
+    wire: Arc<RwLock<()>>,
 }
 
 impl BrevoSide {
     /// `attempt`: one attempt, budget included; `gate`: the leg's.
     pub fn new(calls: BrevoCalls, attempt: Stack, gate: Arc<SharedGate>, imports: ImportTurn) -> Self {
+        let wire = Arc::new(RwLock::new(()));
+        let attempts = wire.clone();
         let stack = tower::service_fn(move |request: VendorRequest| {
-            let (attempt, gate) = (attempt.clone(), gate.clone());
-            persist(request, attempt, gate)
+            let (attempt, gate, wire) = (attempt.clone(), gate.clone(), attempts.clone());
+            persist(request, attempt, gate, wire)
         });
-        Self { calls, stack: BoxCloneSyncService::new(stack), imports }
+        Self { calls, stack: BoxCloneSyncService::new(stack), imports, wire }
+    }
+
+    /// Begins no attempt as long as what it returns is held, and waits for those under way, which take until `patience` at
+    /// the most.
+    pub(super) async fn silent(&self, patience: Duration) -> Option<RwLockWriteGuard<'_, ()>> {
+        tokio::time::timeout(patience, self.wire.write()).await.ok()
     }
 
     pub(super) async fn call(&self, request: VendorRequest) -> Result<VendorAnswer, TransportError> {
@@ -55,12 +66,15 @@ async fn persist(
     mut request: VendorRequest,
     attempt: Stack,
     gate: Arc<SharedGate>,
+    wire: Arc<RwLock<()>>,
 ) -> Result<VendorAnswer, TransportError> {
     request.priority = Priority::Cohorts;
     let (mut wait, mut doubtful) = (FIRST_WAIT, 0);
     loop {
         gate.passed().await;
+        let on_the_wire = wire.read().await;
         let result = attempt.clone().oneshot(request.clone()).await;
+        drop(on_the_wire);
         let hint = match result {
             Err(error @ (TransportError::Store(_) | TransportError::TooLong(_))) => return Err(error),
             Err(error) => {

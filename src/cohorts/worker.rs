@@ -1,4 +1,7 @@
 //! Works on runs, step by step, and begins the planned ones.
+//!
+//! Runs stand back like the legs do (`delivery::shift`) while an erasure takes rows away: a step holds members in memory, and
+//! one that went on would bring them to Brevo after they are gone here. Each run goes on afterwards as after a crash.
 
 use std::collections::HashSet;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -6,6 +9,7 @@ use std::time::Duration;
 
 use tokio::task::JoinSet;
 use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
 
 use super::desk::Desk;
 use super::members::Resolver;
@@ -24,6 +28,9 @@ const AT_ONCE: usize = 3;
 const CLEAN_EVERY: Duration = Duration::from_secs(3600);
 /// Between two looks at what is planned: the wall clock may be set meanwhile.
 const LOOK_EVERY: Duration = Duration::from_secs(30);
+/// How long calls that Brevo has already may take to be answered when runs stand back: one that was given up could be
+/// carried out after the erasure has looked.
+const LAST_ANSWERS: Duration = Duration::from_secs(10);
 
 /// Why a run cannot go on. Only a failed store is more than the run's own affair.
 #[derive(Debug, thiserror::Error)]
@@ -86,7 +93,7 @@ pub struct Engine {
     pub(super) resolver: Resolver,
     pub(super) vendors: Vendors,
     pub(super) max_removal_share: f64,
-    /// Runs that an earlier process was working on: the first list change of each may have been made already.
+    /// Runs that an earlier process or shift was working on: the first list change of each may have been made already.
     resumed: Mutex<HashSet<RunId>>,
 }
 
@@ -157,40 +164,50 @@ fn told(run: &Run) {
     }
 }
 
+#[derive(Clone)]
 pub struct Worker {
     engine: Arc<Engine>,
-    plans: Vec<Planned>,
-    under_way: JoinSet<Result<RunId, StoreError>>,
-    /// What is being worked on, and into which list.
+    plans: Arc<[Planned]>,
+    /// When the process began.
+    start: UnixMillis,
+}
+
+/// Runs that are being worked on.
+#[derive(Default)]
+struct UnderWay {
+    tasks: JoinSet<Result<RunId, StoreError>>,
+    /// Each, and into which list.
     busy: Vec<(RunId, ListId)>,
 }
 
 impl Worker {
     pub fn new(engine: Arc<Engine>, plans: Vec<Planned>) -> Self {
-        Self { engine, plans, under_way: JoinSet::new(), busy: Vec::new() }
+        let start = engine.desk.clock.now();
+        Self { engine, plans: plans.into(), start }
     }
 
-    /// Works for as long as the process lives.
-    pub async fn run(mut self) -> Result<(), StoreError> {
+    /// Works until `over`; everything that is known of people is in rows when it returns.
+    pub async fn run(self, over: CancellationToken) -> Result<(), StoreError> {
         let desk = self.engine.desk.clone();
-        let start = desk.clock.now();
         let interrupted = desk.workable().await.into_iter().map(|(id, _)| id);
         self.engine.resumed.lock().unwrap_or_else(PoisonError::into_inner).extend(interrupted);
+        let mut under_way = UnderWay::default();
         let (mut look_at, mut clean_at) = (Instant::now(), Instant::now());
-        loop {
+        while !over.is_cancelled() {
             if look_at <= Instant::now() {
-                look_at = Instant::now() + self.begin_planned(start).await?.min(LOOK_EVERY);
+                look_at = Instant::now() + self.begin_planned().await?.min(LOOK_EVERY);
             }
             if clean_at <= Instant::now() {
                 desk.clean().await?;
                 clean_at = Instant::now() + CLEAN_EVERY;
             }
-            self.start_some().await;
+            self.start_some(&mut under_way).await;
             tokio::select! {
+                () = over.cancelled() => {}
                 () = desk.wake.notified() => {}
-                Some(ended) = self.under_way.join_next() => {
+                Some(ended) = under_way.tasks.join_next() => {
                     let id = ended.map_err(|died| StoreError::Failed(format!("a task of a cohort run died: {died}")))??;
-                    self.busy.retain(|(busy, _)| *busy != id);
+                    under_way.busy.retain(|(busy, _)| *busy != id);
                     desk.ended(&id).await;
                     // What it knows of people is not needed any more.
                     clean_at = Instant::now();
@@ -198,14 +215,25 @@ impl Worker {
                 () = tokio::time::sleep_until(look_at) => {}
             }
         }
+        self.stand_back(under_way).await
+    }
+
+    async fn stand_back(&self, mut under_way: UnderWay) -> Result<(), StoreError> {
+        let silence = match &self.engine.vendors.brevo {
+            Some(brevo) => brevo.silent(LAST_ANSWERS).await,
+            None => None,
+        };
+        under_way.tasks.shutdown().await;
+        drop(silence);
+        self.engine.desk.written().await
     }
 
     /// Begins what is due, and says how long nothing else will be.
-    async fn begin_planned(&self, start: UnixMillis) -> Result<Duration, StoreError> {
+    async fn begin_planned(&self) -> Result<Duration, StoreError> {
         let desk = &self.engine.desk;
         let mut next = LOOK_EVERY;
-        for plan in &self.plans {
-            let due = plan.due(desk.last_time(plan).await?, start);
+        for plan in self.plans.iter() {
+            let due = plan.due(desk.last_time(plan).await?, self.start);
             if due <= desk.clock.now() {
                 desk.begin_planned(plan).await?;
             } else {
@@ -216,17 +244,18 @@ impl Worker {
     }
 
     /// The oldest run of each list, as far as there is room.
-    async fn start_some(&mut self) {
-        let mut lists: HashSet<ListId> = self.busy.iter().map(|(_, list)| *list).collect();
+    async fn start_some(&self, under_way: &mut UnderWay) {
+        let UnderWay { tasks, busy } = under_way;
+        let mut lists: HashSet<ListId> = busy.iter().map(|(_, list)| *list).collect();
         for (id, order) in self.engine.desk.workable().await {
-            if self.busy.iter().any(|(busy, _)| *busy == id) {
+            if busy.iter().any(|(busy, _)| *busy == id) {
                 continue;
             }
             let first_of_its_list = lists.insert(order.list);
-            if first_of_its_list && self.busy.len() < AT_ONCE {
+            if first_of_its_list && busy.len() < AT_ONCE {
                 let engine = self.engine.clone();
-                self.busy.push((id.clone(), order.list));
-                self.under_way.spawn(async move { engine.work(id).await });
+                busy.push((id.clone(), order.list));
+                tasks.spawn(async move { engine.work(id).await });
             }
         }
     }

@@ -1,8 +1,8 @@
 //! Carries erasures out, one stage after the other, each written down before the next (CORE 12).
 //!
 //! ```text
-//! asked (tombstones stand) ─► marked in the journal ─► each leg stands back: rows, debts, shelves, dead letters go, counted
-//!   as skipped ─► blocks emptied ─► files scrubbed ─► Mixpanel's task, Brevo's contacts ─► finished
+//! asked (tombstones stand) ─► marked in the journal ─► each leg stands back, with Brevo's the runs into lists: rows, debts,
+//!   shelves, dead letters go, counted as skipped ─► blocks emptied ─► files scrubbed ─► Mixpanel's task, Brevo's contacts ─► finished
 //! ```
 //!
 //! Brevo's leg stands back first: it is the one that links ids, and only when it has written everything down is it known
@@ -55,6 +55,8 @@ pub struct Parts {
     pub journal: Arc<dyn Journal>,
     pub mixpanel: Shift,
     pub brevo: Shift,
+    /// Runs that bring groups into Brevo's lists: they hold people beside the leg.
+    pub lists: Shift,
     pub vendors: Vendors,
     /// Empties the places that keep answers of Mixpanel's in memory.
     pub forget: Vec<Forget>,
@@ -146,11 +148,17 @@ impl Worker {
             if !erasures.iter().any(|erasure| erasure.stage == before) {
                 continue;
             }
-            let Some(stood_back) = shift.stand_back().await else { return std::future::pending().await };
+            let lists = match destination {
+                Destination::Brevo => Some(self.parts.lists.stand_back().await),
+                Destination::Mixpanel => None,
+            };
+            let (Some(stood_back), None | Some(Some(_))) = (shift.stand_back().await, &lists) else {
+                return std::future::pending().await;
+            };
             for erasure in erasures.iter_mut().filter(|erasure| erasure.stage == before) {
                 self.take_rows(destination, erasure).await?;
             }
-            drop(stood_back);
+            drop((stood_back, lists));
         }
         self.empty_journal(erasures).await?;
         if erasures.iter().any(|erasure| erasure.stage == Stage::Journal) && self.scrub().await? {

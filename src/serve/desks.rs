@@ -63,11 +63,11 @@ impl Room {
         }
     }
 
-    /// What carries erasures out, with both legs' requests to stand back.
+    /// What carries erasures out, with the requests to stand back of both legs and the runs into lists.
     pub(super) fn eraser(
         &self,
         desk: Arc<Desk>,
-        [mixpanel, brevo]: [Shift; 2],
+        [mixpanel, brevo, lists]: [Shift; 3],
         forget: Vec<Forget>,
     ) -> Result<Worker, StartError> {
         let contacts = match (&self.config.brevo, self.config.deletion.on_gdpr_deletion) {
@@ -92,6 +92,7 @@ impl Room {
             journal: self.journal(),
             mixpanel,
             brevo,
+            lists,
             vendors,
             forget,
             bell: self.bell.clone(),

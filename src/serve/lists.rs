@@ -2,7 +2,9 @@
 
 use std::sync::Arc;
 
-use super::error::StartError;
+use tokio_util::sync::CancellationToken;
+
+use super::error::{RunError, StartError};
 use super::room::{BREVO, MIXPANEL, Room};
 use crate::brevo;
 use crate::brevo::identifiers::ListId;
@@ -10,6 +12,7 @@ use crate::cohorts::{
     BrevoSide, Desk, Engine, MixpanelSide, Order, Planned, Resolver, RouteParts, Source, Trigger, Vendors, Worker,
 };
 use crate::config::{BrevoMode, Cohorts};
+use crate::delivery::shift::{self, Requests};
 use crate::delivery::status::LegStatus;
 use crate::edge::auth::Keys;
 use crate::mixpanel;
@@ -76,6 +79,15 @@ impl Room {
         });
         Ok(Vendors { brevo, mixpanel })
     }
+}
+
+/// Works on runs in shifts, until the process ends.
+pub(super) async fn shifts(worker: Worker, requests: Requests) -> Result<(), RunError> {
+    let begin = |over: CancellationToken| {
+        let worker = worker.clone();
+        async move { Ok(async move { worker.run(over).await.map_err(RunError::Lists) }) }
+    };
+    shift::run(requests, CancellationToken::new(), begin).await
 }
 
 fn plans(cohorts: &Cohorts) -> Vec<Planned> {

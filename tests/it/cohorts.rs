@@ -274,6 +274,42 @@ async fn a_large_cohort_takes_the_place_of_as_many_others_through_three_kills() 
     assert!(looked_up <= 3 * 150, "{looked_up}");
 }
 
+/// A write that waits at the gate knew them before they were erased.
+#[tokio::test]
+async fn whoever_is_erased_while_their_contact_waits_to_be_written_does_not_become_one() {
+    let sandbox = Sandbox::start().await;
+    seed(&sandbox, profiles(0..1), &ids(0..1), json!([])).await;
+    // Lists answer as ever; no contact is made.
+    let as_ever = json!({ "kind": "slow", "chunk": 65536, "every_ms": 0 });
+    let down = json!({ "kind": "status", "status": 503, "method": "POST" });
+    let (lists, contacts) = ("/v3/contacts/lists", "/v3/contacts");
+    sandbox.faults(json!([Sandbox::fault("brevo", lists, as_ever), Sandbox::fault("brevo", contacts, down)])).await;
+    let relay = Relay::start(&sandbox, json!({})).await;
+    let id = begin(&relay, &order("mirror").to_string()).await;
+    eventually(PATIENCE, async || {
+        let shown = sandbox.get("/brevo/requests?limit=1000000").await;
+        let creates = |request: &Value| request["method"] == "POST" && request["path"] == "/v3/contacts";
+        if shown["requests"].as_array().unwrap().iter().any(creates) { Ok(()) } else { Err(shown.to_string()) }
+    })
+    .await;
+    relay.admin("POST", "/v1/destinations/brevo/pause").await.ok();
+    relay.admin("DELETE", "/v1/people/p0").await;
+    eventually(PATIENCE, async || {
+        let erasures = relay.admin("GET", "/v1/erasures").await.ok().json();
+        if erasures["items"][0]["finished_at"].is_string() { Ok(()) } else { Err(erasures.to_string()) }
+    })
+    .await;
+    sandbox.heal().await;
+    relay.admin("POST", "/v1/destinations/brevo/resume").await.ok();
+    let ended = eventually(PATIENCE, async || {
+        let run = run(&relay, &id).await;
+        if run["status"] == "running" { Err(run.to_string()) } else { Ok(run) }
+    })
+    .await;
+    assert_eq!((&ended["status"], &ended["created"]), (&json!("done"), &json!(0)), "{ended}");
+    assert!(sandbox.brevo_contact("p0@example.com").await.is_none());
+}
+
 /// Begins a run without waiting for it.
 async fn begin(relay: &Relay, order: &str) -> String {
     let bearer = format!("Bearer {ADMIN_TOKEN}");

@@ -7,17 +7,19 @@ use tokio_util::sync::CancellationToken;
 use url::Url;
 
 use super::*;
+use crate::brevo::identifiers::ListId;
 use crate::clock::SystemClock;
 use crate::config::{self, IdentityMode, MixpanelEndpoints, Residency};
 use crate::delivery::dead_letters::DeadLetter;
 use crate::delivery::shift;
 use crate::erasure::receipt::Asked;
 use crate::erasure::vendors::Contacts;
+use crate::mapping::CompiledMapping;
 use crate::mixpanel::app::AppCalls;
 use crate::record::{Epoch, Position};
 use crate::settlement::DeadReason;
 use crate::store::sqlite::{self, OpenOptions, SqliteStore};
-use crate::store::{State, Table};
+use crate::store::{KeyRange, State, Table};
 use crate::vendor::Transport;
 use crate::vendor::budget::Budgets;
 use crate::vendor::stack::{self, Reader};
@@ -30,8 +32,8 @@ fn store() -> (TempDir, SqliteStore) {
     (directory, sqlite::open(options).unwrap())
 }
 
-/// A worker that asks no vendor, and the requests that its legs get.
-async fn worker(store: &SqliteStore, desk: &Arc<Desk>, forget: Forget) -> (Worker, shift::Requests, shift::Requests) {
+/// A worker that asks no vendor, and the requests that Mixpanel's leg, Brevo's and the runs into lists get.
+async fn worker(store: &SqliteStore, desk: &Arc<Desk>, forget: Forget) -> (Worker, [shift::Requests; 3]) {
     drop(rustls::crypto::ring::default_provider().install_default());
     let nobody: Url = "http://127.0.0.1:1".parse().unwrap();
     let project = config::Mixpanel {
@@ -65,17 +67,18 @@ async fn worker(store: &SqliteStore, desk: &Arc<Desk>, forget: Forget) -> (Worke
         app_stack: stack::probe_stack(Transport::new().unwrap(), budgets, reader),
         contacts: Contacts::Keep { why: "a test" },
     };
-    let ((mixpanel, to_mixpanel), (brevo, to_brevo)) = (shift::shift(), shift::shift());
+    let [(mixpanel, to_mixpanel), (brevo, to_brevo), (lists, to_lists)] = std::array::from_fn(|_| shift::shift());
     let parts = Parts {
         desk: desk.clone(),
         journal: store.journal.clone(),
         mixpanel,
         brevo,
+        lists,
         vendors,
         bell: Arc::default(),
         forget: vec![forget],
     };
-    (Worker::new(parts), to_mixpanel, to_brevo)
+    (Worker::new(parts), [to_mixpanel, to_brevo, to_lists])
 }
 
 fn event(id: &str) -> Record {
@@ -106,6 +109,18 @@ where
     shift::run(requests, shutdown, begin).await.unwrap();
 }
 
+/// The erasure once it is finished; then `shutdown`.
+async fn finished(desk: &Desk, id: &str, shutdown: &CancellationToken) -> Erasure {
+    loop {
+        let erasure = desk.get(id).await.unwrap().unwrap();
+        if erasure.is_finished() {
+            shutdown.cancel();
+            return erasure;
+        }
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+}
+
 async fn put_people(state: &Arc<dyn State>, people: &[(&str, Value)]) {
     let mut batch = WriteBatch::new();
     for (id, person) in people {
@@ -131,7 +146,8 @@ async fn core_12_ids_that_are_linked_while_an_erasure_is_asked_for_are_erased_wi
     let desk = Desk::open(state.clone(), Arc::new(SystemClock), Duration::from_hours(24), None).await.unwrap();
     let forgotten = Arc::new(AtomicU32::new(0));
     let forgot = forgotten.clone();
-    let (worker, to_mixpanel, to_brevo) = worker(&store, &desk, Box::new(move || forgot.store(1, SeqCst))).await;
+    let (worker, [to_mixpanel, to_brevo, to_lists]) =
+        worker(&store, &desk, Box::new(move || forgot.store(1, SeqCst))).await;
     let nobody = Side::NotAsked { why: "a test".to_owned() };
     let asked = desk.ask(vec!["ada".to_owned()], Asked::Admin, "GDPR", nobody).await.unwrap();
     assert_eq!(asked.to_erase, ["ada"]);
@@ -146,24 +162,15 @@ async fn core_12_ids_that_are_linked_while_an_erasure_is_asked_for_are_erased_wi
         store.journal.append(vec![event("$device:d1"), event("bob")]).await.unwrap();
     };
     let shutdown = CancellationToken::new();
-    let done = async {
-        loop {
-            let erasure = desk.get(&asked.id).await.unwrap().unwrap();
-            if erasure.is_finished() {
-                shutdown.cancel();
-                return erasure;
-            }
-            tokio::time::sleep(Duration::from_millis(5)).await;
-        }
-    };
     let legs = async {
         tokio::join!(
             leg(to_brevo, shutdown.clone(), links_them),
-            leg(to_mixpanel, shutdown.clone(), || std::future::ready(()))
+            leg(to_mixpanel, shutdown.clone(), || std::future::ready(())),
+            leg(to_lists, shutdown.clone(), || std::future::ready(()))
         )
     };
     let erased = tokio::select! {
-        (erased, _) = async { tokio::join!(done, legs) } => erased,
+        (erased, _) = async { tokio::join!(finished(&desk, &asked.id, &shutdown), legs) } => erased,
         ended = worker.run() => panic!("{ended:?}"),
     };
 
@@ -184,4 +191,63 @@ async fn core_12_ids_that_are_linked_while_an_erasure_is_asked_for_are_erased_wi
         assert!(tombstones.now().covers(Kind::Event, &event(late).body), "{late}");
     }
     assert!(!tombstones.now().covers_id("bob"));
+}
+
+/// What runs into lists have in rows, as text.
+async fn list_rows(state: &Arc<dyn State>) -> String {
+    let rows = state.scan(Table::CohortRows, KeyRange::all(), 1_000).await.unwrap();
+    rows.iter().map(|(_, value)| String::from_utf8_lossy(value).into_owned()).collect()
+}
+
+#[tokio::test]
+async fn core_12_runs_into_lists_stand_back_and_lose_what_they_hold_of_the_person() {
+    let (_directory, store) = store();
+    let state: Arc<dyn State> = store.state.clone();
+    let desk = Desk::open(state.clone(), Arc::new(SystemClock), Duration::from_hours(24), None).await.unwrap();
+    let (worker, [to_mixpanel, to_brevo, to_lists]) = worker(&store, &desk, Box::new(|| ())).await;
+    let nobody = Side::NotAsked { why: "a test".to_owned() };
+    let asked = desk.ask(vec!["ada".to_owned()], Asked::Admin, "GDPR", nobody).await.unwrap();
+    let mapping = CompiledMapping::compile(&config::Mapping::default(), config::Sync::default()).unwrap();
+    let mapping = Arc::new(mapping);
+    let resolver = cohorts::Resolver {
+        state: state.clone(),
+        mapping: Arc::new(move || mapping.clone()),
+        // A page that was judged before the erasure.
+        tombstones: Arc::default(),
+        mode: config::BrevoMode::Live,
+        pilot_emails: Vec::new(),
+    };
+    let lists = cohorts::Desk::open(resolver, Arc::new(SystemClock), Duration::from_hours(24), true).await.unwrap();
+    // The last that the run did before it stood back.
+    let held_her = std::cell::Cell::new(false);
+    let writes_them_down = || async {
+        let member = |id: &str| cohorts::Member { distinct_id: id.to_owned(), ..Default::default() };
+        let push = cohorts::Push {
+            cohort: 7,
+            name: None,
+            session: "s".to_owned(),
+            list: ListId(16),
+            mode: config::SyncMode::Mirror,
+            page: 1,
+            pages: 1,
+            members: vec![member("ada"), member("bob")],
+        };
+        lists.push(push).await.unwrap();
+        held_her.set(held_her.get() || list_rows(&state).await.contains("ada"));
+    };
+    let shutdown = CancellationToken::new();
+    let legs = async {
+        tokio::join!(
+            leg(to_lists, shutdown.clone(), writes_them_down),
+            leg(to_brevo, shutdown.clone(), || std::future::ready(())),
+            leg(to_mixpanel, shutdown.clone(), || std::future::ready(()))
+        )
+    };
+    tokio::select! {
+        _ = async { tokio::join!(finished(&desk, &asked.id, &shutdown), legs) } => {}
+        ended = worker.run() => panic!("{ended:?}"),
+    }
+    assert!(held_her.get(), "else there is nothing to erase");
+    let held = list_rows(&state).await;
+    assert!(held.contains("bob") && !held.contains("ada"), "{held}");
 }
