@@ -106,7 +106,7 @@ impl super::Desk {
         let ids: Vec<&str> = members.iter().map(|member| member.distinct_id.as_str()).collect();
         let (held, unmatched) = (rows.holds(&ids).await?, rows.is_unmatched(&ids).await?);
         let (mut seen, mut new) = (std::collections::HashSet::new(), Vec::new());
-        let resolved = self.resolver.resolve(members, erased).await?;
+        let resolved = self.resolver.resolve(members, run.order.mode, erased).await?;
         for (((member, resolved), held), unmatched) in members.iter().zip(resolved).zip(held).zip(unmatched) {
             if !seen.insert(&member.distinct_id) || held || unmatched {
                 continue;

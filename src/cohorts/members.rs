@@ -9,7 +9,7 @@ use serde_json::{Map, Value};
 use super::rows::MemberRow;
 use super::run::Unmatched;
 use crate::brevo::identifiers::{ContactRef, Email, Phone};
-use crate::config::BrevoMode;
+use crate::config::{BrevoMode, SyncMode};
 use crate::delivery::brevo_leg::{address, in_pilot};
 use crate::mapping::{Change, CompiledMapping, Operation, ProfileDecision, ProfileView, map_profile};
 use crate::people::lookup;
@@ -61,7 +61,13 @@ impl Resolver {
     }
 
     /// What each of `members` comes to, in their order. `erased` is to be held until what follows from it is stored.
-    pub(super) async fn resolve(&self, members: &[Member], erased: &Erased) -> Result<Vec<Resolved>, StoreError> {
+    /// `mode`: of the list that they are for.
+    pub(super) async fn resolve(
+        &self,
+        members: &[Member],
+        mode: SyncMode,
+        erased: &Erased,
+    ) -> Result<Vec<Resolved>, StoreError> {
         let mapping = self.mapping();
         let seen: Vec<Option<(PersonId, Person)>> = members.iter().map(|member| seen(member, &mapping)).collect();
         let ids: Vec<PersonId> = seen.iter().flatten().map(|(id, _)| id.clone()).collect();
@@ -75,13 +81,20 @@ impl Resolver {
             // One for each id that was asked for.
             let Some((id, person)) = known.next() else { break };
             let gone = [member.distinct_id.as_str(), &id].iter().any(|id| erased.covers_id(id));
-            resolved.push(if gone { Err(Unmatched::Erased) } else { self.row(&mapping, &id, person, profile) });
+            resolved.push(if gone { Err(Unmatched::Erased) } else { self.row(&mapping, mode, &id, person, profile) });
         }
         Ok(resolved)
     }
 
     /// What the relay knows goes before what Mixpanel says: it is newer.
-    fn row(&self, mapping: &CompiledMapping, id: &PersonId, person: Option<Person>, profile: Person) -> Resolved {
+    fn row(
+        &self,
+        mapping: &CompiledMapping,
+        mode: SyncMode,
+        id: &PersonId,
+        person: Option<Person>,
+        profile: Person,
+    ) -> Resolved {
         let known = person.is_some();
         let mut person = person.unwrap_or_default();
         if person.deletion.is_some() {
@@ -90,7 +103,8 @@ impl Resolver {
         person.email = person.email.or(profile.email);
         person.phone = person.phone.or(profile.phone);
         let said = profile.attributes;
-        if let Some(rule) = &mapping.consent {
+        // Nobody has to agree to be taken out.
+        if let (Some(rule), SyncMode::Mirror | SyncMode::Add) = (&mapping.consent, mode) {
             let answer = person.attributes.get(&rule.name).or_else(|| said.get(&rule.name));
             if person.consent.withheld || !rule.given(answer) {
                 return Err(Unmatched::NoConsent);

@@ -159,6 +159,16 @@ async fn whoever_may_not_be_at_brevo_is_not_brought_there() {
 }
 
 #[tokio::test]
+async fn whoever_has_not_agreed_is_taken_out_all_the_same() {
+    let sandbox = Sandbox::start().await;
+    seed(&sandbox, profiles(0..2), &ids(0..2), contacts(0..3, &[LIST])).await;
+    let relay = Relay::start(&sandbox, json!({ "privacy": { "consent": { "property": "ok", "value": true } } })).await;
+    let (status, told) = sync(&relay, order("remove")).await;
+    assert_eq!((status, &told["removed"], &told["unmatched"]), (200, &json!(2), &json!({})), "{told}");
+    assert_eq!(list(&sandbox).await, addresses(2..3));
+}
+
+#[tokio::test]
 async fn a_planned_cohort_comes_by_itself_and_observe_changes_nothing() {
     let sandbox = Sandbox::start().await;
     seed(&sandbox, profiles(0..4), &ids(0..4), contacts(0..2, &[LIST])).await;
