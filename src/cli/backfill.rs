@@ -6,18 +6,12 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use clap::{Args, Subcommand};
+use reqwest::Method;
 use serde_json::{Value, json};
 
 use super::Failure;
-use super::health::{address, scheme};
-use crate::admin::auth::{AdminTokenError, admin_token};
-use crate::config::Config;
-use crate::vendor::{TransportError, read_capped};
+use super::admin::{self, Admin};
 
-/// An answer of the relay's takes no vendor.
-const PATIENCE: Duration = Duration::from_secs(30);
-/// All backfills that are kept, with five hundred names of events each.
-const MAX_ANSWER: usize = 32 << 20;
 /// Between two looks, for the eyes.
 const LOOK: Duration = Duration::from_secs(1);
 /// Between two plain lines at least, unless it has ended.
@@ -72,110 +66,65 @@ struct Events {
 
 #[derive(Debug, thiserror::Error)]
 pub(super) enum BackfillError {
-    #[error(transparent)]
-    Token(#[from] AdminTokenError),
-    #[error("the relay at {at} does not answer: {source}; is it running with this configuration?")]
-    NoAnswer { at: String, source: reqwest::Error },
-    #[error("the answer of the relay at {at} cannot be read: {source}")]
-    Broken { at: String, source: TransportError },
-    #[error("{message} ({hint})")]
-    Refused { message: String, hint: String },
     #[error("the backfill {id} failed: {why}")]
     Failed { id: String, why: String },
 }
 
-/// The running relay's admin API.
-struct Relay {
-    client: reqwest::Client,
-    at: String,
-    token: String,
-}
-
-impl Relay {
-    fn of(config: &Config) -> Result<Self, Failure> {
-        // The address is this machine's own, and the certificate names the relay's public host.
-        let client = reqwest::Client::builder().no_proxy().timeout(PATIENCE).tls_danger_accept_invalid_certs(true);
-        let at = format!("{}://{}", scheme(&config.server), address(&config.server));
-        let token = admin_token(config).map_err(BackfillError::from)?.expose().to_owned();
-        Ok(Self { client: client.build().map_err(Failure::Tls)?, at, token })
-    }
-
-    async fn call(&self, method: http::Method, path: &str, body: Option<Value>) -> Result<Value, BackfillError> {
-        let mut request = self.client.request(method, format!("{}{path}", self.at)).bearer_auth(&self.token);
-        if let Some(body) = body {
-            request = request.header(http::header::CONTENT_TYPE, "application/json").body(body.to_string());
-        }
-        let no_answer = |source| BackfillError::NoAnswer { at: self.at.clone(), source };
-        let answer = request.send().await.map_err(no_answer)?;
-        let status = answer.status();
-        let body = read_capped(answer, MAX_ANSWER).await;
-        let body = body.map_err(|source| BackfillError::Broken { at: self.at.clone(), source })?;
-        let body: Value = serde_json::from_slice(&body).unwrap_or_default();
-        if status.is_success() {
-            return Ok(body);
-        }
-        let words = |field: &str| body["error"][field].as_str().unwrap_or_default().to_owned();
-        let message = if body.is_null() { format!("the relay answered {status}") } else { words("message") };
-        Err(BackfillError::Refused { message, hint: words("hint") })
-    }
-
-    async fn begin(&self, question: &Value) -> Result<Value, BackfillError> {
-        self.call(http::Method::POST, "/v1/backfills", Some(question.clone())).await
-    }
-
-    /// Shows how the backfill goes until it has ended.
-    async fn follow(&self, mut run: Value) -> Result<Value, Failure> {
-        let id = run["id"].as_str().unwrap_or_default().to_owned();
-        let mut out = std::io::stdout();
-        let bar = out.is_terminal();
-        let mut looks = 0;
-        loop {
-            let running = run["state"] == "running";
-            if bar {
-                write!(out, "\r\x1b[2K{}", line(&run, true)).map_err(Failure::Output)?;
-                if !running {
-                    writeln!(out).map_err(Failure::Output)?;
-                }
-                out.flush().map_err(Failure::Output)?;
-            } else if looks % LINES == 0 || !running {
-                writeln!(out, "{}", line(&run, false)).map_err(Failure::Output)?;
-            }
-            if !running {
-                break;
-            }
-            looks += 1;
-            tokio::time::sleep(LOOK).await;
-            run = self.call(http::Method::GET, &format!("/v1/backfills/{id}"), None).await?;
-        }
-        summary(&run, &mut out).map_err(Failure::Output)?;
-        match run["failure"].as_str() {
-            Some(why) => Err(BackfillError::Failed { id, why: why.to_owned() }.into()),
-            None => Ok(run),
-        }
-    }
-}
-
 pub(super) fn run(path: &Path, arguments: &Arguments) -> Result<ExitCode, Failure> {
-    let config = super::load(path)?.config;
-    let relay = Relay::of(&config)?;
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(Failure::Runtime)?;
-    runtime.block_on(act(&relay, arguments))?;
-    Ok(ExitCode::SUCCESS)
+    admin::with(path, async |relay, _| {
+        act(relay, arguments).await?;
+        Ok(ExitCode::SUCCESS)
+    })
 }
 
-async fn act(relay: &Relay, arguments: &Arguments) -> Result<(), Failure> {
+async fn begin(relay: &Admin, question: &Value) -> Result<Value, Failure> {
+    Ok(relay.send(Method::POST, "/v1/backfills", question).await?)
+}
+
+/// Shows how the backfill goes until it has ended.
+async fn follow(relay: &Admin, mut run: Value) -> Result<Value, Failure> {
+    let id = run["id"].as_str().unwrap_or_default().to_owned();
+    let mut out = std::io::stdout();
+    let bar = out.is_terminal();
+    let mut looks = 0;
+    loop {
+        let running = run["state"] == "running";
+        if bar {
+            write!(out, "\r\x1b[2K{}", line(&run, true)).map_err(Failure::Output)?;
+            if !running {
+                writeln!(out).map_err(Failure::Output)?;
+            }
+            out.flush().map_err(Failure::Output)?;
+        } else if looks % LINES == 0 || !running {
+            writeln!(out, "{}", line(&run, false)).map_err(Failure::Output)?;
+        }
+        if !running {
+            break;
+        }
+        looks += 1;
+        tokio::time::sleep(LOOK).await;
+        run = relay.get(&format!("/v1/backfills/{id}")).await?;
+    }
+    summary(&run, &mut out).map_err(Failure::Output)?;
+    match run["failure"].as_str() {
+        Some(why) => Err(BackfillError::Failed { id, why: why.to_owned() }.into()),
+        None => Ok(run),
+    }
+}
+
+async fn act(relay: &Admin, arguments: &Arguments) -> Result<(), Failure> {
     match &arguments.what {
         What::Profiles(range) => {
-            let run = relay.begin(&question("profiles", range)).await?;
-            relay.follow(run).await?;
+            let run = begin(relay, &question("profiles", range)).await?;
+            follow(relay, run).await?;
         }
         What::Events(events) => bring_events(relay, events).await?,
         What::Show { id: Some(id) } => {
-            let run = relay.call(http::Method::GET, &format!("/v1/backfills/{id}"), None).await?;
-            relay.follow(run).await?;
+            let run = relay.get(&format!("/v1/backfills/{id}")).await?;
+            follow(relay, run).await?;
         }
         What::Show { id: None } => {
-            let all = relay.call(http::Method::GET, "/v1/backfills", None).await?;
+            let all = relay.get("/v1/backfills").await?;
             let mut out = std::io::stdout();
             for run in all["items"].as_array().into_iter().flatten() {
                 writeln!(out, "{}  {}", run["started_at"].as_str().unwrap_or_default(), line(run, false))
@@ -183,7 +132,7 @@ async fn act(relay: &Relay, arguments: &Arguments) -> Result<(), Failure> {
             }
         }
         What::Cancel { id } => {
-            relay.call(http::Method::POST, &format!("/v1/backfills/{id}/cancel"), None).await?;
+            relay.send(Method::POST, &format!("/v1/backfills/{id}/cancel"), &json!({})).await?;
             println!("{id} is called off");
         }
     }
@@ -191,21 +140,21 @@ async fn act(relay: &Relay, arguments: &Arguments) -> Result<(), Failure> {
 }
 
 /// Events that may set something off are counted and shown first.
-async fn bring_events(relay: &Relay, events: &Events) -> Result<(), Failure> {
+async fn bring_events(relay: &Admin, events: &Events) -> Result<(), Failure> {
     let mut asked = question("events", &events.range);
     asked["events"] = json!(events.event);
     asked["trigger_automations"] = json!(events.trigger_automations);
     if events.trigger_automations && !events.range.dry_run {
         let mut dry = asked.clone();
         dry["dry_run"] = json!(true);
-        let shown = relay.follow(relay.begin(&dry).await?).await?;
+        let shown = follow(relay, begin(relay, &dry).await?).await?;
         if !(events.yes || agreed().map_err(Failure::Output)?) {
             println!("nothing was sent");
             return Ok(());
         }
         asked["after"] = shown["id"].clone();
     }
-    relay.follow(relay.begin(&asked).await?).await?;
+    follow(relay, begin(relay, &asked).await?).await?;
     Ok(())
 }
 

@@ -9,7 +9,7 @@ use http::Method;
 use serde_json::{Value, json};
 
 use super::Failure;
-use super::admin::Admin;
+use super::admin::{self, Admin};
 
 /// Between two looks at a run.
 const LOOK_EVERY: Duration = Duration::from_millis(500);
@@ -48,16 +48,10 @@ pub(super) enum CohortsError {
 }
 
 pub(super) fn run(path: &Path, command: &Command) -> Result<ExitCode, Failure> {
-    let config = super::load(path)?.config;
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(Failure::Runtime)?;
-    let relay = Admin::new(&config)?;
-    match command {
-        Command::List => runtime.block_on(list(&relay)),
-        Command::Sync(sync) => {
-            let orders = orders(sync, &config.cohorts)?;
-            runtime.block_on(follow_all(&relay, orders))
-        }
-    }
+    admin::with(path, async |relay, config| match command {
+        Command::List => list(relay).await,
+        Command::Sync(sync) => follow_all(relay, orders(sync, &config.cohorts)?).await,
+    })
 }
 
 async fn list(relay: &Admin) -> Result<ExitCode, Failure> {

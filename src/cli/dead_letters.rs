@@ -7,7 +7,7 @@ use std::process::ExitCode;
 use serde_json::{Value, json};
 
 use super::Failure;
-use super::admin::{Admin, AskError};
+use super::admin::{self, Admin};
 
 #[derive(Debug, clap::Subcommand)]
 pub(super) enum Command {
@@ -63,17 +63,12 @@ pub(super) struct Replay {
 }
 
 pub(super) fn run(path: &Path, command: &Command) -> Result<ExitCode, Failure> {
-    let config = super::load(path)?.config;
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(Failure::Runtime)?;
-    let admin = Admin::new(&config)?;
-    runtime.block_on(async {
-        match command {
-            Command::List(filter) => list(&admin, filter).await,
-            Command::Show { id } => show(&admin, id).await,
-            Command::Replay(replay) => send_again(&admin, replay).await,
-            Command::Purge(which) => purge(&admin, which).await,
-            Command::Export(filter) => export(&admin, filter).await,
-        }
+    admin::with(path, async |relay, _| match command {
+        Command::List(filter) => list(relay, filter).await,
+        Command::Show { id } => show(relay, id).await,
+        Command::Replay(replay) => send_again(relay, replay).await,
+        Command::Purge(which) => purge(relay, which).await,
+        Command::Export(filter) => export(relay, filter).await,
     })
 }
 
@@ -185,11 +180,7 @@ async fn purge(admin: &Admin, which: &Which) -> Result<ExitCode, Failure> {
 
 async fn export(admin: &Admin, filter: &Filter) -> Result<ExitCode, Failure> {
     let path = format!("/v1/dead-letters/export?{}", filter.query());
-    let mut answer = admin.stream(&path).await?;
-    let mut out = std::io::stdout().lock();
-    while let Some(piece) = answer.chunk().await.map_err(AskError::NoAnswer)? {
-        out.write_all(&piece).map_err(Failure::Output)?;
-    }
+    admin.copy(&path, &mut std::io::stdout().lock()).await?;
     Ok(ExitCode::SUCCESS)
 }
 

@@ -5,7 +5,7 @@ use std::path::Path;
 use std::process::ExitCode;
 
 use super::Failure;
-use super::admin::Admin;
+use super::admin;
 
 /// Pages that are asked for at most: each may cost the relay a read of 64 MiB.
 const PAGES: usize = 100;
@@ -33,13 +33,10 @@ impl Arguments {
 }
 
 pub(super) fn run(path: &Path, arguments: &Arguments) -> Result<ExitCode, Failure> {
-    let config = super::load(path)?.config;
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(Failure::Runtime)?;
-    let admin = Admin::new(&config)?;
-    runtime.block_on(async {
+    admin::with(path, async |relay, _| {
         let (mut cursor, mut found) = (String::new(), false);
         for _ in 0..PAGES {
-            let page = admin.get(&format!("/v1/trace?{}{cursor}", arguments.query())).await?;
+            let page = relay.get(&format!("/v1/trace?{}{cursor}", arguments.query())).await?;
             let mut out = std::io::stdout().lock();
             for item in page["items"].as_array().into_iter().flatten() {
                 found = true;

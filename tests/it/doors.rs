@@ -36,6 +36,9 @@ async fn a_relay_with_a_certificate_is_asked_over_tls_and_checks_its_own_health(
     let config = relay.directory().join("mixrelay.yaml");
     let health = Command::new(env!("CARGO_BIN_EXE_mixrelay")).arg("health").arg("--config").arg(&config).status();
     assert!(health.await.unwrap().success());
+    let mut letters = Command::new(env!("CARGO_BIN_EXE_mixrelay"));
+    let said = letters.args(["dead-letters", "list", "--config"]).arg(&config).output().await.unwrap();
+    assert!(said.status.success(), "{}", String::from_utf8_lossy(&said.stderr));
     std::fs::write(&cert, "").unwrap();
     let mut check = Command::new(env!("CARGO_BIN_EXE_mixrelay"));
     let said = check.args(["check", "--offline", "--config"]).arg(&config).output().await.unwrap();
