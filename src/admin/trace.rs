@@ -75,12 +75,11 @@ pub async fn trace(Extract(parts): Extract<Parts>, Query(asked): Query<Asked>) -
     let (wanted, distinct_ids) = wanted(&parts, &asked).await?;
     let look = Look::new(&wanted);
     let standing = Standing::load(&parts).await?;
-    let (mut items, mut bytes, mut next) = (Vec::new(), 0, None);
-    while items.len() < limit && bytes < MOST_BYTES {
+    let (mut items, mut bytes) = (Vec::new(), 0);
+    let next = 'looked: loop {
         let entries = backwards.next().await?;
-        next = entries.last().map(|entry| entry.id.0.to_string());
         if entries.is_empty() {
-            break;
+            break None;
         }
         for entry in entries {
             for (index, record) in entry.records.iter().enumerate().rev() {
@@ -89,9 +88,12 @@ pub async fn trace(Extract(parts): Extract<Parts>, Query(asked): Query<Asked>) -
                     items.push(standing.item(&parts, entry.position(index), record).await?);
                 }
             }
+            if items.len() >= limit || bytes >= MOST_BYTES {
+                break 'looked Some(entry.id.0.to_string());
+            }
         }
         tokio::task::yield_now().await;
-    }
+    };
     Ok(Json(Traced { distinct_ids, items, next }))
 }
 

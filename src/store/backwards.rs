@@ -5,44 +5,58 @@ use std::sync::Arc;
 use super::{Entry, Journal, StoreError};
 use crate::record::EntryId;
 
-/// Entries in one step: each is a request, or a block of small ones.
+/// Entries in the first step: each is a request, or a block of small ones. How many follow depends on how large these were.
 const STEP: u64 = 16;
-/// Decoded bytes read at once within a step.
+/// As many as the journal gives at once.
+const MOST_ENTRIES: u64 = 4_096;
+/// Decoded bytes of a step, about: one entry may be larger.
 const READ_BYTES: usize = 8 << 20;
 
 pub struct Backwards {
     journal: Arc<dyn Journal>,
     /// The oldest entry that has been handed out.
     before: EntryId,
+    /// Entries that the next step tries to hold.
+    step: u64,
 }
 
 impl Backwards {
     /// From the newest entry on.
     pub fn new(journal: Arc<dyn Journal>) -> Self {
         let before = *journal.tip().borrow();
-        Self { journal, before }
+        Self { journal, before, step: STEP }
     }
 
     /// Below `before`.
     pub fn below(journal: Arc<dyn Journal>, before: EntryId) -> Self {
         let before = before.min(*journal.tip().borrow());
-        Self { journal, before }
+        Self { journal, before, step: STEP }
     }
 
-    /// Some more entries, newest first; empty when there are no older ones.
+    /// Some more entries, newest first; empty when there are no older ones. A journal is read forwards, so how far back a read
+    /// of bounded size has to begin is learned: a beginning that was too far back is tried again nearer.
     pub async fn next(&mut self) -> Result<Vec<Entry>, StoreError> {
-        let from = EntryId(self.before.0.saturating_sub(STEP).max(EntryId::FIRST.0));
-        let (mut next, mut entries) = (from, Vec::new());
-        while next < self.before {
-            let read = self.journal.read(next, READ_BYTES).await?;
-            let Some(last) = read.last() else { break };
-            next = last.id.next();
+        loop {
+            let from = EntryId(self.before.0.saturating_sub(self.step).max(EntryId::FIRST.0));
+            if from >= self.before {
+                return Ok(Vec::new());
+            }
+            let mut entries = self.journal.read(from, READ_BYTES).await?;
+            let reaches = entries.last().is_none_or(|last| last.id.next() >= self.before);
+            if !reaches && self.step > 1 {
+                self.step /= 2;
+                continue;
+            }
             // Trimming leaves the newest: what is read of a step that is gone lies behind it.
-            entries.extend(read.into_iter().filter(|entry| entry.id < self.before));
+            entries.retain(|entry| entry.id < self.before);
+            let bytes: usize = entries.iter().flat_map(|entry| &entry.records).map(|record| record.body.len()).sum();
+            if bytes < READ_BYTES / 4 {
+                self.step = (self.step * 2).min(MOST_ENTRIES);
+            }
+            self.before = from;
+            entries.reverse();
+            return Ok(entries);
         }
-        self.before = from;
-        entries.reverse();
-        Ok(entries)
     }
 }
 
@@ -54,25 +68,67 @@ mod tests {
     use crate::store::Tail;
     use crate::store::sqlite::{self, OpenOptions};
 
-    #[tokio::test]
-    async fn entries_come_newest_first_and_end_where_the_journal_begins() {
+    fn store(directory: &tempfile::TempDir) -> sqlite::SqliteStore {
+        let (path, clock) = (directory.path().join("m.db"), ManualClock::at(UnixMillis(0)));
+        sqlite::open(OpenOptions { path, min_free: Some(1), allow_volatile: true, clock }).unwrap()
+    }
+
+    fn directory() -> tempfile::TempDir {
         let binary = std::env::current_exe().unwrap();
-        let directory = tempfile::tempdir_in(binary.parent().unwrap()).unwrap();
-        let path = directory.path().join("m.db");
-        let clock = ManualClock::at(UnixMillis(0));
-        let store = sqlite::open(OpenOptions { path, min_free: Some(1), allow_volatile: true, clock }).unwrap();
-        let record = |n: u64| Record {
+        tempfile::tempdir_in(binary.parent().unwrap()).unwrap()
+    }
+
+    fn record(body: impl Into<bytes::Bytes>) -> Record {
+        Record {
             kind: Kind::Event,
             origin: Origin::App,
             destinations: Destinations::ALL,
             project: Project::Ours,
-            received_at: UnixMillis(n),
-            body: n.to_string().into(),
-        };
+            received_at: UnixMillis(0),
+            body: body.into(),
+        }
+    }
+
+    #[tokio::test]
+    async fn steps_are_as_long_as_their_entries_are_small() {
+        const LARGE: usize = 3 << 20;
+        let directory = directory();
+        let store = store(&directory);
+        for n in 1..=112 {
+            store.journal.append(vec![record(n.to_string())]).await.unwrap();
+        }
+        for _ in 0..9 {
+            store.journal.append(vec![record(vec![b'x'; LARGE])]).await.unwrap();
+        }
+        let mut backwards = Backwards::new(store.journal.clone());
+        let mut expected = 121;
+        let (mut large, mut small) = (Vec::new(), Vec::new());
+        loop {
+            let entries = backwards.next().await.unwrap();
+            if entries.is_empty() {
+                break;
+            }
+            for entry in &entries {
+                assert_eq!(entry.id.0, expected, "every one, once, in order");
+                expected -= 1;
+            }
+            let bytes: usize = entries.iter().map(|entry| entry.records[0].body.len()).sum();
+            assert!(bytes < READ_BYTES + LARGE, "{bytes}");
+            if bytes >= LARGE { &mut large } else { &mut small }.push(entries.len());
+        }
+        assert_eq!(expected, 0);
+        assert!(large.iter().all(|&entries| entries <= 3), "{large:?}");
+        assert!(small.len() < 8, "{small:?}");
+    }
+
+    #[tokio::test]
+    async fn entries_come_newest_first_and_end_where_the_journal_begins() {
+        let directory = directory();
+        let store = store(&directory);
         let mut empty = Backwards::new(store.journal.clone());
         assert!(empty.next().await.unwrap().is_empty());
         for n in 1..=40 {
-            store.journal.append(vec![record(n)]).await.unwrap();
+            store.journal.append(vec![record(n.to_string())]).await.unwrap();
         }
         let all = async || {
             let (mut backwards, mut ids) = (Backwards::new(store.journal.clone()), Vec::new());
