@@ -6,14 +6,11 @@ use std::process::ExitCode;
 
 use super::super::Failure;
 use super::progress::Progress;
-use super::{StoreCommandError, checkpoints};
+use super::{Pinned, StoreCommandError};
 use crate::clock::{Clock as _, SystemClock};
 use crate::delivery::pauses::Backup;
 use crate::record::{Destination, EntryId};
-use crate::store::sqlite::care::Look;
-
-/// Trimming between the two pins would take away what the state has not settled: look again.
-const TRIES: usize = 20;
+use crate::store::sqlite::care::{CareError, Look};
 
 pub(super) fn run(look: &mut Look, to: &Path) -> Result<ExitCode, Failure> {
     let text = copy(look, to)?;
@@ -23,7 +20,12 @@ pub(super) fn run(look: &mut Look, to: &Path) -> Result<ExitCode, Failure> {
 }
 
 fn copy(look: &mut Look, to: &Path) -> Result<String, StoreCommandError> {
-    let unsettled = pin(look)?;
+    let pinned = Pinned::new(look)?;
+    if pinned.unfit().next().is_some() {
+        return Err(StoreCommandError::Moving);
+    }
+    let upto = |(destination, cursor): &(Destination, EntryId)| Ok((*destination, look.records_from(*cursor)?));
+    let unsettled = pinned.cursors.iter().map(upto).collect::<Result<_, CareError>>()?;
     let backup = Backup { taken_at: SystemClock.now(), unsettled };
     let mut progress = Progress::new("copied:");
     let copied = look.copy_to(to, &backup.rows()?, &mut |done, all| progress.at(done, all));
@@ -35,24 +37,4 @@ fn copy(look: &mut Look, to: &Path) -> Result<String, StoreCommandError> {
     }
     text.push_str("a relay on it starts with both destinations paused, and says what it may send again\n");
     Ok(text)
-}
-
-/// Pins both files at moments that fit, and says how many records each destination has not settled, at most.
-fn pin(look: &mut Look) -> Result<Vec<(Destination, u64)>, StoreCommandError> {
-    for _ in 0..TRIES {
-        look.pin()?;
-        let ledger = look.ledger()?;
-        let held_from = ledger.first.unwrap_or(ledger.next);
-        let mut unsettled = Vec::new();
-        for (destination, checkpoint) in checkpoints(look)? {
-            let cursor = checkpoint.map_or(EntryId::FIRST, |checkpoint| checkpoint.cursor.entry);
-            if (held_from..=ledger.next).contains(&cursor) {
-                unsettled.push((destination, look.records_from(cursor)?));
-            }
-        }
-        if unsettled.len() == Destination::ALL.len() {
-            return Ok(unsettled);
-        }
-    }
-    Err(StoreCommandError::Moving)
 }

@@ -11,9 +11,12 @@ use std::process::ExitCode;
 use super::Failure;
 use crate::config::{Config, StoreEngine};
 use crate::delivery::checkpoint::Checkpoint;
-use crate::record::Destination;
-use crate::store::sqlite::care::{CareError, Look};
+use crate::record::{Destination, EntryId};
+use crate::store::sqlite::care::{CareError, Ledger, Look};
 use crate::store::{StoreError, Table};
+
+/// Trimming between the two pins takes away what the state had not settled: look again.
+const TRIES: usize = 20;
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Arguments {
@@ -76,4 +79,37 @@ fn checkpoints(look: &Look) -> Result<Vec<(Destination, Option<Checkpoint>)>, St
         Ok((destination, checkpoint))
     };
     Destination::ALL.into_iter().map(read).collect()
+}
+
+/// What both files say, as of moments that fit, when there are such.
+struct Pinned {
+    ledger: Ledger,
+    cursors: Vec<(Destination, EntryId)>,
+}
+
+impl Pinned {
+    /// Leaves both files pinned. What does not fit after so many looks is no trimming under way.
+    fn new(look: &mut Look) -> Result<Self, StoreCommandError> {
+        let mut pinned = Self::once(look)?;
+        for _ in 1..TRIES {
+            if pinned.unfit().next().is_none() {
+                break;
+            }
+            pinned = Self::once(look)?;
+        }
+        Ok(pinned)
+    }
+
+    fn once(look: &mut Look) -> Result<Self, StoreCommandError> {
+        look.pin()?;
+        let cursor = |checkpoint: Option<Checkpoint>| checkpoint.map_or(EntryId::FIRST, |it| it.cursor.entry);
+        let cursors = checkpoints(look)?.into_iter().map(|(destination, it)| (destination, cursor(it))).collect();
+        Ok(Self { ledger: look.ledger()?, cursors })
+    }
+
+    /// The destinations whose cursor lies outside of what the journal holds.
+    fn unfit(&self) -> impl Iterator<Item = (Destination, EntryId)> {
+        let held = self.ledger.first.unwrap_or(self.ledger.next)..=self.ledger.next;
+        self.cursors.iter().copied().filter(move |(_, cursor)| !held.contains(cursor))
+    }
 }

@@ -5,8 +5,8 @@ use std::process::ExitCode;
 
 use super::super::Failure;
 use super::progress::Progress;
-use super::{StoreCommandError, checkpoints};
-use crate::record::EntryId;
+use super::{Pinned, StoreCommandError};
+use crate::record::{Destination, EntryId};
 use crate::store::sqlite::care::Look;
 
 pub(super) fn run(look: &mut Look) -> Result<ExitCode, Failure> {
@@ -48,22 +48,15 @@ fn check(look: &mut Look) -> Result<(String, Vec<String>), StoreCommandError> {
     Ok((format!("read {entries} entries with {records} records, and every page of both files"), wrong))
 }
 
-/// The state must not know more than the journal, and nothing may be trimmed that a destination still needs. Both files are
-/// looked at as of one moment.
+/// The state must not know more than the journal, and nothing may be trimmed that a destination still needs.
 fn cursors(look: &mut Look) -> Result<Vec<String>, StoreCommandError> {
-    look.pin()?;
-    let (ledger, checkpoints) = (look.ledger()?, checkpoints(look)?);
+    let pinned = Pinned::new(look)?;
     look.release();
-    let mut wrong = Vec::new();
-    for (destination, checkpoint) in checkpoints {
-        let cursor = checkpoint.map_or(EntryId::FIRST, |checkpoint| checkpoint.cursor.entry);
-        if cursor > ledger.next {
-            wrong
-                .push(format!("{destination} is at entry {}, and the journal ends before {}", cursor.0, ledger.next.0));
+    let wrong = |(destination, cursor): (Destination, EntryId)| match pinned.ledger.next {
+        end if cursor > end => {
+            format!("{destination} is at entry {}, and the journal ends before {}", cursor.0, end.0)
         }
-        if ledger.first.unwrap_or(ledger.next) > cursor {
-            wrong.push(format!("{destination} is at entry {}, which the journal does not hold any more", cursor.0));
-        }
-    }
-    Ok(wrong)
+        _ => format!("{destination} is at entry {}, which the journal does not hold any more", cursor.0),
+    };
+    Ok(pinned.unfit().map(wrong).collect())
 }
