@@ -24,6 +24,7 @@ use std::path::Path;
 pub use error::{Bad, ConfigError, ConfigErrors, KeyHint, Problem, Remedy, SyntaxError, Wrong};
 pub use model::*;
 pub use notice::{About, Addition, Notice, Weight};
+pub use values::is_private;
 
 /// A valid configuration, and what to tell about it.
 #[derive(Clone, Debug)]

@@ -168,11 +168,10 @@ pub(super) fn base_url(scalar: &Scalar) -> Parsed<Url> {
     if url.query().is_some() || url.fragment().is_some() {
         return Err(Bad::new("holds a query or a fragment", "it without one"));
     }
-    match url.scheme() {
-        "https" => {}
-        "http" if is_loopback(&url) => {}
-        "http" => return Err(Bad::new("would send secrets and people's data in the clear", "it with https://")),
-        _ => return Err(Bad::new("is neither https nor http", WRITE)),
+    match is_private(&url) {
+        Some(true) => {}
+        Some(false) => return Err(Bad::new("would send secrets and people's data in the clear", "it with https://")),
+        None => return Err(Bad::new("is neither https nor http", WRITE)),
     }
     let trimmed = url.path().trim_end_matches('/').to_owned();
     url.set_path(&trimmed);
@@ -183,11 +182,10 @@ pub(super) fn base_url(scalar: &Scalar) -> Parsed<Url> {
 pub(super) fn webhook_url(scalar: &Scalar) -> Parsed<Url> {
     const WRITE: &str = "a URL such as https://alerts.example.com/mixrelay";
     let url = Url::parse(scalar.text.trim()).map_err(|_| Bad::new("is not a URL", WRITE))?;
-    match url.scheme() {
-        "https" => Ok(url),
-        "http" if is_loopback(&url) => Ok(url),
-        "http" => Err(Bad::new("would send alerts in the clear", "it with https://")),
-        _ => Err(Bad::new("is neither https nor http", WRITE)),
+    match is_private(&url) {
+        Some(true) => Ok(url),
+        Some(false) => Err(Bad::new("would send alerts in the clear", "it with https://")),
+        None => Err(Bad::new("is neither https nor http", WRITE)),
     }
 }
 
@@ -198,6 +196,15 @@ pub(super) fn brevo_url(scalar: &Scalar) -> Parsed<Url> {
         return Err(Bad::new("is not Brevo's API", "https://api.brevo.com/v3"));
     }
     Ok(url)
+}
+
+/// Whether nobody on the way can read what goes there: https, or http to this machine. `None` for any other scheme.
+pub fn is_private(url: &Url) -> Option<bool> {
+    match url.scheme() {
+        "https" => Some(true),
+        "http" => Some(is_loopback(url)),
+        _ => None,
+    }
 }
 
 fn is_loopback(url: &Url) -> bool {

@@ -6,10 +6,10 @@ use http::{Method, StatusCode};
 use serde_json::Value;
 use url::Url;
 
-use super::brevo::key_header;
+use super::brevo::{self, key_header};
 use super::live::{Finding, NoAnswer, Question, Vendors};
 use crate::brevo::webhooks::{WantedWebhook, WebhookList, WebhookType};
-use crate::config::{Brevo, Config};
+use crate::config::{Brevo, Config, is_private};
 use crate::vendor::Family;
 
 const PATH: &str = "/webhooks/brevo";
@@ -17,14 +17,10 @@ const PATH: &str = "/webhooks/brevo";
 /// Reads the relay's address as the vendors are to call it.
 pub(super) fn public_url(text: &str) -> Result<Url, String> {
     let mut url = Url::parse(text.trim()).map_err(|error| format!("{error}: write https://relay.example.com"))?;
-    let loopback = match url.host() {
-        Some(url::Host::Domain(domain)) => domain == "localhost",
-        Some(url::Host::Ipv4(address)) => address.is_loopback(),
-        Some(url::Host::Ipv6(address)) => address.is_loopback(),
-        None => return Err("no host: write https://relay.example.com".to_owned()),
-    };
-    if url.scheme() != "https" && !(url.scheme() == "http" && loopback) {
-        return Err("the token must not travel in the clear: write https://".to_owned());
+    match is_private(&url) {
+        Some(true) => {}
+        Some(false) => return Err("the token must not travel in the clear: write https://".to_owned()),
+        None => return Err("neither https nor http: write https://relay.example.com".to_owned()),
     }
     if !url.username().is_empty() || url.password().is_some() || url.query().is_some() || url.fragment().is_some() {
         return Err("only the address: write https://relay.example.com".to_owned());
@@ -59,6 +55,8 @@ enum NotRegistered {
     NoAnswer(#[from] NoAnswer),
     #[error("Brevo answered {0}{1}")]
     Refused(StatusCode, String),
+    #[error("{0}")]
+    Unauthorized(String),
     #[error("connectors.brevo.api_key holds characters that a header cannot carry")]
     Key,
 }
@@ -100,13 +98,27 @@ async fn one(
 }
 
 fn refusal((status, body): (StatusCode, Value)) -> NotRegistered {
+    if status == StatusCode::UNAUTHORIZED {
+        return NotRegistered::Unauthorized(brevo::refusal(&body));
+    }
     let message = body["message"].as_str().map(|message| format!(": {message}")).unwrap_or_default();
     NotRegistered::Refused(status, message)
 }
 
 #[cfg(test)]
 mod tests {
+    use serde_json::json;
+
     use super::*;
+
+    #[test]
+    fn a_refused_key_is_told_as_check_tells_it() {
+        let message = json!({ "message": "We have detected you are using an unrecognised IP address 192.0.2.1" });
+        let told = |status, body: &Value| refusal((status, body.clone())).to_string();
+        assert!(told(StatusCode::UNAUTHORIZED, &message).contains("authorised_ips"));
+        assert!(told(StatusCode::UNAUTHORIZED, &json!({})).contains("make a new key"));
+        assert_eq!(told(StatusCode::BAD_REQUEST, &json!({ "message": "no" })), "Brevo answered 400 Bad Request: no");
+    }
 
     #[test]
     fn the_address_is_https_and_ends_in_the_route() {
@@ -119,8 +131,13 @@ mod tests {
         ] {
             assert_eq!(public_url(text).unwrap().as_str(), expected);
         }
-        for text in ["relay.example.com", "http://relay.example.com", "https://u:p@relay.example.com", "https://r/?a=b"]
-        {
+        for text in [
+            "relay.example.com",
+            "http://relay.example.com",
+            "ftp://localhost",
+            "https://u:p@relay.example.com",
+            "https://r/?a=b",
+        ] {
             assert!(public_url(text).is_err(), "{text}");
         }
     }
