@@ -30,13 +30,14 @@ async fn events_of(sandbox: &Sandbox, contact: &str) -> Vec<u64> {
 async fn ends_with(sandbox: &Sandbox, relay: &Relay, expected: &[(&str, &[u64])]) {
     eventually(PATIENCE, async || {
         let balance = relay.balance("brevo").await;
+        let counts = sandbox.brevo_counts().await;
+        same("lost events", counts["events_dropped_unknown_contact"].as_u64(), Some(0))
+            .map_err(|found| format!("{found}; {balance:?}"))?;
         for (contact, numbers) in expected {
             same(contact, events_of(sandbox, contact).await, numbers.to_vec())
                 .map_err(|found| format!("{found}; {balance:?}"))?;
         }
-        let counts = sandbox.brevo_counts().await;
         same("contacts", counts["contacts"].as_u64(), Some(expected.len() as u64))?;
-        same("lost events", counts["events_dropped_unknown_contact"].as_u64(), Some(0))?;
         same("backlog and dead letters", (balance.backlog, balance.dead_letters), (0, 0))?;
         if balance.adds_up() { Ok(()) } else { Err(format!("{balance:?}")) }
     })

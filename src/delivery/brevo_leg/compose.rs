@@ -166,6 +166,19 @@ impl Write {
         }
     }
 
+    /// Whether it takes away what events name the contact by until it is confirmed ([`event_identifiers`]): an event that
+    /// arrives behind it would vanish.
+    pub fn readdresses(&self) -> bool {
+        match &self.person.contact {
+            Contact::Unknown => false,
+            Contact::Known { email: Some(_), .. } => self.email_change(),
+            Contact::Known { ext_id: false, phone: Some(phone), .. } => {
+                self.phone && self.person.phone.as_ref() != Some(phone)
+            }
+            Contact::Known { .. } => self.renames(),
+        }
+    }
+
     fn all_attributes(&self, clearing: Clearing) -> Attributes {
         let mut attributes = self.attributes.clone();
         attributes.extend(self.clear.iter().map(|name| (name.clone(), clearing.value())));
@@ -345,7 +358,7 @@ mod tests {
         person.contact = Contact::known(Some(old.clone()), true, None);
         let write =
             written(compose("u1", &person, &owing(&[], true), &account(), &AttributeRules::default(), true, &[]));
-        assert!(write.email_change());
+        assert!(write.email_change() && write.readdresses());
         let later = written(compose(
             "u1",
             &person,
@@ -355,7 +368,7 @@ mod tests {
             true,
             &[],
         ));
-        assert!(later.email_differs() && !later.email_change());
+        assert!(later.email_differs() && !later.email_change() && !later.readdresses());
         let body = serde_json::to_value(write.update(Clearing::default(), true)).unwrap();
         assert_eq!(body["attributes"]["EMAIL"], "ada@example.com");
         assert!(!write.importable());

@@ -228,12 +228,7 @@ impl BrevoLeg {
 
     /// Brevo has been told. Where it knew no contact, the record has changed nothing there.
     pub(super) fn withdrawn(&mut self, id: &PersonId, how: Withdrawn) {
-        let person = &mut self.roster.edit(id).person;
-        person.consent.withdrawal = false;
-        if how != Withdrawn::Kept {
-            person.contact = Contact::Unknown;
-            self.change_lists(id, |lists| lists.forget_confirmed());
-        }
+        self.roster.edit(id).person.consent.withdrawal = false;
         let paid = self.take_paid(id);
         if how == Withdrawn::NoContact {
             self.parts.books.tally_mut().skip(SkipRule::NoConsent, paid.records);
@@ -243,6 +238,9 @@ impl BrevoLeg {
         let queue = self.queue(id);
         queue.alone = false;
         queue.end_payment(true);
+        if how != Withdrawn::Kept {
+            self.contact_is_gone(id);
+        }
         self.advance(id);
     }
 

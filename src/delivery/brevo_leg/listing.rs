@@ -187,8 +187,7 @@ impl BrevoLeg {
                         && !std::mem::replace(&mut self.queue(id).anew_for_list, true) =>
                 {
                     tracing::warn!("a contact is not at Brevo any more, and is written anew before it joins a list");
-                    self.roster.edit(id).person.contact = Contact::Unknown;
-                    self.change_lists(id, |lists| lists.forget_confirmed());
+                    self.contact_is_gone(id);
                 }
                 Listed::Later => {}
                 Listed::Made => self.listing_settled(id, &call, true),

@@ -98,9 +98,14 @@ impl BrevoLeg {
             return self.start_withdrawal(&id);
         }
         match self.compose_for(&id) {
+            // The events under way would not find their contact any more: in line again when they are back.
+            Some(Composed::Write(write, _)) if write.readdresses() && self.queue(&id).in_call => {
+                self.queue(&id).leave_line();
+            }
             Some(Composed::Write(write, not_placed)) => {
                 self.report(&not_placed);
                 self.begin_payment(&id);
+                self.queue(&id).readdressing = write.readdresses();
                 self.pay(id, *write, line);
             }
             Some(Composed::Nothing(not_placed)) => {
@@ -254,9 +259,9 @@ impl BrevoLeg {
             }
             Payment::Gone => {
                 tracing::warn!("a contact is not at Brevo any more, and is written anew");
-                self.roster.edit(id).person.contact = Contact::Unknown;
                 self.give_back(id);
                 self.queue(id).end_payment(false);
+                self.contact_is_gone(id);
                 self.advance(id);
             }
             Payment::Withdrawn(how) => match self.queue(id).deleting {
@@ -276,6 +281,13 @@ impl BrevoLeg {
             }
         }
         Ok(())
+    }
+
+    /// The contact is not at Brevo any more: whatever waits for the person waits until there is one again.
+    pub(super) fn contact_is_gone(&mut self, id: &PersonId) {
+        self.roster.edit(id).person.contact = Contact::Unknown;
+        self.change_lists(id, |lists| lists.forget_confirmed());
+        self.queue(id).await_contact();
     }
 
     fn paid(&mut self, id: &PersonId, contact: Contact) {

@@ -60,6 +60,8 @@ pub struct PersonQueue {
     pub in_call: bool,
     /// A contact write is under way.
     pub paying: bool,
+    /// It changes what events name the contact by: none goes out beside it.
+    pub readdressing: bool,
     /// The contact write under way carries out a withdrawal of consent.
     pub withdrawing: bool,
     /// It carries out what follows from a deletion of the profile, at this position.
@@ -115,6 +117,7 @@ impl PersonQueue {
 
     pub fn end_payment(&mut self, paid: bool) {
         self.paying = false;
+        self.readdressing = false;
         self.withdrawing = false;
         self.deleting = None;
         self.importing = false;
@@ -172,6 +175,14 @@ impl PersonQueue {
         }
     }
 
+    /// There is no contact any more: whatever is queued waits for the payment that makes one.
+    pub fn await_contact(&mut self) {
+        let payment = self.next_dependency(!self.paying);
+        for event in &mut self.events {
+            event.after_payment = event.after_payment.max(payment);
+        }
+    }
+
     /// A row has come to the shelf in front of others: whatever has been read of it, or is being read, may miss it. Rows
     /// that are read twice by that are known by their removal.
     pub fn look_again(&mut self) {
@@ -181,7 +192,8 @@ impl PersonQueue {
 
     /// Whether the first event waits for nothing but a call.
     pub fn sendable(&self) -> bool {
-        !self.in_call && self.events.front().is_some_and(|first| first.after_payment <= self.paid)
+        let waits_for_call = self.events.front().is_some_and(|first| first.after_payment <= self.paid);
+        waits_for_call && !self.in_call && !self.readdressing
     }
 
     /// Takes the first event when it may go.
@@ -277,6 +289,33 @@ mod tests {
         queue.end_payment(false);
         assert!(!queue.sendable());
         queue.begin_payment();
+        queue.end_payment(true);
+        assert!(queue.sendable());
+    }
+
+    #[test]
+    fn no_event_goes_beside_a_write_that_takes_its_address_away() {
+        let mut queue = PersonQueue::default();
+        queue.events.push_back(queued(0, 0));
+        queue.begin_payment();
+        assert!(queue.sendable(), "other writes hold back what depends on them, and nothing else");
+        queue.readdressing = true;
+        assert!(!queue.sendable());
+        queue.end_payment(false);
+        assert!(queue.sendable(), "nothing was changed");
+    }
+
+    #[test]
+    fn without_a_contact_every_event_waits_for_the_next_one() {
+        let mut queue = PersonQueue::default();
+        queue.events.push_back(queued(0, 0));
+        queue.begin_payment();
+        queue.end_payment(false);
+        queue.await_contact();
+        assert!(!queue.sendable());
+        queue.begin_payment();
+        // The write under way makes the contact: no other is begun after it.
+        queue.await_contact();
         queue.end_payment(true);
         assert!(queue.sendable());
     }

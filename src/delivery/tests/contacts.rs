@@ -4,7 +4,7 @@ use serde_json::{Value, json};
 
 use crate::brevo::coerce::Unplaced;
 use crate::brevo::outcome::IdentifierKind;
-use crate::delivery::testing::{Setup, World};
+use crate::delivery::testing::{Setup, World, eventually};
 use crate::record::Destination;
 
 const BREVO: Destination = Destination::Brevo;
@@ -31,6 +31,28 @@ async fn two_people_with_one_address_lose_nothing() {
     assert_eq!(contact["attributes"]["PLAN_TYPE"], "first4");
     let applied = world.brevo_events().await.into_iter().filter(|(_, outcome)| outcome == "applied").count();
     assert_eq!(applied, 5);
+}
+
+/// An event under way names the address that Brevo knew when it left, and Brevo drops without a word what names nobody:
+/// the address is changed when it is back, and what comes next names the new one.
+#[tokio::test]
+async fn p2_an_address_is_not_changed_under_the_events_that_name_it() {
+    let world = World::new(Setup::brevo()).await;
+    let relay = world.relay().await;
+    for (n, address) in [(0, "old"), (2, "new"), (4, "newer")] {
+        relay.append(vec![world.set("u", json!({"$email": format!("{address}@example.com")}))]).await;
+        relay.append(vec![world.purchase("u", n)]).await;
+        relay.settled().await;
+        world.faults(json!({"vendor": "brevo", "path_prefix": "/v3/events", "kind": "latency", "ms": 500})).await;
+        relay.append(vec![world.purchase("u", n + 1)]).await;
+        eventually("under way", async || world.show("/faults").await["faults"][0]["hits"] == 1).await;
+    }
+    relay.append(vec![world.set("u", json!({"$email": "newest@example.com"}))]).await;
+    relay.settled().await;
+    relay.drain().await;
+    let expected: Vec<_> = (0..6).map(|n| (n, "applied".to_owned())).collect();
+    assert_eq!(world.brevo_events().await, expected);
+    assert_eq!(world.contact("u").await["email"], "newest@example.com");
 }
 
 /// Two people with one phone number: the second is a contact without it, and with it where they have nothing else.

@@ -17,7 +17,8 @@ enum Step {
     Event(usize),
     Set(usize, u8),
     Unset(usize),
-    Identify(usize),
+    /// With one of their addresses; they end with the first.
+    Identify(usize, u8),
     Crash,
     Restart,
     Fault(usize),
@@ -31,7 +32,7 @@ fn step() -> impl Strategy<Value = Step> {
         6 => (0..PEOPLE).prop_map(Step::Event),
         4 => (0..PEOPLE, 0u8..9).prop_map(|(person, plan)| Step::Set(person, plan)),
         1 => (0..PEOPLE).prop_map(Step::Unset),
-        2 => (0..PEOPLE).prop_map(Step::Identify),
+        2 => (0..PEOPLE, 0u8..3).prop_map(|(person, which)| Step::Identify(person, which)),
         1 => Just(Step::Crash),
         1 => Just(Step::Restart),
         1 => (0usize..4).prop_map(Step::Fault),
@@ -68,7 +69,7 @@ async fn run(steps: &[Step]) {
     }
     world.heal().await;
     for person in 0..PEOPLE {
-        relay = play(Step::Identify(person), &world, relay, &mut reference).await;
+        relay = play(Step::Identify(person, 0), &world, relay, &mut reference).await;
     }
     for destination in Destination::ALL {
         relay.until(destination, "done", |report| report.backlog == 0 && report.parked == 0).await;
@@ -96,8 +97,8 @@ async fn play(step: Step, world: &World, relay: Relay, reference: &mut Reference
             relay.append(vec![world.update(&id(person), "$unset", json!(["plan"]))]).await;
             reference.plans.insert(person, None);
         }
-        Step::Identify(person) => {
-            let email = format!("{}@example.com", id(person));
+        Step::Identify(person, which) => {
+            let email = format!("{}-{which}@example.com", id(person));
             relay.append(vec![world.set(&id(person), json!({"$email": email}))]).await;
         }
         Step::Crash => {
