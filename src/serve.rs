@@ -27,7 +27,7 @@ use crate::admin::mapping::Reload;
 use crate::alerts;
 use crate::clock::SharedClock;
 use crate::cohorts;
-use crate::config::{Config, WhenFull};
+use crate::config::{BrevoMode, Config, WhenFull};
 use crate::console::{self, Console};
 use crate::delivery::brevo_leg::BrevoLeg;
 use crate::delivery::dead_letters::orders::Orders;
@@ -118,6 +118,7 @@ impl Relay {
                 InForce::open(config.clone(), source, tables.clone(), state.clone(), clock.clone()).await?,
             ),
             imports: Default::default(),
+            forecast: Arc::default(),
         };
         let legs = vec![room.status(Destination::Mixpanel).await?, room.status(Destination::Brevo).await?];
         let mixpanel = room.mixpanel_leg(&legs[0]).await?;
@@ -148,6 +149,8 @@ impl Relay {
             }),
             mapping: room.mapping.clone(),
             pulls: pulls.clone(),
+            forecast: (config.brevo.as_ref().is_some_and(|brevo| brevo.mode == BrevoMode::Observe))
+                .then(|| room.forecast.clone()),
             auth: AdminAuth::new(&admin_token(&config)?, &config.auth.tokens),
         };
         let console = Console::new(admin.clone()).map_err(StartError::Console)?;

@@ -22,6 +22,7 @@ use metrics_exporter_prometheus::PrometheusHandle;
 
 use self::auth::{AdminAuth, authenticate, authorize};
 use crate::clock::SharedClock;
+use crate::delivery::brevo_leg::Forecast;
 use crate::delivery::dead_letters::orders::Orders;
 use crate::delivery::outlook::SharedPace;
 use crate::delivery::status::LegStatus;
@@ -47,6 +48,8 @@ pub struct Parts {
     pub orders: Arc<Orders>,
     pub mapping: Arc<InForce>,
     pub pulls: Arc<Pulls>,
+    /// While Brevo's mode is `observe`.
+    pub forecast: Option<Arc<Forecast>>,
     pub auth: AdminAuth,
 }
 

@@ -13,7 +13,7 @@ use super::Parts;
 use super::answers::AdminError;
 use super::audit::{self, Action};
 use super::auth::Caller;
-use crate::delivery::brevo_leg::delivers_since;
+use crate::delivery::brevo_leg::{ForecastReport, delivers_since};
 use crate::delivery::status::{LegStatus, Report};
 use crate::delivery::{outlook, pauses};
 use crate::pulls::SyncReport;
@@ -35,6 +35,23 @@ pub struct Status {
     sync_profiles: SyncReport,
     /// Since when events are this relay's own to bring to Brevo; null before the first.
     brevo_delivers_since: Option<String>,
+    /// What Brevo would get if its mode were `live`; null in another mode, and before the first record.
+    brevo_forecast: Option<Forecast>,
+}
+
+/// With what the account allows of each kind of call in an hour.
+#[derive(Serialize)]
+struct Forecast {
+    #[serde(flatten)]
+    report: ForecastReport,
+    allowed_per_hour: Allowed,
+}
+
+#[derive(Serialize)]
+struct Allowed {
+    contacts: u64,
+    events: u64,
+    companies: u64,
 }
 
 #[derive(Serialize)]
@@ -79,6 +96,10 @@ pub async fn status(State(parts): State<Parts>) -> Result<Json<Status>, AdminErr
             });
         }
     }
+    let brevo_forecast = match parts.forecast.as_ref().and_then(|forecast| forecast.report(parts.clock.now())) {
+        Some(report) => Some(Forecast { report, allowed_per_hour: allowed(&parts).await }),
+        None => None,
+    };
     Ok(Json(Status {
         version: env!("CARGO_PKG_VERSION"),
         accepted: AcceptedCounts { event: accepted.event, profile: accepted.profile, group: accepted.group },
@@ -94,7 +115,24 @@ pub async fn status(State(parts): State<Parts>) -> Result<Json<Status>, AdminErr
         lookup_tables: parts.tables.status(),
         sync_profiles: parts.pulls.sync_report(),
         brevo_delivers_since: delivers_since(&parts.state).await?.map(|at| at.to_string()),
+        brevo_forecast,
     }))
+}
+
+async fn allowed(parts: &Parts) -> Allowed {
+    let [contacts, events, companies] = [Family::BrevoContacts, Family::BrevoEvents, Family::BrevoOther];
+    Allowed {
+        contacts: an_hour(parts, contacts).await,
+        events: an_hour(parts, events).await,
+        companies: an_hour(parts, companies).await,
+    }
+}
+
+/// What the tightest window of a family comes to in an hour.
+async fn an_hour(parts: &Parts, family: Family) -> u64 {
+    let windows = parts.budgets.windows(family).await.into_iter();
+    let hourly = windows.map(|(limit, _)| limit.amount as f64 * 3_600.0 / limit.span.as_secs_f64());
+    hourly.fold(f64::INFINITY, f64::min).floor() as u64
 }
 
 /// A destination's report with how long the relay can go without it.

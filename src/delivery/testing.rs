@@ -328,6 +328,7 @@ impl World {
             bases: self.bases(relay, &mapping),
             mapping: Arc::new(mapping),
             clock: self.clock.clone(),
+            forecast: Arc::default(),
             settings: brevo_leg::Settings {
                 mode: self.setup.mode,
                 pilot_emails: self.setup.pilot_emails.clone(),

@@ -119,6 +119,7 @@ impl Room {
             bases,
             mapping,
             clock: self.clock.clone(),
+            forecast: self.forecast.clone(),
             settings: brevo_leg::Settings {
                 mode: self.config.brevo.as_ref().map_or(BrevoMode::Observe, |brevo| brevo.mode),
                 pilot_emails: self.config.brevo.iter().flat_map(|brevo| brevo.pilot_emails.clone()).collect(),

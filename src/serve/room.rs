@@ -8,7 +8,7 @@ use crate::brevo;
 use crate::clock::SharedClock;
 use crate::config::{Config, PropertyPolicy, StoreEngine};
 use crate::delivery::books::{Books, HeldOutside};
-use crate::delivery::brevo_leg::ImportTurn;
+use crate::delivery::brevo_leg::{Forecast, ImportTurn};
 use crate::delivery::checkpoint::Checkpoint;
 use crate::delivery::pauses;
 use crate::delivery::source::Source;
@@ -49,6 +49,8 @@ pub struct Room {
     /// The mapping that is in force: the Brevo leg takes it up whenever it begins.
     pub mapping: Arc<InForce>,
     pub imports: ImportTurn,
+    /// What Brevo would get, over the shifts of its leg.
+    pub forecast: Arc<Forecast>,
 }
 
 impl Room {

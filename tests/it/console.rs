@@ -3,7 +3,6 @@
 
 use serde_json::{Value, json};
 
-use crate::harness::relay::ADMIN_TOKEN;
 use crate::harness::sandbox::TOKEN;
 use crate::harness::sdk::Browser;
 use crate::harness::{PATIENCE, Relay, Sandbox, eventually, same};
@@ -36,15 +35,8 @@ async fn opened(sandbox: &Sandbox) -> (Relay, Browser) {
     relay.take("/engage", &update).await;
     relay.drained("brevo").await;
     let mut browser = Browser::open().await;
-    log_in(&mut browser, &relay).await;
+    browser.log_in(&relay).await;
     (relay, browser)
-}
-
-async fn log_in(browser: &mut Browser, relay: &Relay) {
-    browser.call("goto", json!([relay.url("/console")])).await;
-    browser.call("fill", json!(["#token", ADMIN_TOKEN])).await;
-    browser.call("press", json!(["#token", "Enter"])).await;
-    browser.call("waitForSelector", json!(["section[data-live]"])).await;
 }
 
 #[tokio::test]
@@ -73,11 +65,7 @@ async fn an_operator_finds_what_is_wrong_and_puts_it_right() {
             same(path, browser.inaccessible().await, json!([])).unwrap();
             let scrolls = "return document.documentElement.scrollWidth > document.documentElement.clientWidth;";
             assert_eq!(browser.run(scrolls).await, false, "{path} is wider than {width} pixels");
-            if let Ok(directory) = std::env::var("MIXRELAY_TEST_SCREENSHOTS") {
-                let name = title.to_lowercase().replace(' ', "-");
-                let file = format!("{directory}/{name}-{scheme}.png");
-                browser.call("screenshot", json!([{ "path": file, "fullPage": true }])).await;
-            }
+            browser.screenshot(&format!("{}-{scheme}", title.to_lowercase().replace(' ', "-"))).await;
         }
     }
     same("complaints", browser.complaints().await, Value::Array(Vec::new())).unwrap();

@@ -20,6 +20,7 @@ mod init;
 mod logs;
 mod lookup_tables;
 mod mapping_reload;
+mod observe;
 mod p10_flat;
 mod p1_success_means_stored;
 mod p2_counts_add_up;

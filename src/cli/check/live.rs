@@ -10,7 +10,7 @@ use url::Url;
 
 use super::{brevo, cohorts, mixpanel};
 use crate::config::Config;
-use crate::vendor::{Cost, Family, Priority, Transport, TransportError, VendorRequest};
+use crate::vendor::{Cost, Family, Priority, Transport, TransportError, VendorAnswer, VendorRequest};
 
 /// A check is for people who wait for it.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -105,9 +105,14 @@ impl Vendors {
 
     /// Sends any request. The answer's body is [`Value::Null`] when it is not JSON.
     pub async fn send(&self, request: VendorRequest) -> Result<(StatusCode, Value), NoAnswer> {
-        let asked = tokio::time::timeout(PATIENCE, self.transport.clone().oneshot(request));
-        let answer = asked.await.map_err(|_| NoAnswer::TooLate)??;
+        let answer = self.call(request).await?;
         Ok((answer.status, serde_json::from_slice(&answer.body).unwrap_or(Value::Null)))
+    }
+
+    /// The same, with the answer as it came.
+    pub(super) async fn call(&self, request: VendorRequest) -> Result<VendorAnswer, NoAnswer> {
+        let asked = tokio::time::timeout(PATIENCE, self.transport.clone().oneshot(request));
+        Ok(asked.await.map_err(|_| NoAnswer::TooLate)??)
     }
 }
 

@@ -5,6 +5,7 @@ mod cohorts;
 pub(super) mod live;
 mod mixpanel;
 mod report;
+mod samples;
 mod server;
 mod tables;
 mod webhooks;
@@ -14,6 +15,7 @@ use std::path::Path;
 use std::process::ExitCode;
 
 use super::{Failure, map};
+use crate::brevo::identifiers::Email;
 use crate::clock::{Clock as _, SystemClock, UnixMillis};
 use crate::config::{Config, MappingTest};
 use crate::mapping::{Mismatch, run_test};
@@ -29,6 +31,10 @@ pub(super) struct Arguments {
     /// changes those that are there.
     #[arg(long, value_name = "URL", conflicts_with = "offline", value_parser = webhooks::public_url)]
     register_webhooks: Option<url::Url>,
+    /// Send one sample of each mapped event for this contact, which is made if it is missing, so that Brevo's editor knows
+    /// the events. Automations that wait for them run for it.
+    #[arg(long, value_name = "EMAIL", conflicts_with = "offline", value_parser = samples::address)]
+    test_contact: Option<Email>,
 }
 
 pub(super) fn run(path: &Path, arguments: &Arguments) -> Result<ExitCode, Failure> {
@@ -48,11 +54,15 @@ pub(super) fn run(path: &Path, arguments: &Arguments) -> Result<ExitCode, Failur
         return Ok(if wrong { ExitCode::FAILURE } else { ExitCode::SUCCESS });
     }
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(Failure::Runtime)?;
+    let mapping = map::compiled(&loaded.config)?;
     let vendors = live::Vendors::new(Transport::new().map_err(Failure::Tls)?);
     let findings = runtime.block_on(async {
         let mut findings = live::all(&loaded.config, &vendors).await;
         if let Some(url) = &arguments.register_webhooks {
             findings.extend(webhooks::register(&loaded.config, &vendors, url).await);
+        }
+        if let Some(email) = &arguments.test_contact {
+            findings.extend(samples::send(&loaded.config, &mapping, &vendors, email, SystemClock.now()).await);
         }
         findings
     });

@@ -62,7 +62,7 @@ fn head(keys: &Keys, now: UnixMillis) -> String {
          #   mixrelay check    what would fail, and what is left idle\n\
          #   mixrelay serve    then set the host of your Mixpanel SDKs to the relay\n#\n\
          # In observe mode everything reaches Mixpanel, and Brevo is sent nothing: the records it would get are counted as\n\
-         # skipped, rule `observed`. Then set connectors.brevo.mode to pilot, and to live.\n\n"
+         # skipped, rule `observed`; the console says what live would cost. Then set connectors.brevo.mode to pilot, and to live.\n\n"
     )
 }
 

@@ -10,6 +10,7 @@ use crate::config::Role;
 use crate::console::Console;
 use crate::console::frame::{self, chart, duration, number};
 use crate::console::json::{count, encoded, items, text};
+use crate::console::pages::forecast;
 use crate::console::pulse::Lines;
 use crate::console::session::Session;
 
@@ -54,6 +55,7 @@ fn shown(session: &Session, status: &Value, lines: &Lines) -> Markup {
             @for (index, leg) in legs.iter().enumerate() {
                 (destination(session, leg, lines.legs.get(index)))
             }
+            (forecast::card(&status["brevo_forecast"]))
             (intake(status, lines))
             (budgets(status))
         }

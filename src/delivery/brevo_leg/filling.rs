@@ -24,9 +24,6 @@ impl BrevoLeg {
         if change.is_empty() {
             return self.parts.books.skip(item.ticket, SkipRule::NotPlaced);
         }
-        if mode == BrevoMode::Observe {
-            return self.parts.books.skip(item.ticket, SkipRule::Observed);
-        }
         let before = self.roster.get(id).map(|resident| resident.person.clone()).unwrap_or_default();
         let mut person = before.clone();
         let Some(mut folded) = person.fill(position, change) else {
@@ -47,6 +44,10 @@ impl BrevoLeg {
         }
         if !folded.owes() && (before.contact != Contact::Unknown || !before.addressable()) {
             return self.parts.books.skip(item.ticket, SkipRule::NothingNew);
+        }
+        if mode == BrevoMode::Observe {
+            self.parts.forecast.profile(self.parts.clock.now(), id, &person, &folded);
+            return self.parts.books.skip(item.ticket, SkipRule::Observed);
         }
         let answer = self.answer(id);
         self.roster.edit(id).person = person;

@@ -27,6 +27,7 @@ mod contacts;
 mod deleting;
 mod event_calls;
 mod filling;
+mod forecast;
 mod forgetting;
 mod imports;
 mod intake;
@@ -62,6 +63,7 @@ pub use self::companies::CompanyVendor;
 pub use self::compose::{Composed, Write, address, compose};
 pub use self::contacts::{Payment, Writer};
 use self::event_calls::Sent;
+pub use self::forecast::{Forecast, ForecastReport};
 pub use self::imports::{ImportTurn, Imported, Importer};
 use self::lines::{Line, Lines, UnderWay};
 use self::listing::{ListCall, Listed};
@@ -120,6 +122,8 @@ pub struct Parts {
     pub bases: BaseSource,
     pub mapping: Arc<CompiledMapping>,
     pub clock: SharedClock,
+    /// Filled while the mode is `observe`.
+    pub forecast: Arc<Forecast>,
     pub settings: Settings,
 }
 

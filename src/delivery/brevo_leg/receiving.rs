@@ -203,6 +203,7 @@ impl BrevoLeg {
             return self.after_waiting(&id);
         }
         if mode == BrevoMode::Observe {
+            self.parts.forecast.profile(self.parts.clock.now(), &id, &resident.person, &folded);
             return self.parts.books.skip(item.ticket, SkipRule::Observed);
         }
         if !resident.person.addressable() {
@@ -259,7 +260,10 @@ impl BrevoLeg {
 
     fn take_group(&mut self, group: &GroupId, item: &Item, ops: Vec<GroupOp>) {
         match self.parts.settings.mode {
-            BrevoMode::Observe => self.parts.books.skip(item.ticket, SkipRule::Observed),
+            BrevoMode::Observe => {
+                self.parts.forecast.company(self.parts.clock.now(), group);
+                self.parts.books.skip(item.ticket, SkipRule::Observed);
+            }
             // A pilot is about people, and a company is nobody.
             BrevoMode::Pilot => self.parts.books.skip(item.ticket, SkipRule::NotInPilot),
             BrevoMode::Live if item.again.is_some() => {
@@ -284,10 +288,11 @@ impl BrevoLeg {
             return self.parts.books.skip(item.ticket, SkipRule::Stale);
         }
         let mode = self.parts.settings.mode;
+        let person = self.roster.get(&id).map(|resident| &resident.person);
         if mode == BrevoMode::Observe {
+            self.parts.forecast.event(self.parts.clock.now(), &id, person, &event.name);
             return self.parts.books.skip(item.ticket, SkipRule::Observed);
         }
-        let person = self.roster.get(&id).map(|resident| &resident.person);
         let known_outside_pilot = person
             .is_some_and(|person| person.addressable() && !in_pilot(mode, &self.parts.settings.pilot_emails, person));
         if known_outside_pilot {

@@ -10,8 +10,9 @@ use serde_json::{Value, json};
 use tokio::io::{AsyncBufReadExt as _, AsyncWriteExt as _, BufReader};
 use tokio::process::{Child, ChildStdin, ChildStdout, Command};
 
-use super::Sandbox;
+use super::relay::ADMIN_TOKEN;
 use super::sandbox::TOKEN;
+use super::{Relay, Sandbox};
 
 /// A browser's start on two busy cores is slow; nothing else takes long.
 const PATIENCE: Duration = Duration::from_secs(120);
@@ -146,6 +147,22 @@ impl Browser {
     /// Serious faults of accessibility of the page as it stands, by axe-core.
     pub async fn inaccessible(&mut self) -> Value {
         self.ask(json!({ "axe": true })).await
+    }
+
+    /// Opens the relay's console as its admin.
+    pub async fn log_in(&mut self, relay: &Relay) {
+        self.call("goto", json!([relay.url("/console")])).await;
+        self.call("fill", json!(["#token", ADMIN_TOKEN])).await;
+        self.call("press", json!(["#token", "Enter"])).await;
+        self.call("waitForSelector", json!(["section[data-live]"])).await;
+    }
+
+    /// Keeps what the page looks like, for whoever names a directory in `MIXRELAY_TEST_SCREENSHOTS`.
+    pub async fn screenshot(&mut self, name: &str) {
+        if let Ok(directory) = std::env::var("MIXRELAY_TEST_SCREENSHOTS") {
+            let file = format!("{directory}/{name}.png");
+            self.call("screenshot", json!([{ "path": file, "fullPage": true }])).await;
+        }
     }
 
     /// Runs the body of an async function in the page.
