@@ -24,6 +24,7 @@ use super::brevo_leg::{self, BaseSource, BrevoLeg, MixpanelBases};
 use super::checkpoint::Checkpoint;
 use super::dead_letters::{self, DeadLetter};
 use super::mixpanel_leg::{self, MixpanelLeg};
+use super::simulation::{Asked, Direct, HeldJournal, HeldState, SimulatedClock};
 use super::source::Source;
 use super::status::{LegStatus, Report};
 use super::tally::Tally;
@@ -40,30 +41,36 @@ use crate::record::{Destination, Destinations, Kind, Origin, Position, Project, 
 use crate::sandbox::{Sandbox, SandboxConfig};
 use crate::settlement::SkipRule;
 use crate::store::sqlite::{self, OpenOptions, SqliteStore};
-use crate::store::{Journal as _, State};
+use crate::store::{Journal, State};
 use crate::vendor::Transport;
 use crate::vendor::budget::Budgets;
 use crate::vendor::gate::SharedGate;
-use crate::vendor::stack::{self, Reader};
+use crate::vendor::stack::{self, Reader, Stack};
 
 pub const TOKEN: &str = "sandbox-token";
 
 /// Longer than anything here should take, on a busy machine.
 pub const PATIENCE: Duration = Duration::from_secs(40);
 
-/// The machine's clock, set forward or back by hand.
-#[derive(Debug, Default)]
-pub struct ShiftedClock(AtomicI64);
+/// The machine's clock, or a simulated one, set forward or back by hand.
+pub struct ShiftedClock {
+    by_ms: AtomicI64,
+    of: SharedClock,
+}
 
 impl ShiftedClock {
+    fn of(clock: SharedClock) -> Arc<Self> {
+        Arc::new(Self { by_ms: AtomicI64::default(), of: clock })
+    }
+
     pub fn shift(&self, by_ms: i64) {
-        self.0.fetch_add(by_ms, Ordering::SeqCst);
+        self.by_ms.fetch_add(by_ms, Ordering::SeqCst);
     }
 }
 
 impl Clock for ShiftedClock {
     fn now(&self) -> UnixMillis {
-        UnixMillis(SystemClock.now().0.saturating_add_signed(self.0.load(Ordering::SeqCst)))
+        UnixMillis(self.of.now().0.saturating_add_signed(self.by_ms.load(Ordering::SeqCst)))
     }
 }
 
@@ -153,9 +160,19 @@ pub struct World {
     dir: TempDir,
     mixpanel: Url,
     brevo: Url,
-    control: String,
-    http: reqwest::Client,
-    _stop: oneshot::Sender<()>,
+    vendors: Vendors,
+}
+
+/// How the vendors are reached.
+enum Vendors {
+    Loopback {
+        control: String,
+        http: reqwest::Client,
+        transport: Transport,
+        _stop: oneshot::Sender<()>,
+    },
+    /// In a simulation.
+    Direct(Direct),
 }
 
 impl World {
@@ -173,23 +190,48 @@ impl World {
         tokio::spawn(sandbox.serve(mixpanel, brevo, control, async move { drop(stopped.await) }));
         Self {
             setup,
-            clock: Arc::default(),
+            clock: ShiftedClock::of(Arc::new(SystemClock)),
             dir,
             mixpanel: urls.0.parse().unwrap(),
             brevo: urls.1.parse().unwrap(),
-            control: urls.2,
-            http: reqwest::Client::builder().no_proxy().build().unwrap(),
-            _stop: stop,
+            vendors: Vendors::Loopback {
+                control: urls.2,
+                http: reqwest::Client::builder().no_proxy().build().unwrap(),
+                transport: Transport::new().unwrap(),
+                _stop: stop,
+            },
         }
     }
 
+    /// One whose time is tokio's, which the test has paused: see [`super::simulation`].
+    pub fn simulated(setup: Setup) -> Self {
+        let binary = std::env::current_exe().unwrap();
+        let dir = tempfile::tempdir_in(binary.parent().unwrap()).unwrap();
+        let clock = SimulatedClock::new();
+        let sandbox = Sandbox::new(SandboxConfig::default(), clock.clone());
+        let direct = Direct { sandbox, clock: clock.clone(), asked: Arc::default() };
+        let [mixpanel, brevo] = Direct::BASES.map(|base| base.parse().unwrap());
+        Self { setup, clock: ShiftedClock::of(clock), dir, mixpanel, brevo, vendors: Vendors::Direct(direct) }
+    }
+
+    /// Every call to a vendor, oldest first. Of a simulation.
+    pub fn asked(&self) -> Vec<Asked> {
+        let Vendors::Direct(direct) = &self.vendors else { panic!("no simulation") };
+        direct.asked.lock().unwrap().clone()
+    }
+
     pub async fn control(&self, method: &str, path: &str, body: Value) -> Value {
-        let request = self.http.request(method.parse().unwrap(), format!("{}{path}", self.control));
-        let response = request.body(body.to_string()).send().await.unwrap();
-        let status = response.status();
-        let body = Limited::new(reqwest::Body::from(response), 1 << 28).collect().await.unwrap().to_bytes();
+        let (status, body) = match &self.vendors {
+            Vendors::Direct(direct) => direct.control(method, path, &body).await,
+            Vendors::Loopback { control, http, .. } => {
+                let request = http.request(method.parse().unwrap(), format!("{control}{path}"));
+                let response = request.body(body.to_string()).send().await.unwrap();
+                let status = response.status().as_u16();
+                (status, Limited::new(reqwest::Body::from(response), 1 << 28).collect().await.unwrap().to_bytes())
+            }
+        };
         let body: Value = serde_json::from_slice(&body).unwrap_or_default();
-        assert!(status.is_success() || status == 404, "{method} {path}: {status} {body}");
+        assert!((200..300).contains(&status) || status == 404, "{method} {path}: {status} {body}");
         if status == 404 { Value::Null } else { body }
     }
 
@@ -241,10 +283,13 @@ impl World {
     /// Starts a process of the relay on the store.
     pub async fn relay(&self) -> Relay {
         let store = self.open().await;
-        let state: Arc<dyn State> = store.state.clone();
+        let (mut state, mut journal): (Arc<dyn State>, Arc<dyn Journal>) = (store.state.clone(), store.journal.clone());
+        if let Vendors::Direct(_) = self.vendors {
+            (state, journal) = (Arc::new(HeldState(state)), Arc::new(HeldJournal(journal)));
+        }
         let clock: SharedClock = self.clock.clone();
         let budgets = Arc::new(Budgets::open(state.clone(), clock).await.unwrap());
-        let mut relay = Relay { store, budgets, brevo: None, mixpanel: None };
+        let mut relay = Relay { store, state, journal, budgets, brevo: None, mixpanel: None };
         for leg in &self.setup.legs {
             match leg {
                 Destination::Brevo => relay.brevo = Some(self.brevo_leg(&relay).await),
@@ -256,20 +301,22 @@ impl World {
 
     /// A store whose last process has just been killed is locked until its writers have ended.
     async fn open(&self) -> SqliteStore {
+        let options = || OpenOptions {
+            path: self.dir.path().join("mixrelay.db"),
+            min_free: Some(0),
+            allow_volatile: true,
+            clock: self.clock.clone(),
+        };
         let mut tries = 0;
         loop {
-            let options = OpenOptions {
-                path: self.dir.path().join("mixrelay.db"),
-                min_free: Some(0),
-                allow_volatile: true,
-                clock: self.clock.clone(),
-            };
-            match tokio::task::spawn_blocking(move || sqlite::open(options)).await.unwrap() {
+            let options = options();
+            // The wait is the machine's own, whatever the test's clock does.
+            let opened = move || sqlite::open(options).inspect_err(|_| std::thread::sleep(Duration::from_millis(20)));
+            match tokio::task::spawn_blocking(opened).await.unwrap() {
                 Ok(store) => return store,
                 Err(error) if tries == 200 => panic!("{error}"),
                 Err(_) => tries += 1,
             }
-            tokio::time::sleep(Duration::from_millis(20)).await;
         }
     }
 
@@ -279,14 +326,27 @@ impl World {
         destination: Destination,
         gate: Arc<SharedGate>,
     ) -> (Books, Source, LegStatus) {
-        let state: Arc<dyn State> = relay.store.state.clone();
-        let journal = relay.store.journal.clone();
+        let (state, journal) = (relay.state.clone(), relay.journal.clone());
         let checkpoint = Checkpoint::load(&state, destination).await.unwrap();
         let cursor = checkpoint.cursor;
         let desk = Desk::open(state.clone(), self.clock.clone(), Duration::from_hours(24 * 400), None).await.unwrap();
         let books = Books::open(&state, destination, checkpoint).await.unwrap().obey(desk.tombstones());
         let status = LegStatus::new(destination, journal.clone(), self.clock.clone(), gate, cursor);
         (books, Source::start(journal, cursor.entry), status)
+    }
+
+    fn stack(&self, relay: &Relay, gate: Arc<SharedGate>, reader: Reader) -> Stack {
+        match &self.vendors {
+            Vendors::Loopback { transport, .. } => stack::build(transport.clone(), gate, relay.budgets.clone(), reader),
+            Vendors::Direct(direct) => stack::build(direct.clone(), gate, relay.budgets.clone(), reader),
+        }
+    }
+
+    fn probe_stack(&self, relay: &Relay, reader: Reader) -> Stack {
+        match &self.vendors {
+            Vendors::Loopback { transport, .. } => stack::probe_stack(transport.clone(), relay.budgets.clone(), reader),
+            Vendors::Direct(direct) => stack::probe_stack(direct.clone(), relay.budgets.clone(), reader),
+        }
     }
 
     async fn brevo_leg(&self, relay: &Relay) -> Leg {
@@ -297,7 +357,6 @@ impl World {
             meter: brevo::outcome::meter,
             answer_timeout: self.setup.answer_timeout,
         };
-        let transport = Transport::new().unwrap();
         let companies = Arc::new(SharedGate::default());
         let account = config::Brevo {
             api_key: Secret::new("xkeysib-sandbox"),
@@ -309,18 +368,18 @@ impl World {
         let mapping = CompiledMapping::compile(&self.setup.mapping, self.setup.sync).unwrap();
         let mapping = mapping.with_consent(&self.setup.consent).with_profile_deletion(self.setup.on_profile_delete);
         let parts = brevo_leg::Parts {
-            journal: relay.store.journal.clone(),
-            state: relay.store.state.clone(),
+            journal: relay.journal.clone(),
+            state: relay.state.clone(),
             source,
             books,
             status: status.clone(),
             vendor: Some(brevo_leg::VendorParts {
                 calls: brevo::calls::Calls::new(&account).unwrap(),
-                stack: stack::build(transport.clone(), gate, relay.budgets.clone(), reader),
-                probe: stack::probe_stack(transport.clone(), relay.budgets.clone(), reader),
+                stack: self.stack(relay, gate, reader),
+                probe: self.probe_stack(relay, reader),
                 budgets: relay.budgets.clone(),
                 companies: brevo_leg::CompanyVendor {
-                    stack: stack::build(transport, companies.clone(), relay.budgets.clone(), reader),
+                    stack: self.stack(relay, companies.clone(), reader),
                     gate: companies,
                 },
                 imports: Default::default(),
@@ -381,7 +440,7 @@ impl World {
         match &relay.mixpanel {
             Some(leg) if calls.can_query() => BaseSource::Mixpanel(Box::new(MixpanelBases {
                 calls,
-                stack: stack::probe_stack(Transport::new().unwrap(), relay.budgets.clone(), reader),
+                stack: self.probe_stack(relay, reader),
                 budgets: relay.budgets.clone(),
                 delivered: leg.status.durable_cursor(),
                 settle: self.setup.settle,
@@ -399,17 +458,16 @@ impl World {
             meter: mixpanel::answers::meter,
             answer_timeout: self.setup.answer_timeout,
         };
-        let transport = Transport::new().unwrap();
         let project = self.project();
         let parts = mixpanel_leg::Parts {
             privacy: None,
-            state: relay.store.state.clone(),
+            state: relay.state.clone(),
             source,
             books,
             status: status.clone(),
             calls: mixpanel::calls::Calls::new(&project).unwrap(),
-            stack: stack::build(transport.clone(), gate, relay.budgets.clone(), reader),
-            probe: stack::probe_stack(transport, relay.budgets.clone(), reader),
+            stack: self.stack(relay, gate, reader),
+            probe: self.probe_stack(relay, reader),
             clock: self.clock.clone(),
             settings: mixpanel_leg::Settings {
                 enabled: true,
@@ -484,6 +542,9 @@ impl Leg {
 /// One process of the relay.
 pub struct Relay {
     pub store: SqliteStore,
+    /// The store's own, or held while their calls run.
+    state: Arc<dyn State>,
+    journal: Arc<dyn Journal>,
     pub budgets: Arc<Budgets>,
     brevo: Option<Leg>,
     mixpanel: Option<Leg>,
@@ -503,7 +564,7 @@ impl Relay {
     }
 
     pub async fn append(&self, records: Vec<Record>) -> Position {
-        self.store.journal.append(records).await.unwrap()
+        self.journal.append(records).await.unwrap()
     }
 
     pub async fn report(&self, destination: Destination) -> Report {
@@ -543,7 +604,7 @@ impl Relay {
 
     /// Those that are counted, once the checkpoint that brings them has been written.
     pub async fn dead_letters(&self, destination: Destination) -> Vec<DeadLetter> {
-        let state: Arc<dyn State> = self.store.state.clone();
+        let state = self.state.clone();
         let counted = self.report(destination).await.dead_letters;
         eventually("written down", async || dead_letters::held(&state, destination).await.unwrap().0 == counted).await;
         let page = dead_letters::page(&state, destination, None, 10_000).await.unwrap();
@@ -563,9 +624,9 @@ impl Relay {
     async fn balance(&self, status: &LegStatus) {
         let report = status.report().await.unwrap();
         let ended = report.delivered + report.skipped + report.parked + report.dead_letters + report.backlog;
-        let accepted = self.store.journal.accepted().total();
+        let accepted = self.journal.accepted().total();
         assert_eq!(ended, accepted, "the counts do not add up: {report:?} {:?}", status.snapshot());
-        let state: Arc<dyn State> = self.store.state.clone();
+        let state = self.state.clone();
         let (held, _) = dead_letters::held(&state, report.destination).await.unwrap();
         assert_eq!(report.dead_letters, held, "dead letters counted and held differ");
         if report.destination == Destination::Brevo {

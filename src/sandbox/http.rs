@@ -4,13 +4,13 @@ use std::borrow::Cow;
 use std::io::Read;
 use std::net::SocketAddr;
 
-use axum::body::Body;
+use axum::BoxError;
+use axum::body::{Body, HttpBody};
 use axum::http::{HeaderMap, HeaderName, HeaderValue, Method, Request, StatusCode, header};
 use axum::response::Response;
 use bytes::Bytes;
 use flate2::read::MultiGzDecoder;
 use http_body_util::{BodyExt, Limited};
-use hyper::body::Incoming;
 use serde_json::{Value, json};
 
 /// The largest body that any simulated endpoint takes: a lookup table of 100 MB, and some air.
@@ -31,7 +31,10 @@ pub(super) struct Call {
 
 impl Call {
     /// The refusal is a 413 for an oversized body and a 400 for one that broke off.
-    pub async fn read(request: Request<Incoming>, peer: SocketAddr) -> Result<Self, Reply> {
+    pub async fn read<B>(request: Request<B>, peer: SocketAddr) -> Result<Self, Reply>
+    where
+        B: HttpBody<Data = Bytes, Error: Into<BoxError>>,
+    {
         let (head, body) = request.into_parts();
         let body = match Limited::new(body, MAX_BODY).collect().await {
             Ok(whole) => whole.to_bytes(),

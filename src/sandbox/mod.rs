@@ -30,8 +30,10 @@ use std::future::Future;
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use axum::body::Body;
+use axum::BoxError;
+use axum::body::{Body, HttpBody};
 use axum::response::Response;
+use bytes::Bytes;
 use hyper::body::Incoming;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
@@ -45,6 +47,10 @@ pub use switches::*;
 use faults::Faults;
 use http::{Call, Reply};
 use server::Reset;
+
+/// Whom a request without a connection comes from.
+#[cfg(test)]
+const NOBODY: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(std::net::Ipv4Addr::LOCALHOST), 0);
 
 /// A running simulation; clones share its state.
 #[derive(Clone)]
@@ -82,11 +88,11 @@ impl Sandbox {
         let stop = CancellationToken::new();
         let of = |vendor: Vendor| {
             let sandbox = self.clone();
-            move |request, peer, reset| sandbox.clone().vendor(vendor, request, peer, reset)
+            move |request: hyper::Request<Incoming>, peer, reset| sandbox.clone().vendor(vendor, request, peer, reset)
         };
         let control_plane = {
             let sandbox = self.clone();
-            move |request, peer, _: Reset| sandbox.clone().control(request, peer)
+            move |request: hyper::Request<Incoming>, peer, _: Reset| sandbox.clone().control(request, peer)
         };
         let served = async {
             tokio::try_join!(
@@ -107,7 +113,7 @@ impl Sandbox {
     async fn vendor(
         self,
         vendor: Vendor,
-        request: hyper::Request<Incoming>,
+        request: hyper::Request<impl HttpBody<Data = Bytes, Error: Into<BoxError>>>,
         peer: SocketAddr,
         reset: Reset,
     ) -> Option<Response<Body>> {
@@ -134,6 +140,19 @@ impl Sandbox {
         }
     }
 
+    /// A request without a connection, for tests whose clock moves whenever nothing in the process does: how long a socket
+    /// takes is no part of their time. `None` as above.
+    #[cfg(test)]
+    pub(crate) async fn asked(&self, vendor: Vendor, request: hyper::Request<Body>) -> Option<Response<Body>> {
+        self.clone().vendor(vendor, request, NOBODY, Reset::default()).await
+    }
+
+    /// The same, of the control API.
+    #[cfg(test)]
+    pub(crate) async fn controlled(&self, request: hyper::Request<Body>) -> Option<Response<Body>> {
+        self.clone().control(request, NOBODY).await
+    }
+
     fn log_faulted(&self, vendor: Vendor, call: &Call, switches: &Switches) {
         match vendor {
             Vendor::Mixpanel => self.inner.mixpanel.log_faulted(call, switches, self.now()),
@@ -141,7 +160,11 @@ impl Sandbox {
         }
     }
 
-    async fn control(self, request: hyper::Request<Incoming>, peer: SocketAddr) -> Option<Response<Body>> {
+    async fn control(
+        self,
+        request: hyper::Request<impl HttpBody<Data = Bytes, Error: Into<BoxError>>>,
+        peer: SocketAddr,
+    ) -> Option<Response<Body>> {
         let reply: Reply = match Call::read(request, peer).await {
             Ok(call) => control::answer(&self, &call).await,
             Err(refusal) => refusal,

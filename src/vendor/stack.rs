@@ -12,7 +12,7 @@ use tower::{Layer, Service, ServiceBuilder, ServiceExt};
 use super::budget::{Budgets, Reading, Slot};
 use super::gate::SharedGate;
 use super::verdict::{Judge, judge};
-use super::{Transport, TransportError, VendorAnswer, VendorRequest, Verdict};
+use super::{TransportError, VendorAnswer, VendorRequest, Verdict};
 use crate::telemetry;
 
 /// How long an answer may take. Mixpanel's own SDKs wait 90 s at most; both vendors answer in well under a second.
@@ -35,7 +35,7 @@ pub type Stack = BoxCloneSyncService<VendorRequest, VendorAnswer, TransportError
 /// Builds the stack of one destination. A call through it resolves only with a definite answer, or with
 /// [`TransportError::Store`]: everything else is waited out inside, for as long as it takes. Dropping the call's future
 /// is how to give up.
-pub fn build(transport: Transport, gate: Arc<SharedGate>, budgets: Arc<Budgets>, reader: Reader) -> Stack {
+pub fn build(transport: impl Bottom, gate: Arc<SharedGate>, budgets: Arc<Budgets>, reader: Reader) -> Stack {
     let stack = ServiceBuilder::new()
         // Outermost, so that every attempt waits for the gate and pays from the budget again, and so that nobody above
         // retries a second time.
@@ -50,7 +50,7 @@ pub fn build(transport: Transport, gate: Arc<SharedGate>, budgets: Arc<Budgets>,
     BoxCloneSyncService::new(stack)
 }
 
-/// What sends: [`Transport`], or [`super::upload::Upload`].
+/// What sends: [`super::Transport`], or [`super::upload::Upload`].
 pub trait Bottom:
     Service<VendorRequest, Response = VendorAnswer, Error = TransportError, Future = Answering>
     + Clone

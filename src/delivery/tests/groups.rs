@@ -10,7 +10,7 @@ use crate::settlement::SkipRule;
 const BREVO: Destination = Destination::Brevo;
 
 /// Groups of `company_id`: name, industry, revenue and tags, of which the account lacks the last.
-fn setup() -> Setup {
+pub(super) fn setup() -> Setup {
     let mut setup = Setup::brevo().with_all_users();
     setup.sync = Sync { groups: true, ..Sync::default() };
     let properties = [("industry", "industry"), ("arr", "revenue"), ("tags", "tags")];
@@ -22,13 +22,13 @@ fn setup() -> Setup {
     setup
 }
 
-fn group(world: &World, id: &str, operator: &str, operand: Value) -> Record {
+pub(super) fn group(world: &World, id: &str, operator: &str, operand: Value) -> Record {
     let body = json!({"$token": TOKEN, "$group_key": "company_id", "$group_id": id, operator: operand});
     world.record(Kind::Group, &body)
 }
 
 /// Attributes of all companies, by name.
-async fn companies(world: &World) -> Vec<Value> {
+pub(super) async fn companies(world: &World) -> Vec<Value> {
     let shown = world.show("/brevo/companies").await;
     let mut all: Vec<Value> =
         shown["companies"].as_array().unwrap().iter().map(|company| company["attributes"].clone()).collect();
@@ -36,7 +36,7 @@ async fn companies(world: &World) -> Vec<Value> {
     all
 }
 
-async fn seed(world: &World, companies: Value) {
+pub(super) async fn seed(world: &World, companies: Value) {
     world.control("POST", "/brevo/seed", json!({ "companies": companies })).await;
 }
 
@@ -256,7 +256,7 @@ fn in_group(world: &World, person: &str, n: i64, groups: Value) -> Record {
 }
 
 /// The people linked to the company of this name, by the part of their address before the `@`.
-async fn members(world: &World, company: &str) -> Vec<String> {
+pub(super) async fn members(world: &World, company: &str) -> Vec<String> {
     let shown = world.show("/brevo/companies").await;
     let all = shown["companies"].as_array().unwrap();
     let Some(company) = all.iter().find(|one| one["attributes"]["name"] == company) else { return Vec::new() };
@@ -270,7 +270,7 @@ async fn members(world: &World, company: &str) -> Vec<String> {
     members
 }
 
-fn known(world: &World, person: &str) -> Record {
+pub(super) fn known(world: &World, person: &str) -> Record {
     world.set(person, json!({"$email": format!("{person}@example.com")}))
 }
 
@@ -398,67 +398,4 @@ async fn group_records_on_shelves_of_an_older_version_are_taken_off() {
     let report = relay.report(BREVO).await;
     assert_eq!(report.parked, 0);
     relay.kill().await;
-}
-
-/// Calls that drew on the hundred an hour.
-async fn hourly_calls(world: &World) -> u64 {
-    world.show("/brevo/counts").await["counts"]["calls"]["other"].as_u64().unwrap()
-}
-
-/// 10,000 updates of 400 groups, half of which were at Brevo before, under the real limit: few calls, the right companies,
-/// and nobody else waits.
-#[tokio::test]
-async fn ten_thousand_updates_fit_into_a_hundred_calls_and_delay_nobody() {
-    const GROUPS: u64 = 400;
-    let world = World::new(setup()).await;
-    let before: Vec<Value> =
-        (0..GROUPS / 2).map(|n| json!({"name": format!("Company {n}"), "industry": "old", "domain": "kept"})).collect();
-    seed(&world, Value::from(before)).await;
-    let relay = world.relay().await;
-    for round in 0..25_u64 {
-        let update = |n: u64| {
-            let id = format!("g{n}");
-            match round {
-                0 => group(&world, &id, "$set", json!({"$name": format!("Company {n}")})),
-                1 => group(&world, &id, "$set_once", json!({"industry": "new"})),
-                _ => group(&world, &id, "$set", json!({"arr": round * 1_000 + n})),
-            }
-        };
-        relay.append((0..GROUPS).map(update).collect()).await;
-        // Somebody who has nothing to do with it.
-        let person = format!("u{round}");
-        relay.append(vec![known(&world, &person), world.purchase(&person, round.cast_signed())]).await;
-        if round % 5 == 0 {
-            let arrived = async || world.brevo_events().await.iter().any(|(n, _)| *n == round.cast_signed());
-            eventually("an event beside the groups", arrived).await;
-        }
-    }
-    relay.settled().await;
-    let tally = relay.tally(BREVO);
-    assert_eq!((tally.delivered.group, tally.delivered.event, tally.delivered.profile), (10_000, 25, 25));
-    let mut expected: Vec<Value> = (0..GROUPS)
-        .map(|n| {
-            let revenue = (24_000 + n) as f64;
-            let name = format!("Company {n}");
-            match n {
-                n if n < GROUPS / 2 => json!({"name": name, "industry": "old", "domain": "kept", "revenue": revenue}),
-                _ => json!({"name": name, "industry": "new", "revenue": revenue}),
-            }
-        })
-        .collect();
-    expected.sort_by_key(|attributes| attributes["name"].to_string());
-    let found = companies(&world).await;
-    let numbers = |all: Vec<Value>| -> Vec<Value> {
-        all.into_iter()
-            .map(|mut one| {
-                one["revenue"] = one["revenue"].as_f64().into();
-                one
-            })
-            .collect()
-    };
-    assert_eq!(numbers(found), numbers(expected));
-    let calls = hourly_calls(&world).await;
-    assert!(calls <= 50, "{calls} calls");
-    assert_eq!(world.answers("brevo", "/v3", 429).await, 0);
-    relay.drain().await;
 }

@@ -11,6 +11,7 @@ mod core;
 mod deletion;
 mod everything;
 mod forgetting;
+mod group_hours;
 mod groups;
 mod histories;
 mod identity;

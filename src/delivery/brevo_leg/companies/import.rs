@@ -35,6 +35,10 @@ use crate::vendor::budget::Limit;
 /// Companies from which one import, with its looks and the reading that follows, is cheaper than single calls by far.
 const IMPORT_FROM: usize = 20;
 
+/// Payments one by one that stand between two imports while somebody waits whom no import can carry: an import and its
+/// looks take as many calls, so that neither kind waits for the end of the other.
+const ONES_BETWEEN: u32 = 5;
+
 /// Waits between two looks at a process: each look is one of the hour's calls.
 const LOOKS: [u64; 6] = [2, 4, 8, 15, 30, 60];
 /// An import that is not done by then is left to itself.
@@ -110,18 +114,21 @@ impl BrevoLeg {
             }
         }
         let made: Vec<_> = made.into_values().collect();
+        let ones_turn = self.companies.one_is_next(&[&made, &changed]);
         let candidates = if made.len() >= IMPORT_FROM { made } else { changed };
         self.companies.report(&not_placed);
         if !wanted.is_empty() {
             self.read_company_account(caller.clone(), wanted.into_values().collect());
             return true;
         }
-        if candidates.len() < IMPORT_FROM {
+        if candidates.len() < IMPORT_FROM || ones_turn {
             return false;
         }
         for candidate in &candidates {
             self.companies.begin(&candidate.group);
         }
+        self.companies.imported_at = self.parts.clock.now();
+        self.companies.ones_next = ONES_BETWEEN;
         let import = Import { caller: caller.clone(), state, held: self.companies.held_ids() };
         self.companies.busy = true;
         self.spawn(Box::pin(async move {
@@ -354,6 +361,15 @@ fn as_number(value: &Value) -> Option<f64> {
 }
 
 impl Companies {
+    /// Whether the next turn is that of the oldest debt, which the last import has passed over and no other would carry.
+    fn one_is_next(&mut self, carried: &[&[Candidate]]) -> bool {
+        let Some((oldest, group)) = self.line.first() else { return false };
+        let carried = carried.iter().any(|some| some.iter().any(|candidate| candidate.group == *group));
+        let next = self.ones_next > 0 && *oldest < self.imported_at && !carried;
+        self.ones_next -= u32::from(next);
+        next
+    }
+
     /// About how many calls the line takes.
     pub(super) fn line_calls(&self) -> u64 {
         let groups = self.line.len();

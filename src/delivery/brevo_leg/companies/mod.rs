@@ -127,6 +127,10 @@ pub(super) struct Companies {
     alone: BTreeSet<GroupId>,
     /// An earlier process's import has been looked after.
     import_awaited: bool,
+    /// When the last import was made up: what was owed before and still is, no import can carry.
+    imported_at: UnixMillis,
+    /// Payments that those have before the next import.
+    ones_next: u32,
 
     /// Something is under way; what comes in meanwhile joins the line.
     busy: bool,
@@ -167,6 +171,8 @@ impl Companies {
             reported: BTreeSet::new(),
             alone: BTreeSet::new(),
             import_awaited: false,
+            imported_at: UnixMillis::default(),
+            ones_next: 0,
             busy: false,
             next_at: Instant::now(),
             misrouted: 0,
