@@ -34,6 +34,8 @@ pub mod record;
 pub mod sandbox;
 pub mod serve;
 pub mod settlement;
+#[cfg(test)]
+pub(crate) mod simulation;
 pub mod store;
 pub mod tables;
 pub mod telemetry;

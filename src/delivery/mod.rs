@@ -19,8 +19,6 @@ pub mod outlook;
 pub mod overflow;
 pub mod pauses;
 pub mod shift;
-#[cfg(test)]
-pub(crate) mod simulation;
 pub mod source;
 pub mod status;
 pub mod tally;

@@ -24,12 +24,11 @@ use super::brevo_leg::{self, BaseSource, BrevoLeg, MixpanelBases};
 use super::checkpoint::Checkpoint;
 use super::dead_letters::{self, DeadLetter};
 use super::mixpanel_leg::{self, MixpanelLeg};
-use super::simulation::{Asked, Direct, HeldJournal, HeldState, SimulatedClock};
 use super::source::Source;
 use super::status::{LegStatus, Report};
 use super::tally::Tally;
 use crate::brevo;
-use crate::clock::{Clock, SharedClock, SystemClock, UnixMillis};
+use crate::clock::{Clock, SharedClock, SystemClock, UnixMillis, Uptime};
 use crate::config::{
     self, BrevoMode, Consent, IdentityMode, Mapping, MixpanelEndpoints, OnConsentWithdrawn, OnProfileDelete, Parking,
     Residency, Secret, ServiceAccount, Sync,
@@ -40,6 +39,7 @@ use crate::mixpanel;
 use crate::record::{Destination, Destinations, Kind, Origin, Position, Project, Record};
 use crate::sandbox::{Sandbox, SandboxConfig};
 use crate::settlement::SkipRule;
+use crate::simulation::{Asked, Direct, HeldJournal, HeldState, SimulatedClock};
 use crate::store::sqlite::{self, OpenOptions, SqliteStore};
 use crate::store::{Journal, State};
 use crate::vendor::Transport;
@@ -59,7 +59,7 @@ pub struct ShiftedClock {
 }
 
 impl ShiftedClock {
-    fn of(clock: SharedClock) -> Arc<Self> {
+    pub fn of(clock: SharedClock) -> Arc<Self> {
         Arc::new(Self { by_ms: AtomicI64::default(), of: clock })
     }
 
@@ -71,6 +71,11 @@ impl ShiftedClock {
 impl Clock for ShiftedClock {
     fn now(&self) -> UnixMillis {
         UnixMillis(self.of.now().0.saturating_add_signed(self.by_ms.load(Ordering::SeqCst)))
+    }
+
+    /// Nobody sets that one.
+    fn uptime(&self) -> Option<Uptime> {
+        self.of.uptime()
     }
 }
 
@@ -203,13 +208,13 @@ impl World {
         }
     }
 
-    /// One whose time is tokio's, which the test has paused: see [`super::simulation`].
+    /// One whose time is tokio's, which the test has paused: see [`crate::simulation`].
     pub fn simulated(setup: Setup) -> Self {
         let binary = std::env::current_exe().unwrap();
         let dir = tempfile::tempdir_in(binary.parent().unwrap()).unwrap();
         let clock = SimulatedClock::new();
         let sandbox = Sandbox::new(SandboxConfig::default(), clock.clone());
-        let direct = Direct { sandbox, clock: clock.clone(), asked: Arc::default() };
+        let direct = Direct::new(sandbox, clock.clone());
         let [mixpanel, brevo] = Direct::BASES.map(|base| base.parse().unwrap());
         Self { setup, clock: ShiftedClock::of(clock), dir, mixpanel, brevo, vendors: Vendors::Direct(direct) }
     }
@@ -217,7 +222,7 @@ impl World {
     /// Every call to a vendor, oldest first. Of a simulation.
     pub fn asked(&self) -> Vec<Asked> {
         let Vendors::Direct(direct) = &self.vendors else { panic!("no simulation") };
-        direct.asked.lock().unwrap().clone()
+        direct.asked()
     }
 
     pub async fn control(&self, method: &str, path: &str, body: Value) -> Value {

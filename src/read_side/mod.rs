@@ -23,6 +23,8 @@ mod params;
 mod paths;
 mod query;
 mod routes;
+#[cfg(test)]
+mod tests;
 mod upstream;
 mod wishes;
 

@@ -8,9 +8,9 @@ use tokio::time::sleep;
 
 use super::groups::{companies, group, known, members, seed, setup};
 use crate::clock::Clock as _;
-use crate::delivery::simulation::Asked;
 use crate::delivery::testing::{Relay, World, text};
 use crate::record::{Destination, Record};
+use crate::simulation::Asked;
 
 const BREVO: Destination = Destination::Brevo;
 const UPDATES: usize = 10_000;

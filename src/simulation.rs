@@ -1,4 +1,4 @@
-//! Hours of a relay's life in a second of a test's: legs, store and vendors under tokio's paused clock.
+//! Hours of a relay's life in a second of a test's: its rooms, store and vendors under tokio's paused clock.
 //!
 //! A paused clock jumps to the next timer whenever the runtime has nothing to do. So that it never jumps over something
 //! that only takes the machine's time, everything that leaves the runtime's one thread holds it: the store's calls run as
@@ -22,7 +22,7 @@ use tokio::sync::watch;
 use tokio::time::Instant;
 use tower::Service;
 
-use crate::clock::{Clock, UnixMillis};
+use crate::clock::{Clock, UnixMillis, Uptime};
 use crate::record::{EntryId, Epoch, PerKind, Position, Record};
 use crate::sandbox::{Sandbox, Vendor};
 use crate::store::{
@@ -56,6 +56,11 @@ impl Clock for SimulatedClock {
         let now = BEGINNING + self.from.elapsed();
         self.shown.store(now.0, Ordering::SeqCst);
         now
+    }
+
+    fn uptime(&self) -> Option<Uptime> {
+        let millis = u64::try_from(self.from.elapsed().as_millis()).ok()?;
+        Some(Uptime { boot: "simulated".to_owned(), millis })
     }
 }
 
@@ -155,10 +160,10 @@ pub struct Asked {
 /// Both vendors and their control API, asked without a socket. The bottom of every stack of a simulation.
 #[derive(Clone)]
 pub struct Direct {
-    pub sandbox: Sandbox,
-    pub clock: Arc<SimulatedClock>,
+    sandbox: Sandbox,
+    clock: Arc<SimulatedClock>,
     /// Every call, oldest first.
-    pub asked: Arc<Mutex<Vec<Asked>>>,
+    asked: Arc<Mutex<Vec<Asked>>>,
 }
 
 /// The longest answer read.
@@ -168,6 +173,15 @@ impl Direct {
     /// The base URLs of Mixpanel and Brevo: hosts that nobody could reach.
     pub const BASES: [&'static str; 2] = ["http://mixpanel.invalid", "http://brevo.invalid/v3"];
 
+    pub fn new(sandbox: Sandbox, clock: Arc<SimulatedClock>) -> Self {
+        Self { sandbox, clock, asked: Arc::default() }
+    }
+
+    /// Every call to a vendor so far, oldest first.
+    pub fn asked(&self) -> Vec<Asked> {
+        self.asked.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
     pub async fn control(&self, method: &str, path: &str, body: &Value) -> (u16, Bytes) {
         let request = http::Request::builder().method(method).uri(path).body(Body::from(body.to_string()));
         let answer = self.sandbox.controlled(request.expect("a request")).await.expect("control answers");
@@ -175,19 +189,25 @@ impl Direct {
         (status, Limited::new(answer.into_body(), MAX_ANSWER).collect().await.expect("an answer").to_bytes())
     }
 
-    async fn ask(self, request: VendorRequest) -> Result<VendorAnswer, TransportError> {
-        let VendorRequest { method, url, headers, body, .. } = request;
-        let vendor = if url.host_str() == Some("brevo.invalid") { Vendor::Brevo } else { Vendor::Mixpanel };
-        let (at, path) = (self.clock.now(), url.path().to_owned());
-        let mut sent = http::Request::builder().method(method).uri(url.as_str());
-        *sent.headers_mut().expect("a fresh request") = headers;
-        let sent = sent.body(Body::from(body)).expect("a request");
-        let broken = || TransportError::Broken("the vendor has hung up".to_owned());
-        let answer = self.sandbox.asked(vendor, sent).await.ok_or_else(broken)?;
+    /// One call, to Brevo or else to Mixpanel by its host. `None`: the vendor has hung up.
+    pub async fn exchange(&self, request: http::Request<Body>) -> Option<http::Response<Bytes>> {
+        let vendor = if request.uri().host() == Some("brevo.invalid") { Vendor::Brevo } else { Vendor::Mixpanel };
+        let (at, path) = (self.clock.now(), request.uri().path().to_owned());
+        let answer = self.sandbox.asked(vendor, request).await?;
         let (head, body) = answer.into_parts();
-        let body = Limited::new(body, MAX_ANSWER).collect().await.map_err(|_| broken())?.to_bytes();
+        let body = Limited::new(body, MAX_ANSWER).collect().await.ok()?.to_bytes();
         let asked = Asked { at, path, status: head.status.as_u16() };
         self.asked.lock().unwrap_or_else(PoisonError::into_inner).push(asked);
+        Some(http::Response::from_parts(head, body))
+    }
+
+    async fn ask(self, request: VendorRequest) -> Result<VendorAnswer, TransportError> {
+        let VendorRequest { method, url, headers, body, .. } = request;
+        let mut sent = http::Request::builder().method(method).uri(url.as_str());
+        *sent.headers_mut().expect("a fresh request") = headers;
+        let answer = self.exchange(sent.body(Body::from(body)).expect("a request")).await;
+        let answer = answer.ok_or_else(|| TransportError::Broken("the vendor has hung up".to_owned()))?;
+        let (head, body) = answer.into_parts();
         Ok(VendorAnswer::new(head.status, head.headers, body))
     }
 }
