@@ -53,6 +53,8 @@ pub struct Push {
     pub page: u32,
     pub pages: u32,
     pub members: Vec<Member>,
+    /// They have left a group that the list mirrors: the brake is that of a mirror.
+    pub of_a_mirror: bool,
 }
 
 /// Why a page was not taken.
@@ -128,10 +130,10 @@ impl Desk {
     /// the brake has stopped within a day is let go on by an order with `force`.
     pub async fn ask(&self, order: Order) -> Result<Run, AskError> {
         let mut active = self.active.lock().await;
-        let under_way = active
-            .runs
-            .iter()
-            .find(|(id, held)| !active.receiving.contains(*id) && held.same_place(&order) && held.mode == order.mode);
+        let same = |held: &Order| {
+            held.same_place(&order) && held.mode == order.mode && held.of_a_mirror == order.of_a_mirror
+        };
+        let under_way = active.runs.iter().find(|(id, held)| !active.receiving.contains(*id) && same(held));
         if let Some((id, _)) = under_way
             && let Some(run) = self.get(id).await?
         {
@@ -192,12 +194,12 @@ impl Desk {
 
     /// Takes a page of members; the run begins with the last one.
     pub async fn push(&self, push: Push) -> Result<Run, PushError> {
-        let Push { cohort, name, session, list, mode, page, pages, members } = push;
+        let Push { cohort, name, session, list, mode, page, pages, members, of_a_mirror } = push;
         if page == 0 || page > pages || pages > MAX_PAGES {
             return Err(PushError::NoSuchPage { page, pages });
         }
         let source = Source::Pushed { id: cohort, session };
-        let order = Order { source, list, mode, force: false, trigger: Trigger::Webhook };
+        let order = Order { source, list, mode, force: false, of_a_mirror, trigger: Trigger::Webhook };
         let mut active = self.active.lock().await;
         let mut run = match self.of_session(&order, &active).await? {
             Some(run) => run,

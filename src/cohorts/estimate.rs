@@ -73,6 +73,7 @@ mod tests {
             list: ListId(1),
             mode: SyncMode::Mirror,
             force: false,
+            of_a_mirror: false,
             trigger: Trigger::Request,
         };
         let stage = Stage::Collecting { session: None, page: 0, restarts: 0 };

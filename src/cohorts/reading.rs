@@ -4,6 +4,7 @@ use super::members::phone_of;
 use super::rows::{Kind, MEMBER, Mark, MemberRow, REMOVAL, Rows, hash};
 use super::run::{Outcome, Run, Stage};
 use super::worker::{Engine, StepError};
+use crate::alerts::Moment;
 use crate::brevo::identifiers::{ContactId, ContactRef, Email};
 use crate::brevo::limits::MAX_MEMBERS_PAGE;
 use crate::brevo::outcome::{self, ReadError};
@@ -147,13 +148,9 @@ impl Engine {
         if self.resolver.mode == BrevoMode::Observe {
             return Ok(self.desk.end(run, batch, Outcome::Observed, None).await?);
         }
-        let brakes = run.order.mode == SyncMode::Mirror && !run.order.force;
-        if brakes && too_many(run.counts.to_remove, run.counts.list_before, self.max_removal_share) {
-            let why = format!(
-                "{} of the {} people in list {} would leave it, which is more than max_removal_share ({}) allows: ask again with \
-                 \"force\": true, or `mixrelay cohorts sync --force`, to let it go on",
-                run.counts.to_remove, run.counts.list_before, run.order.list.0, self.max_removal_share
-            );
+        if run.order.brakes() && too_many(run.counts.to_remove, run.counts.list_before, self.max_removal_share) {
+            let why = braked(run, self.max_removal_share);
+            self.bell.ring(Moment::BrakePulled);
             return Ok(self.desk.end(run, batch, Outcome::Stopped, Some(why)).await?);
         }
         run.stage = Stage::Removing;
@@ -191,6 +188,21 @@ fn known_by(contact: &Contact) -> Vec<PersonHash> {
     let phone = attribute("SMS").and_then(phone_of).map(|phone| hash(Kind::Phone, phone.digits()));
     let id = Some(hash(Kind::Id, &contact.id.0.to_string()));
     [ext_id, email, phone, id].into_iter().flatten().collect()
+}
+
+/// What the brake has held back, and how to let it go. Whoever has left a mirrored group is not taken out later: they may
+/// be back by then. The whole group says who is to go.
+fn braked(run: &Run, share: f64) -> String {
+    let counts = &run.counts;
+    let again = if run.order.of_a_mirror {
+        "if that is right, run the whole cohort once by \"syncMode\": \"mirror\" and \"force\": true, or have Mixpanel push all of it"
+    } else {
+        "ask again with \"force\": true, or `mixrelay cohorts sync --force`, to let it go on"
+    };
+    format!(
+        "{} of the {} people in list {} would leave it, which is more than max_removal_share ({share}) allows: {again}",
+        counts.to_remove, counts.list_before, run.order.list.0
+    )
 }
 
 /// The brake of a mirror.

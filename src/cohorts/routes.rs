@@ -121,7 +121,7 @@ impl Parts {
             AdminError::invalid("targetList is neither a list's id nor a name under lists".to_owned(), hint)
         })?;
         let (mode, force, trigger) = (asked.sync_mode, asked.force, Trigger::Request);
-        Ok(Order { source: Source::Cohort { id }, list, mode, force, trigger })
+        Ok(Order { source: Source::Cohort { id }, list, mode, force, of_a_mirror: false, trigger })
     }
 
     async fn ask(&self, order: Order) -> Result<Run, AdminError> {

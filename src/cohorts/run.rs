@@ -71,10 +71,18 @@ pub struct Order {
     pub mode: SyncMode,
     /// The brake does not hold.
     pub force: bool,
+    /// Who is taken out leaves a mirror: somebody else has found the difference.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub of_a_mirror: bool,
     pub trigger: Trigger,
 }
 
 impl Order {
+    /// Whether `max_removal_share` holds: a list that mirrors a group must not empty because the group did.
+    pub(super) fn brakes(&self) -> bool {
+        (self.mode == SyncMode::Mirror || self.of_a_mirror) && !self.force
+    }
+
     /// Whether both bring the same group into the same list.
     pub fn same_place(&self, other: &Order) -> bool {
         self.list == other.list && self.source.same_group(&other.source)

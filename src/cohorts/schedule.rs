@@ -69,6 +69,7 @@ mod tests {
             list: ListId(1),
             mode: SyncMode::Mirror,
             force: false,
+            of_a_mirror: false,
             trigger: Trigger::Schedule,
         };
         Planned { order, every: Duration::from_millis(HOUR) }

@@ -57,6 +57,7 @@ fn page(session: &str, page: u32, pages: u32, ids: &[&str]) -> Push {
         page,
         pages,
         members: people(ids),
+        of_a_mirror: false,
     }
 }
 
@@ -103,6 +104,7 @@ async fn what_is_asked_for_twice_is_one_run_over_a_restart_too() {
         list: ListId(16),
         mode,
         force: false,
+        of_a_mirror: false,
         trigger: Trigger::Request,
     };
     let first = desk(&held, true).await.ask(order(SyncMode::Mirror)).await.unwrap();

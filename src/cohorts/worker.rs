@@ -16,6 +16,7 @@ use super::members::Resolver;
 use super::run::{Outcome, Run, RunId, Stage};
 use super::schedule::Planned;
 use super::vendors::{BrevoSide, NotAnswered, Vendors};
+use crate::alerts::Bell;
 use crate::brevo::identifiers::ListId;
 use crate::clock::UnixMillis;
 use crate::delivery::LegError;
@@ -93,14 +94,15 @@ pub struct Engine {
     pub(super) resolver: Resolver,
     pub(super) vendors: Vendors,
     pub(super) max_removal_share: f64,
+    pub(super) bell: Arc<Bell>,
     /// Runs that an earlier process or shift was working on: the first list change of each may have been made already.
     resumed: Mutex<HashSet<RunId>>,
 }
 
 impl Engine {
-    pub fn new(desk: Arc<Desk>, vendors: Vendors, max_removal_share: f64) -> Self {
+    pub fn new(desk: Arc<Desk>, vendors: Vendors, max_removal_share: f64, bell: Arc<Bell>) -> Self {
         let resolver = desk.resolver.clone();
-        Self { desk, resolver, vendors, max_removal_share, resumed: Mutex::default() }
+        Self { desk, resolver, vendors, max_removal_share, bell, resumed: Mutex::default() }
     }
 
     pub(super) fn brevo(&self) -> Result<&BrevoSide, StepError> {

@@ -43,7 +43,8 @@ impl Room {
         };
         let on = config.mixpanel.sync.cohorts && config.brevo.is_some();
         let desk = Desk::open(resolver, self.clock.clone(), config.retention.runs, on).await?;
-        let engine = Arc::new(Engine::new(desk.clone(), self.list_vendors(brevo)?, config.cohorts.max_removal_share));
+        let (vendors, share) = (self.list_vendors(brevo)?, config.cohorts.max_removal_share);
+        let engine = Arc::new(Engine::new(desk.clone(), vendors, share, self.bell.clone()));
         let plans = if on { plans(&config.cohorts) } else { Vec::new() };
         if !plans.is_empty() {
             self.budgets.reserve(Family::MixpanelQuery, Priority::Cohorts, COHORTS_SHARE);
@@ -97,6 +98,7 @@ fn plans(cohorts: &Cohorts) -> Vec<Planned> {
             list: ListId(cohort.list),
             mode: cohort.mode,
             force: false,
+            of_a_mirror: false,
             trigger: Trigger::Schedule,
         },
         every: cohort.every,

@@ -305,3 +305,31 @@ async fn a_pushed_cohort_becomes_the_list_and_is_followed() {
     push_cohort(&relay, &sync("remove_members", "s-2", (1, 1), &[1, 9])).await;
     list_is(&sandbox, &[2, 3, 4, 5, 6]).await;
 }
+
+/// A cohort that empties at Mixpanel, by a mistake in its definition, must not empty the list.
+#[tokio::test]
+async fn the_brake_of_a_mirror_holds_for_those_who_are_pushed_out_of_it() {
+    let sandbox = Sandbox::start().await;
+    let contact = |n: u32| json!({ "email": format!("u{n}@example.com"), "ext_id": format!("u{n}"), "list_ids": [16] });
+    let contacts: Vec<_> = (1..=6).map(contact).collect();
+    sandbox.control("POST", "/brevo/seed", json!({ "contacts": contacts })).await;
+    let tweaks = json!({
+        "webhooks": { "mixpanel": { "username": "mixpanel", "password": "stream-password" } },
+        "cohorts": [{ "id": 77, "list": 16, "mode": "mirror", "schedule": "weekly" }],
+    });
+    let relay = Relay::start(&sandbox, tweaks).await;
+    push_cohort(&relay, &sync("remove_members", "s-1", (1, 1), &[1, 2, 3, 4])).await;
+    let stopped = eventually(PATIENCE, async || {
+        let runs = relay.admin("GET", "/v1/cohorts/runs").await.ok().json();
+        let pushed = runs["items"].as_array().unwrap().iter().find(|run| run["trigger"] == "webhook").cloned();
+        pushed.filter(|run| run["status"] != "running").ok_or(runs.to_string())
+    })
+    .await;
+    assert_eq!((&stopped["status"], &stopped["toRemove"]), (&json!("stopped"), &json!(4)), "{stopped}");
+    assert!(stopped["why"].as_str().unwrap().contains("max_removal_share"), "{stopped}");
+    list_is(&sandbox, &[1, 2, 3, 4, 5, 6]).await;
+    let rung = relay.metrics().await.sum("mixrelay_alerts_total", &[("cause", "brake_pulled")]);
+    assert!(rung >= 1.0);
+    push_cohort(&relay, &sync("remove_members", "s-2", (1, 1), &[6])).await;
+    list_is(&sandbox, &[1, 2, 3, 4, 5]).await;
+}

@@ -231,6 +231,7 @@ async fn core_12_runs_into_lists_stand_back_and_lose_what_they_hold_of_the_perso
             page: 1,
             pages: 1,
             members: vec![member("ada"), member("bob")],
+            of_a_mirror: false,
         };
         lists.push(push).await.unwrap();
         held_her.set(held_her.get() || list_rows(&state).await.contains("ada"));

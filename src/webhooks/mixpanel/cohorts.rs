@@ -73,6 +73,7 @@ impl CohortSyncs {
                     page: page.page,
                     pages: page.pages,
                     members: page.members.clone(),
+                    of_a_mirror: page.action.is_of_mirrors(),
                 };
                 self.shared.lists.push(push).await?;
             }

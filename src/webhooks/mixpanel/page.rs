@@ -28,6 +28,11 @@ impl Action {
             _ => None,
         }
     }
+
+    /// Whether it changes mirrors alone ([`change`]).
+    pub fn is_of_mirrors(self) -> bool {
+        self == Action::RemoveMembers
+    }
 }
 
 /// Why a body is no page.
