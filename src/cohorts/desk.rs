@@ -133,11 +133,12 @@ impl Desk {
         let same = |held: &Order| {
             held.same_place(&order) && held.mode == order.mode && held.of_a_mirror == order.of_a_mirror
         };
-        let under_way = active.runs.iter().find(|(id, held)| !active.receiving.contains(*id) && same(held));
-        if let Some((id, _)) = under_way
-            && let Some(run) = self.get(id).await?
-        {
-            return Ok(run);
+        let under_way = active.runs.iter().filter(|(id, held)| !active.receiving.contains(*id) && same(held));
+        for (id, _) in under_way {
+            // The worker may not have noticed yet that a run has ended.
+            if let Some(run) = self.get(id).await?.filter(|run| run.ended().is_none()) {
+                return Ok(run);
+            }
         }
         if let (true, Some(run)) = (order.force, self.stopped(&order).await?) {
             return self.let_go_on(run, &mut active).await;
@@ -229,7 +230,7 @@ impl Desk {
     async fn of_session(&self, order: &Order, active: &Active) -> Result<Option<Run>, StoreError> {
         let same = |held: &Order| held.source == order.source && held.list == order.list && held.mode == order.mode;
         match active.runs.iter().rfind(|(_, held)| same(held)) {
-            Some((id, _)) => self.get(id).await,
+            Some((id, _)) => Ok(self.get(id).await?.filter(|run| run.ended().is_none())),
             None => Ok(None),
         }
     }
@@ -347,8 +348,13 @@ impl Desk {
         self.save(run, batch).await
     }
 
-    pub(super) async fn ended(&self, id: &RunId) {
-        self.active.lock().await.runs.remove(id);
+    /// The worker is done with the run, which somebody may have let go on meanwhile.
+    pub(super) async fn ended(&self, id: &RunId) -> Result<(), StoreError> {
+        let mut active = self.active.lock().await;
+        if self.get(id).await?.is_none_or(|run| run.ended().is_some()) {
+            active.runs.remove(id);
+        }
+        Ok(())
     }
 
     /// Runs that somebody could work on, oldest first.

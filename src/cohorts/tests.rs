@@ -114,6 +114,21 @@ async fn what_is_asked_for_twice_is_one_run_over_a_restart_too() {
     assert_eq!(desk.list(None, 10).await.unwrap().len(), 2);
 }
 
+/// Between the end of a run and the worker's noticing it.
+#[tokio::test]
+async fn a_stopped_run_can_be_let_go_on_at_once() {
+    let directory = directory();
+    let held = store(&directory);
+    let desk = desk(&held, true).await;
+    let mut run = desk.push(page("s", 1, 1, &["a"])).await.unwrap();
+    desk.end(&mut run, WriteBatch::new(), Outcome::Stopped, None).await.unwrap();
+    let order = Order { force: true, ..run.order.clone() };
+    let again = desk.ask(order).await.unwrap();
+    assert_eq!((&again.id, again.ended(), again.order.force), (&run.id, None, true));
+    desk.ended(&run.id).await.unwrap();
+    assert_eq!(desk.workable().await.len(), 1, "it is to be worked on");
+}
+
 #[tokio::test]
 async fn nothing_is_begun_where_cohorts_are_off() {
     let directory = directory();

@@ -210,7 +210,7 @@ impl Worker {
                 Some(ended) = under_way.tasks.join_next() => {
                     let id = ended.map_err(|died| StoreError::Failed(format!("a task of a cohort run died: {died}")))??;
                     under_way.busy.retain(|(busy, _)| *busy != id);
-                    desk.ended(&id).await;
+                    desk.ended(&id).await?;
                     // What it knows of people is not needed any more.
                     clean_at = Instant::now();
                 }
