@@ -37,7 +37,7 @@ impl Engine {
             if run.order.mode == SyncMode::Remove {
                 return Ok(self.desk.end(run, WriteBatch::new(), Outcome::Done, None).await?);
             }
-            run.stage = Stage::Adding { after: None };
+            run.stage = Stage::Adding { after: None, by_address: false };
             return Ok(self.desk.save(run, WriteBatch::new()).await?);
         }
         let list = run.order.list;
@@ -72,18 +72,16 @@ impl Engine {
 
     /// Brings the members of a page to the list, those that Brevo knows.
     pub(super) async fn add_some(&self, run: &mut Run) -> Result<(), StepError> {
-        let Stage::Adding { after } = run.stage.clone() else { return Ok(()) };
+        let Stage::Adding { after, mut by_address } = run.stage.clone() else { return Ok(()) };
         let (mut open, last) = self.open_members(run, after.as_deref()).await?;
-        let mut first_kind = Kind::ExtId;
-        while let Some((kind, members)) = next_call(&open, first_kind) {
-            let tried = self.add(run, kind, &members, &mut open).await?;
-            // Contacts that somebody else has made may carry no ids of ours: then addresses go first.
-            if kind != Kind::Phone && tried.failed * 2 > tried.of {
-                first_kind = if kind == Kind::ExtId { Kind::Email } else { Kind::ExtId };
-            }
+        while let Some((kind, members)) = next_call(&open, by_address) {
+            let failed = self.add(run, kind, &members, &open).await?;
+            by_address = addresses_first(by_address, kind, failed.len(), members.len());
+            run.stage = Stage::Adding { after: after.clone(), by_address };
+            self.note_added(run, kind, &members, &failed, &mut open).await?;
         }
         run.stage = match last {
-            Some(last) => Stage::Adding { after: Some(last) },
+            Some(last) => Stage::Adding { after: Some(last), by_address },
             None => Stage::Creating { after: None },
         };
         Ok(self.desk.save(run, WriteBatch::new()).await?)
@@ -105,14 +103,26 @@ impl Engine {
         Ok((open, last))
     }
 
-    /// One call for the members at these places in `open`.
-    async fn add(&self, run: &mut Run, kind: Kind, members: &[usize], open: &mut [Open]) -> Result<Tried, StepError> {
+    /// One call for the members at these places in `open`; who of them is not in the list after it, in order.
+    async fn add(&self, run: &mut Run, kind: Kind, members: &[usize], open: &[Open]) -> Result<Vec<usize>, StepError> {
         let doubtful = self.first_after_a_crash(&run.id);
         let mut failed = match kind {
             Kind::Phone => self.add_by_phone(run, members, open).await?,
             _ => self.add_by_call(run, kind, members, open, doubtful).await?,
         };
         failed.sort_unstable();
+        Ok(failed)
+    }
+
+    /// Writes down what a call has done.
+    async fn note_added(
+        &self,
+        run: &mut Run,
+        kind: Kind,
+        members: &[usize],
+        failed: &[usize],
+        open: &mut [Open],
+    ) -> Result<(), StepError> {
         let id = run.id.clone();
         let rows = Rows { state: self.desk.state.as_ref(), run: &id };
         let mut batch = WriteBatch::new();
@@ -126,8 +136,7 @@ impl Engine {
             }
             rows.put_mark(&member.key, member.mark, &mut batch);
         }
-        self.desk.save(run, batch).await?;
-        Ok(Tried { of: members.len(), failed: failed.len() })
+        Ok(self.desk.save(run, batch).await?)
     }
 
     /// Who of the members is not in the list after the call.
@@ -236,16 +245,16 @@ impl Engine {
     }
 }
 
-/// How a call went.
-struct Tried {
-    of: usize,
-    failed: usize,
+/// Contacts that somebody else has made may carry no ids of ours: when most of a call by one kind fails, the other goes
+/// first.
+fn addresses_first(now: bool, kind: Kind, failed: usize, of: usize) -> bool {
+    if kind == Kind::Phone || failed * 2 <= of { now } else { kind == Kind::ExtId }
 }
 
 /// The next call: up to 150 members by one kind of identifier, a full one if there is any. `None` when everybody is
 /// settled or has nothing left to be tried by.
-fn next_call(open: &[Open], first: Kind) -> Option<(Kind, Vec<usize>)> {
-    let second = if first == Kind::ExtId { Kind::Email } else { Kind::ExtId };
+fn next_call(open: &[Open], by_address: bool) -> Option<(Kind, Vec<usize>)> {
+    let (first, second) = if by_address { (Kind::Email, Kind::ExtId) } else { (Kind::ExtId, Kind::Email) };
     let order = [first, second, Kind::Id, Kind::Phone];
     let mut calls: [(Kind, Vec<usize>); 4] = order.map(|kind| (kind, Vec::new()));
     for (at, member) in open.iter().enumerate().filter(|(_, member)| !member.mark.is_settled()) {
@@ -300,19 +309,33 @@ mod tests {
     fn a_full_call_goes_before_one_that_is_not() {
         let mut members: Vec<Open> = (0..3).map(|n| open(n, true, false)).collect();
         members.extend((0..160).map(|n| open(n, false, true)));
-        let (kind, call) = next_call(&members, Kind::ExtId).unwrap();
+        let (kind, call) = next_call(&members, false).unwrap();
         assert_eq!((kind, call.len()), (Kind::Email, 150));
         call.iter().for_each(|at| members[*at].mark = Mark::DONE);
-        assert_eq!(next_call(&members, Kind::ExtId).map(|(kind, call)| (kind, call.len())), Some((Kind::ExtId, 3)));
+        assert_eq!(next_call(&members, false).map(|(kind, call)| (kind, call.len())), Some((Kind::ExtId, 3)));
+    }
+
+    /// Its answer may have been lost: only the call that is made first after a crash is looked into.
+    #[test]
+    fn the_call_that_was_under_way_at_a_crash_is_made_again_as_it_was() {
+        let members: Vec<Open> = (0..2).map(|n| open(n, true, true)).collect();
+        let by_address = addresses_first(false, Kind::ExtId, 150, 150);
+        let run_stage = Stage::Adding { after: None, by_address };
+        let stored: Stage = serde_json::from_slice(&serde_json::to_vec(&run_stage).unwrap()).unwrap();
+        let Stage::Adding { by_address: again, .. } = stored else { panic!("{stored:?}") };
+        assert_eq!(next_call(&members, again).unwrap().0, Kind::Email);
+        assert!(!addresses_first(true, Kind::Email, 2, 2) && addresses_first(true, Kind::Email, 1, 2));
+        let earlier: Stage = serde_json::from_str(r#"{"is":"adding","after":null}"#).unwrap();
+        assert_eq!(earlier, Stage::Adding { after: None, by_address: false });
     }
 
     #[test]
     fn what_was_tried_is_not_tried_again() {
         let mut members = vec![open(1, true, true)];
-        assert_eq!(next_call(&members, Kind::Email).unwrap().0, Kind::Email);
+        assert_eq!(next_call(&members, true).unwrap().0, Kind::Email);
         members[0].mark = members[0].mark.and_tried(Kind::Email);
-        assert_eq!(next_call(&members, Kind::Email).unwrap().0, Kind::ExtId);
+        assert_eq!(next_call(&members, true).unwrap().0, Kind::ExtId);
         members[0].mark = members[0].mark.and_tried(Kind::ExtId);
-        assert!(next_call(&members, Kind::Email).is_none() && !members[0].mark.is_settled());
+        assert!(next_call(&members, true).is_none() && !members[0].mark.is_settled());
     }
 }

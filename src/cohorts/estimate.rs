@@ -82,7 +82,7 @@ mod tests {
         let slow = left(&run, Pace { queries_left: 41, calls_a_second: 10 });
         // 41 at once, 60 by the minute, 200 pages of the list and 667 changes.
         assert_eq!(slow.as_secs(), 41 + 60 * 60 + (200_u64 + 667).div_ceil(10));
-        run.stage = Stage::Adding { after: None };
+        run.stage = Stage::Adding { after: None, by_address: false };
         run.counts.members = 100_000;
         run.counts.added = 99_000;
         assert!(left(&run, Pace { queries_left: 0, calls_a_second: 10 }) < Duration::from_secs(5));

@@ -173,8 +173,12 @@ pub enum Stage {
         after: Option<Vec<u8>>,
     },
     Removing,
+    /// `by_address`: addresses are tried before ids of ours. Stored, so that the call that was under way at a crash is made
+    /// again as it was.
     Adding {
         after: Option<Vec<u8>>,
+        #[serde(default)]
+        by_address: bool,
     },
     Creating {
         after: Option<Vec<u8>>,
