@@ -70,13 +70,14 @@ pub fn read(item: Value, project_id: Option<&str>, token: &str) -> Result<Stream
     {
         return Err(Unusable::OtherProject);
     }
-    let mut either = |names: &[&str]| take(&mut item, names).or_else(|| take(&mut properties, names));
-    let insert_id = either(&["insert_id", "$insert_id"]).ok_or(Unusable::NoInsertId)?;
-    let time = either(&["time", "event_time"]).as_deref().and_then(time).ok_or(Unusable::NoTime)?;
+    // Among properties Mixpanel's own names alone are Mixpanel's: a bare `user_id` there is whatever the app means by it.
+    let mut either = |names: &[&str], own: &[&str]| take(&mut item, names).or_else(|| take(&mut properties, own));
+    let insert_id = either(&["insert_id", "$insert_id"], &["$insert_id"]).ok_or(Unusable::NoInsertId)?;
+    let time = either(&["time", "event_time"], &["time"]).as_deref().and_then(time).ok_or(Unusable::NoTime)?;
     let somebody = |id: Option<String>| id.filter(|id| !names_nobody(id));
-    let distinct_id = somebody(either(&["distinct_id", "$distinct_id"]));
-    let device_id = somebody(either(&["device_id", "$device_id"]));
-    let user_id = somebody(either(&["user_id", "$user_id"]));
+    let distinct_id = somebody(either(&["distinct_id", "$distinct_id"], &["distinct_id", "$distinct_id"]));
+    let device_id = somebody(either(&["device_id", "$device_id"], &["$device_id"]));
+    let user_id = somebody(either(&["user_id", "$user_id"], &["$user_id"]));
     if distinct_id.is_none() && device_id.is_none() && user_id.is_none() {
         return Err(Unusable::Nobody);
     }
@@ -214,6 +215,17 @@ mod tests {
         ] {
             assert_eq!(time(text), expected.map(UnixMillis), "{text}");
         }
+    }
+
+    #[test]
+    fn an_apps_own_ids_among_the_properties_name_nobody() {
+        let own = json!({"user_id": "order-owner", "device_id": "printer", "insert_id": "coin", "$device_id": "d"});
+        let item = json!({"event": "A", "time": AT, "distinct_id": "u", "insert_id": "i", "properties": own});
+        let expected = json!({"event": "A", "properties": {"token": "tok", "time": AT, "distinct_id": "u",
+            "$insert_id": "i", "$device_id": "d", "user_id": "order-owner", "device_id": "printer", "insert_id": "coin"}});
+        assert_eq!(body(item), expected);
+        let nobody = json!({"event": "A", "time": AT, "insert_id": "i", "properties": {"user_id": "u"}});
+        assert_eq!(read(nobody, None, "t"), Err(Unusable::Nobody));
     }
 
     #[test]
