@@ -209,7 +209,10 @@ impl Desk {
             }
         };
         let Stage::Receiving { pages: expected, mut held } = run.stage.clone() else { return Ok(run) };
-        held.insert(page);
+        // Its members stand in rows, and those without a row are counted.
+        if !held.insert(page) {
+            return Ok(run);
+        }
         run.name = name.or(run.name);
         let whole = (1..=pages).all(|page| held.contains(&page));
         run.stage = if whole {

@@ -23,9 +23,7 @@ pub async fn take(state: &Arc<dyn State>, ids: &[String], batch: &mut WriteBatch
                 continue;
             }
             let rows = Rows { state: state.as_ref(), run: &run.id };
-            for id in ids {
-                rows.take(id, batch).await?;
-            }
+            rows.take(ids, batch).await?;
         }
     }
 }

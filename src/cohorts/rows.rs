@@ -236,19 +236,26 @@ impl<'a> Rows<'a> {
         Ok(self.get(UNMATCHED, &keys).await?.into_iter().map(|row| row.is_some()).collect())
     }
 
-    /// Adds to `batch` what takes away all that the run knows of `distinct_id`.
-    pub async fn take(&self, distinct_id: &str, batch: &mut WriteBatch) -> Result<(), StoreError> {
-        let key = PersonHash::of(distinct_id).as_bytes().to_vec();
-        let member = self.get(MEMBER, std::slice::from_ref(&key)).await?.into_iter().flatten().next();
-        if let Some(member) = member {
-            let hashes = MemberRow::read(&member)?.hashes();
-            for (hash, owners) in hashes.iter().zip(self.owners(&hashes).await?) {
-                let left: Vec<u8> = owners.into_iter().filter(|owner| *owner != key).flatten().collect();
-                batch.put(Table::CohortRows, self.key(INDEX, hash.as_bytes()), left);
+    /// Adds to `batch` what takes away all that the run knows of `distinct_ids`, who may share addresses.
+    pub async fn take(&self, distinct_ids: &[String], batch: &mut WriteBatch) -> Result<(), StoreError> {
+        let keys: Vec<Vec<u8>> = distinct_ids.iter().map(|id| PersonHash::of(id).as_bytes().to_vec()).collect();
+        let mut hashes = Vec::new();
+        for member in self.get(MEMBER, &keys).await?.into_iter().flatten() {
+            hashes.extend(MemberRow::read(&member)?.hashes());
+        }
+        for (hash, owners) in hashes.iter().zip(self.owners(&hashes).await?) {
+            let left: Vec<u8> = owners.into_iter().filter(|owner| !keys.contains(owner)).flatten().collect();
+            let place = self.key(INDEX, hash.as_bytes());
+            if left.is_empty() {
+                batch.delete(Table::CohortRows, place);
+            } else {
+                batch.put(Table::CohortRows, place, left);
             }
         }
-        for section in [MEMBER, MARK, UNMATCHED] {
-            batch.delete(Table::CohortRows, self.key(section, &key));
+        for key in &keys {
+            for section in [MEMBER, MARK, UNMATCHED] {
+                batch.delete(Table::CohortRows, self.key(section, key));
+            }
         }
         Ok(())
     }

@@ -155,6 +155,38 @@ async fn an_erased_member_leaves_nothing_and_others_stay() {
     assert_eq!(owners.await.unwrap().iter().map(Vec::len).collect::<Vec<_>>(), [0, 1]);
 }
 
+/// Two ids of one person, with one address.
+#[tokio::test]
+async fn an_erased_persons_address_leaves_the_index() {
+    let directory = directory();
+    let held = store(&directory);
+    let desk = desk(&held, true).await;
+    let mut shared = page("s", 1, 1, &["a", "b"]);
+    shared.members[1].properties = shared.members[0].properties.clone();
+    let run = desk.push(shared).await.unwrap();
+    let state: Arc<dyn State> = held.state.clone();
+    let mut batch = WriteBatch::new();
+    erase::take(&state, &["a".to_owned(), "b".to_owned()], &mut batch).await.unwrap();
+    write_when_there_is_room(state.as_ref(), batch).await.unwrap();
+    let range = crate::store::KeyRange::prefix(run.id.as_bytes());
+    assert_eq!(state.scan(crate::store::Table::CohortRows, range, 10).await.unwrap(), []);
+}
+
+/// Of whom no row is kept.
+#[tokio::test]
+async fn a_page_that_comes_again_counts_nobody_twice() {
+    let directory = directory();
+    let held = store(&directory);
+    let desk = desk(&held, true).await;
+    let mark = desk.resolver.tombstones.now().of_id("gone");
+    desk.resolver.tombstones.replace(|ids, _| {
+        ids.insert(mark);
+    });
+    let first = desk.push(page("s", 1, 2, &["a", "gone"])).await.unwrap();
+    assert_eq!((first.counts.members, first.counts.unmatched_total()), (2, 1));
+    assert_eq!(desk.push(page("s", 1, 2, &["a", "gone"])).await.unwrap().counts, first.counts);
+}
+
 #[tokio::test]
 async fn runs_are_kept_for_their_time() {
     let directory = directory();
