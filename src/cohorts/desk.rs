@@ -394,12 +394,20 @@ impl Desk {
     pub(super) async fn clean(&self) -> Result<(), StoreError> {
         let now = self.clock.now();
         let runs = self.all().await?;
-        for run in &runs {
+        let mut later_runs: BTreeMap<(ListId, Source), usize> = BTreeMap::new();
+        // Newest first: what came later into the same list is counted by then.
+        for run in runs.iter().rev() {
+            let place = later_runs.entry(run.order.place()).or_default();
+            let later = *place;
+            *place += 1;
             let late = matches!(run.stage, Stage::Receiving { .. }) && now.since(run.asked_at) >= HELD;
             if late {
                 let mut active = self.active.lock().await;
-                self.give_up(&run.id, Outcome::Failed, "its other pages did not come within a day", &mut active)
-                    .await?;
+                // Its last page may have come meanwhile.
+                if active.receiving.contains(&run.id) {
+                    let why = "its other pages did not come within a day";
+                    self.give_up(&run.id, Outcome::Failed, why, &mut active).await?;
+                }
             }
             let Some(ended) = run.ended() else { continue };
             let rows = Rows { state: self.state.as_ref(), run: &run.id };
@@ -410,10 +418,7 @@ impl Desk {
                 write_when_there_is_room(self.state.as_ref(), batch).await?;
                 continue;
             }
-            let waits = ended.outcome == Outcome::Stopped
-                && now.since(ended.at) < HELD
-                && !runs.iter().any(|later| later.id > run.id && later.order.same_place(&run.order));
-            let later = runs.iter().filter(|later| later.id > run.id && later.order.same_place(&run.order)).count();
+            let waits = ended.outcome == Outcome::Stopped && now.since(ended.at) < HELD && later == 0;
             if ended.held == Held::Members && !waits {
                 self.forget_rows(run, Held::Unmatched).await?;
             } else if ended.held == Held::Unmatched && later >= REPORTS {

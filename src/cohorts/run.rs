@@ -29,15 +29,6 @@ pub enum Source {
 }
 
 impl Source {
-    /// Whether both are the same group of people.
-    pub fn same_group(&self, other: &Source) -> bool {
-        match (self.cohort(), other.cohort()) {
-            (Some(one), Some(other)) => one == other,
-            (None, None) => self == other,
-            _ => false,
-        }
-    }
-
     /// The cohort's id at Mixpanel.
     pub fn cohort(&self) -> Option<u64> {
         match self {
@@ -85,7 +76,12 @@ impl Order {
 
     /// Whether both bring the same group into the same list.
     pub fn same_place(&self, other: &Order) -> bool {
-        self.list == other.list && self.source.same_group(&other.source)
+        self.place() == other.place()
+    }
+
+    /// The list, and the group that is brought into it, however it comes here.
+    pub(super) fn place(&self) -> (ListId, Source) {
+        (self.list, self.source.cohort().map_or_else(|| self.source.clone(), |id| Source::Cohort { id }))
     }
 }
 
@@ -316,10 +312,18 @@ mod tests {
 
     #[test]
     fn a_cohort_is_the_same_group_asked_for_or_pushed() {
-        let asked = Source::Cohort { id: 7 };
-        let pushed = Source::Pushed { id: 7, session: "s".to_owned() };
-        assert!(asked.same_group(&pushed));
-        assert!(!asked.same_group(&Source::Cohort { id: 8 }));
-        assert!(!asked.same_group(&Source::Dataset { name: "7".to_owned() }));
+        let order = |source| Order {
+            source,
+            list: ListId(1),
+            mode: SyncMode::Mirror,
+            force: false,
+            of_a_mirror: false,
+            trigger: Trigger::Request,
+        };
+        let asked = order(Source::Cohort { id: 7 });
+        assert!(asked.same_place(&order(Source::Pushed { id: 7, session: "s".to_owned() })));
+        assert!(!asked.same_place(&order(Source::Cohort { id: 8 })));
+        assert!(!asked.same_place(&order(Source::Dataset { name: "7".to_owned() })));
+        assert!(!asked.same_place(&Order { list: ListId(2), ..asked.clone() }));
     }
 }
