@@ -33,8 +33,11 @@ pub enum Action {
     Export,
     Erase,
     Reload,
-    Unmask,
     Force,
+    /// A run of a cohort into a list.
+    Sync,
+    /// A backfill, begun or called off.
+    Backfill,
 }
 
 /// One line of the list.

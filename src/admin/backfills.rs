@@ -1,13 +1,15 @@
 //! Backfills: asked for, looked at, called off.
 
-use axum::Json;
 use axum::extract::rejection::JsonRejection;
 use axum::extract::{Path, State as Extract};
 use axum::http::StatusCode;
+use axum::{Extension, Json};
 use serde_json::{Value, json};
 
 use super::Parts;
 use super::answers::AdminError;
+use super::audit::{self, Action};
+use super::auth::Caller;
 use crate::pulls::{AskError, Question, Stage};
 use crate::store::StoreError;
 
@@ -20,6 +22,7 @@ pub async fn list(Extract(parts): Extract<Parts>) -> Result<Json<Value>, AdminEr
 /// Begins one; the answer is how it stands, its estimate included.
 pub async fn begin(
     Extract(parts): Extract<Parts>,
+    Extension(caller): Extension<Caller>,
     question: Result<Json<Question>, JsonRejection>,
 ) -> Result<(StatusCode, Json<Value>), AdminError> {
     let Json(question) = question.map_err(|rejection| {
@@ -29,7 +32,11 @@ pub async fn begin(
         )
     })?;
     match parts.pulls.ask(question).await {
-        Ok(run) => Ok((StatusCode::ACCEPTED, Json(run.shown()))),
+        Ok(run) => {
+            let shown = run.shown();
+            audit::note(&parts, &caller, Action::Backfill, json!({ "begun": shown["id"] })).await?;
+            Ok((StatusCode::ACCEPTED, Json(shown)))
+        }
         Err(error @ AskError::Busy(_)) => {
             Err(AdminError::conflict("busy", error.to_string(), "wait for it, or POST to its /cancel"))
         }
@@ -52,11 +59,13 @@ pub async fn show(Extract(parts): Extract<Parts>, Path(id): Path<String>) -> Res
 pub async fn cancel(
     Extract(parts): Extract<Parts>,
     Path(id): Path<String>,
+    Extension(caller): Extension<Caller>,
 ) -> Result<(StatusCode, Json<Value>), AdminError> {
     let Some(run) = parts.pulls.backfill(&id).await? else { return Err(unknown(&id)) };
     if run.stage == Stage::Running && !parts.pulls.call_off(&id) {
         return Err(AdminError::conflict("not_begun", format!("{id} is about to begin"), "ask again in a moment"));
     }
+    audit::note(&parts, &caller, Action::Backfill, json!({ "called_off": id })).await?;
     Ok((StatusCode::ACCEPTED, Json(run.shown())))
 }
 

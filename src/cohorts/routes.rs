@@ -7,7 +7,7 @@ use std::time::Duration;
 use axum::extract::{Path, Query, Request, State};
 use axum::response::{IntoResponse as _, Response};
 use axum::routing::{get, post};
-use axum::{Json, Router};
+use axum::{Extension, Json, Router};
 use bytes::Bytes;
 use http::StatusCode;
 use http_body_util::{BodyExt as _, Limited};
@@ -21,11 +21,13 @@ use super::run::{Order, Outcome, Run, Source, Stage, Trigger};
 use super::schedule::Planned;
 use super::worker::Engine;
 use crate::admin::answers::AdminError;
-use crate::admin::auth::{AdminAuth, authenticate, authorize};
+use crate::admin::audit::{self, Action};
+use crate::admin::auth::{AdminAuth, Caller, authenticate, authorize};
 use crate::brevo::identifiers::ListId;
 use crate::clock::SharedClock;
 use crate::config::SyncMode;
 use crate::edge::auth::{Claim, Identity, Keys, ReplayGuard};
+use crate::store::WriteBatch;
 use crate::telemetry;
 use crate::vendor::budget::Budgets;
 use crate::vendor::{Family, Priority};
@@ -277,8 +279,16 @@ async fn runs(State(parts): State<Parts>, Query(page): Query<Page>) -> Result<Js
     Ok(Json(Items { items, next }))
 }
 
-async fn begin(State(parts): State<Parts>, body: Bytes) -> Result<Response, AdminError> {
+async fn begin(
+    State(parts): State<Parts>,
+    Extension(caller): Extension<Caller>,
+    body: Bytes,
+) -> Result<Response, AdminError> {
     let run = parts.ask(parts.order(&body)?).await?;
+    let detail = json!({ "run": run.id, "force": run.order.force });
+    let mut batch = WriteBatch::new();
+    audit::put(&caller, parts.clock.now(), Action::Sync, detail, &mut batch)?;
+    parts.desk.state.write(batch).await?;
     Ok((StatusCode::ACCEPTED, Json(parts.told(&run).await)).into_response())
 }
 

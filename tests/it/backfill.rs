@@ -52,6 +52,9 @@ async fn ask(relay: &Relay, question: &Value) -> (u16, Value) {
 async fn begun(relay: &Relay, question: &Value) -> String {
     let (status, run) = ask(relay, question).await;
     assert_eq!(status, 202, "{run}");
+    let audit = relay.admin("GET", "/v1/audit").await.ok().json();
+    let note = &audit["items"][0];
+    assert_eq!((&note["action"], &note["detail"]["begun"]), (&json!("backfill"), &run["id"]), "{audit}");
     run["id"].as_str().unwrap().to_owned()
 }
 

@@ -296,6 +296,9 @@ async fn whoever_is_erased_while_their_contact_waits_to_be_written_does_not_beco
     sandbox.faults(json!([Sandbox::fault("brevo", lists, as_ever), Sandbox::fault("brevo", contacts, down)])).await;
     let relay = Relay::start(&sandbox, json!({})).await;
     let id = begin(&relay, &order("mirror").to_string()).await;
+    let audit = relay.admin("GET", "/v1/audit").await.ok().json();
+    let note = &audit["items"][0];
+    assert_eq!((&note["action"], &note["detail"]["run"]), (&json!("sync"), &json!(id)), "{audit}");
     eventually(PATIENCE, async || {
         let shown = sandbox.get("/brevo/requests?limit=1000000").await;
         let creates = |request: &Value| request["method"] == "POST" && request["path"] == "/v3/contacts";
