@@ -50,12 +50,20 @@ impl Process {
 
     /// Resident memory: now, and at its highest.
     pub fn resident(&self) -> String {
+        format!("{} MiB, peak {} MiB", self.memory("VmRSS:") >> 20, self.peak() >> 20)
+    }
+
+    /// The most memory that was resident, in bytes.
+    pub fn peak(&self) -> u64 {
+        self.memory("VmHWM:")
+    }
+
+    /// A field of the kernel's, in bytes.
+    fn memory(&self, field: &str) -> u64 {
         let status = std::fs::read_to_string(format!("/proc/{}/status", self.child.id())).unwrap_or_default();
-        let mebibytes = |field: &str| {
-            let line = status.lines().find(|line| line.starts_with(field))?;
-            Some(line.split_whitespace().nth(1)?.parse::<u64>().ok()? / 1024)
-        };
-        format!("{} MiB, peak {} MiB", mebibytes("VmRSS:").unwrap_or(0), mebibytes("VmHWM:").unwrap_or(0))
+        let line = status.lines().find(|line| line.starts_with(field)).unwrap_or_default();
+        let kibibytes: u64 = line.split_whitespace().nth(1).and_then(|number| number.parse().ok()).unwrap_or(0);
+        kibibytes << 10
     }
 }
 

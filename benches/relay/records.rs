@@ -196,13 +196,66 @@ pub fn engage(people: std::ops::Range<u64>, round: usize) -> Template {
     Template::new(&head("/engage?ip=0", ""), body.as_bytes(), count)
 }
 
-/// `/track` with one mapped event for each of `people`.
-pub fn track_of(people: std::ops::Range<u64>, round: usize) -> Template {
+/// One of so many people loses an attribute. No import empties one at Brevo, so that each of them is a call.
+const ONE_LOSES: u64 = 500;
+
+/// What `person` is told by the `round`-th update. The first sets everything; later ones take every operator in turn.
+fn operator(person: u64, round: u64) -> String {
+    if round == 0 {
+        return format!(
+            concat!(
+                r#""$set":{{"$email":"user-{person:06}@example.com","$first_name":"Name {person}","plan":["basic","old"],"#,
+                r#""total_revenue":10,"signup_date":"2026-01-02"}}"#
+            ),
+            person = person
+        );
+    }
+    if loses_name(person, 2) && round == 1 {
+        return r#""$unset":["$first_name"]"#.to_owned();
+    }
+    match (person + round) % 5 {
+        0 => format!(r#""$add":{{"total_revenue":{round}}}"#),
+        1 => format!(r#""$append":{{"plan":"extra-{round}"}}"#),
+        2 => r#""$union":{"plan":["basic","team"]}"#.to_owned(),
+        3 => r#""$remove":{"plan":"old"}"#.to_owned(),
+        _ => format!(r#""$set_once":{{"signup_date":"2026-02-02"}},"$set":{{"total_revenue":{}}}"#, round * 100),
+    }
+}
+
+/// What `person`'s revenue is after so many updates.
+pub fn revenue(person: u64, rounds: u64) -> f64 {
+    let mut revenue = 10;
+    for round in (1..rounds).filter(|round| *round > 1 || !loses_name(person, 2)) {
+        match (person + round) % 5 {
+            0 => revenue += round,
+            4 => revenue = round * 100,
+            _ => {}
+        }
+    }
+    revenue as f64
+}
+
+/// Whether `person`'s name has been taken away after so many updates.
+pub fn loses_name(person: u64, rounds: u64) -> bool {
+    rounds > 1 && person.is_multiple_of(ONE_LOSES)
+}
+
+/// One `/engage` with the `round`-th update of each of `people`.
+pub fn operators(people: std::ops::Range<u64>, round: u64) -> Template {
     let count = people.end - people.start;
-    let one = |person: u64| {
+    let update = |person: u64| {
+        format!(r#"{{"$token":"sandbox-token","$distinct_id":"user-{person:06}",{}}}"#, operator(person, round))
+    };
+    let body = format!("[{}]", people.map(update).collect::<Vec<_>>().join(","));
+    Template::new(&head("/engage?ip=0", ""), body.as_bytes(), count)
+}
+
+/// `/track` with one mapped event for each of `people`.
+pub fn track_of(people: &[u64], round: u64) -> Template {
+    let one = |person: &u64| {
         let event = event("Purchase", &format!(r#","round":{round}"#));
         event.replace(ID_SLOT, &format!("c{round:05}{person:06}")).replace(PERSON_SLOT, &format!("{person:06}"))
     };
-    let body = format!("[{}]", people.map(one).collect::<Vec<_>>().join(","));
-    Template::new(&head("/track?ip=0", ""), body.as_bytes(), count)
+    let body = format!("[{}]", people.iter().map(one).collect::<Vec<_>>().join(","));
+    Template::new(&head("/track?ip=0", ""), body.as_bytes(), people.len() as u64)
 }
