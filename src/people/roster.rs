@@ -168,6 +168,11 @@ impl Roster {
         self.residents.len()
     }
 
+    /// Whether so many are in memory that nobody should join them before some have been let go.
+    pub fn is_crowded(&self) -> bool {
+        self.residents.len() > 2 * CAPACITY
+    }
+
     pub fn is_empty(&self) -> bool {
         self.residents.is_empty()
     }

@@ -401,6 +401,10 @@ impl BrevoLeg {
         }
         self.check_dead_letters();
         loop {
+            if self.roster.is_crowded() {
+                // Here, where nothing that has just ended has begun anew.
+                self.let_go();
+            }
             // Of before: a moment that passes while things are started must not be taken for one that was seen.
             let now = Instant::now();
             self.start_what_can_start();
@@ -485,7 +489,9 @@ impl BrevoLeg {
     fn may_receive(&self) -> bool {
         let room = self.waiting < MAX_WAITING && self.queues.len() < MAX_PEOPLE;
         let given_up = self.parts.source.next_entry() < self.given_up;
-        self.receiving.is_none() && (room || given_up) && self.parts.books.has_room()
+        // What is received while something is on the way lets nobody go: under load there is always something.
+        let crowded = self.roster.is_crowded() && self.on_the_way();
+        self.receiving.is_none() && (room || given_up) && !crowded && self.parts.books.has_room()
     }
 
     fn spawn(&mut self, work: Work) {
@@ -607,17 +613,21 @@ impl BrevoLeg {
         }
     }
 
-    /// Keeps the people in memory to their bound. Nobody may be on the way from the store or to it: who is read back
-    /// would be as they were, and who is expected to be here would be made anew.
-    fn let_go(&mut self) {
-        let on_the_way = self.receiving.is_some()
+    /// Whether people are on the way from the store or to it.
+    fn on_the_way(&self) -> bool {
+        self.receiving.is_some()
             || self.bases.looking()
             || self.companies.busy()
             || self.loading_debtors
             || self.looking_for_overdue
             || self.looking_for_unseen
-            || self.writing.is_some();
-        if !on_the_way {
+            || self.writing.is_some()
+    }
+
+    /// Keeps the people in memory to their bound. Nobody may be on the way from the store or to it: who is read back
+    /// would be as they were, and who is expected to be here would be made anew.
+    fn let_go(&mut self) {
+        if !self.on_the_way() {
             self.companies.let_go();
             let (queues, bases) = (&self.queues, &self.bases);
             self.roster.let_go(|id| queues.contains_key(id) || bases.holds(id));
