@@ -1,6 +1,6 @@
 # Two commands do everything: `make demo` and `make test`. A Rust toolchain, git and curl are all they need to start.
 
-.PHONY: demo run test check bench instructions
+.PHONY: demo run test check bench instructions soak
 
 # Relay and sandbox in one process, traffic as the SDKs send it, and a table of where it went. Needs no accounts.
 demo:
@@ -26,6 +26,13 @@ test: check
 check:
 	cargo fmt --check
 	cargo clippy --locked --all-targets -- -D warnings
+
+# The conservation rig (tests/it/conservation), one round after another for MINUTES, with the seeds from SEED on. A round
+# that fails prints its seed.
+SEED ?= 1
+MINUTES ?= 60
+soak:
+	MIXRELAY_SOAK_SEED=$(SEED) MIXRELAY_SOAK_MINUTES=$(MINUTES) cargo test --locked --test it -- conservation --nocapture
 
 # The relay against nginx, a bare axum handler and bare parsing, as ratios within one run; about eight minutes. See
 # docs/performance.md. BACKLOG_GIB sets the size of the backlog (1).

@@ -5,6 +5,7 @@ mod backfill;
 mod bad_input;
 mod cli;
 mod cohorts;
+mod conservation;
 mod console;
 mod dead_letters;
 mod demo;

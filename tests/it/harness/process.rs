@@ -71,6 +71,15 @@ impl Process {
         self.ended().await
     }
 
+    /// SIGSTOP: it stands still until [`Self::thaw`], and its peers notice nothing but silence.
+    pub fn freeze(&self) {
+        kill_process(self.pid().expect("the process has ended"), Signal::STOP).unwrap();
+    }
+
+    pub fn thaw(&self) {
+        kill_process(self.pid().expect("the process has ended"), Signal::CONT).unwrap();
+    }
+
     /// How the process ended by itself.
     pub async fn ended(&mut self) -> ExitStatus {
         let ended = tokio::time::timeout(super::PATIENCE, self.child.wait()).await;

@@ -1,0 +1,61 @@
+//! The conservation rig: apps that write and never give up, a driver that breaks the relay and both vendors at random, and an
+//! oracle that knows what had to arrive.
+//!
+//! Whatever was acknowledged is at Mixpanel, and at Brevo where it is mapped; nothing is there that nobody sent; each
+//! payload is what its number says; a person's events and values are in the order in which their app said them; what
+//! arrived twice is explained by what was in flight at a crash or by a call whose answer was lost; the relay's own counts
+//! add up.
+//!
+//! A round is one seed. `make soak SEED=1 MINUTES=60` plays one round after another, with the seeds that follow.
+
+mod faults;
+mod load;
+mod oracle;
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use serde_json::json;
+use tokio::time::Instant;
+
+use crate::harness::{Relay, Sandbox, tunable};
+use faults::Driver;
+use load::{App, Said};
+
+const APPS: usize = 4;
+/// Load of a round, before everything is healed and has to arrive.
+const SECONDS: usize = 12;
+
+#[tokio::test]
+async fn nothing_is_lost_doubled_or_out_of_order_whatever_breaks() {
+    let first = tunable("MIXRELAY_SOAK_SEED", 2) as u64;
+    let until = Instant::now() + Duration::from_secs(60 * tunable("MIXRELAY_SOAK_MINUTES", 0) as u64);
+    let seconds = tunable("MIXRELAY_SOAK_ROUND_SECONDS", SECONDS) as u64;
+    for seed in first.. {
+        round(seed, Duration::from_secs(seconds)).await;
+        if Instant::now() >= until {
+            return;
+        }
+    }
+}
+
+async fn round(seed: u64, length: Duration) {
+    println!("round of seed {seed}: MIXRELAY_SOAK_SEED={seed} plays it again");
+    let mut dice = fastrand::Rng::with_seed(seed);
+    let sandbox = Sandbox::start().await;
+    sandbox.switch(json!({ "brevo": { "rate_limits": dice.bool() } })).await;
+    let mut relay = Relay::start(&sandbox, json!({})).await;
+    let stop = Arc::new(AtomicBool::default());
+    let apps: Vec<_> =
+        (0..APPS).map(|number| tokio::spawn(App::new(number, dice.fork(), relay.url("")).live(stop.clone()))).collect();
+
+    let mut driver = Driver::new(dice.fork());
+    driver.run(&mut relay, &sandbox, length).await;
+    stop.store(true, Ordering::Relaxed);
+    let mut said = Said::default();
+    for app in apps {
+        said.join(app.await.unwrap());
+    }
+    oracle::check(&relay, &sandbox, &said, &driver).await;
+}
