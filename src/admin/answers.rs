@@ -64,6 +64,11 @@ impl AdminError {
         Self { status: StatusCode::CONFLICT, code, message, hint }
     }
 
+    /// A vendor's limit leaves no room for it now.
+    pub fn limited(message: String, hint: &'static str) -> Self {
+        Self { status: StatusCode::TOO_MANY_REQUESTS, code: "limited", message, hint }
+    }
+
     /// It is a vendor that does not do it.
     pub fn vendor(message: String, hint: &'static str) -> Self {
         Self { status: StatusCode::BAD_GATEWAY, code: "vendor", message, hint }

@@ -7,13 +7,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Json;
-use axum::extract::{Query, State as Extract};
+use axum::extract::State as Extract;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use super::Parts;
 use super::answers::AdminError;
 use super::auth::Caller;
+use super::extract::QueryString;
 use crate::clock::UnixMillis;
 use crate::store::{KeyRange, State, StoreError, Table, WriteBatch};
 
@@ -96,7 +97,10 @@ pub struct Page {
 }
 
 /// Newest first.
-pub async fn list(Extract(parts): Extract<Parts>, Query(filter): Query<Filter>) -> Result<Json<Page>, AdminError> {
+pub async fn list(
+    Extract(parts): Extract<Parts>,
+    QueryString(filter): QueryString<Filter>,
+) -> Result<Json<Page>, AdminError> {
     let limit = filter.limit.unwrap_or(DEFAULT_LIMIT).clamp(1, MAX_LIMIT);
     Ok(Json(page(&parts.state, limit, filter.cursor.as_deref()).await?))
 }

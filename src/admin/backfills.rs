@@ -1,6 +1,5 @@
 //! Backfills: asked for, looked at, called off.
 
-use axum::extract::rejection::JsonRejection;
 use axum::extract::{Path, State as Extract};
 use axum::http::StatusCode;
 use axum::{Extension, Json};
@@ -10,6 +9,7 @@ use super::Parts;
 use super::answers::AdminError;
 use super::audit::{self, Action};
 use super::auth::Caller;
+use super::extract::JsonBody;
 use crate::pulls::{AskError, Question, Stage};
 use crate::store::StoreError;
 
@@ -23,14 +23,8 @@ pub async fn list(Extract(parts): Extract<Parts>) -> Result<Json<Value>, AdminEr
 pub async fn begin(
     Extract(parts): Extract<Parts>,
     Extension(caller): Extension<Caller>,
-    question: Result<Json<Question>, JsonRejection>,
+    JsonBody(question): JsonBody<Question>,
 ) -> Result<(StatusCode, Json<Value>), AdminError> {
-    let Json(question) = question.map_err(|rejection| {
-        AdminError::invalid(
-            rejection.body_text(),
-            "send {\"what\":\"profiles\"} or {\"what\":\"events\",\"from\":\"yyyy-mm-dd\"}",
-        )
-    })?;
     match parts.pulls.ask(question).await {
         Ok(run) => {
             let shown = run.shown();

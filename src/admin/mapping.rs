@@ -12,6 +12,7 @@ use super::Parts;
 use super::answers::AdminError;
 use super::audit::{self, Action};
 use super::auth::Caller;
+use super::extract::JsonBody;
 use crate::clock::{SharedClock, UnixMillis};
 use crate::delivery::shift::Shift;
 use crate::in_force::{self, InForce, MappingRefused, Version};
@@ -59,7 +60,10 @@ struct Previewed {
     differs: Option<bool>,
 }
 
-pub async fn preview(Extract(parts): Extract<Parts>, Json(asked): Json<Asked>) -> Result<Json<Preview>, AdminError> {
+pub async fn preview(
+    Extract(parts): Extract<Parts>,
+    JsonBody(asked): JsonBody<Asked>,
+) -> Result<Json<Preview>, AdminError> {
     if asked.records.len() > MOST {
         return Err(AdminError::invalid(format!("records: more than {MOST}"), "send fewer at once"));
     }

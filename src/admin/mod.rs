@@ -8,6 +8,7 @@ pub mod audit;
 pub mod auth;
 mod backfills;
 mod dead_letters;
+pub mod extract;
 pub mod mapping;
 mod people;
 mod status;

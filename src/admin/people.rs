@@ -1,6 +1,6 @@
 //! What is held of a person, and erasures.
 
-use axum::extract::{Path, Query, State as Extract};
+use axum::extract::{Path, State as Extract};
 use axum::http::StatusCode;
 use axum::{Extension, Json};
 use serde::{Deserialize, Serialize};
@@ -10,6 +10,7 @@ use super::Parts;
 use super::answers::AdminError;
 use super::audit::{self, Action};
 use super::auth::Caller;
+use super::extract::QueryString;
 use crate::erasure::desk::AskError;
 use crate::erasure::receipt::{Asked, Side};
 
@@ -30,7 +31,10 @@ pub struct Page {
 }
 
 /// Newest first.
-pub async fn erasures(Extract(parts): Extract<Parts>, Query(filter): Query<Filter>) -> Result<Json<Page>, AdminError> {
+pub async fn erasures(
+    Extract(parts): Extract<Parts>,
+    QueryString(filter): QueryString<Filter>,
+) -> Result<Json<Page>, AdminError> {
     let limit = filter.limit.unwrap_or(DEFAULT_LIMIT).clamp(1, MAX_LIMIT);
     let erasures = parts.erasures.list(filter.cursor.as_deref(), limit).await?;
     let next = erasures.last().filter(|_| erasures.len() == limit).map(|last| last.id.clone());

@@ -6,13 +6,14 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use axum::Json;
-use axum::extract::{Query, State as Extract};
+use axum::extract::State as Extract;
 use memchr::memmem::Finder;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 use super::Parts;
 use super::answers::AdminError;
+use super::extract::QueryString;
 use crate::delivery::checkpoint::Checkpoint;
 use crate::delivery::dead_letters::{self, DeadLetterId, replay};
 use crate::mapping::preview_again;
@@ -66,7 +67,10 @@ enum Wanted {
     People(BTreeSet<String>),
 }
 
-pub async fn trace(Extract(parts): Extract<Parts>, Query(asked): Query<Asked>) -> Result<Json<Traced>, AdminError> {
+pub async fn trace(
+    Extract(parts): Extract<Parts>,
+    QueryString(asked): QueryString<Asked>,
+) -> Result<Json<Traced>, AdminError> {
     let limit = asked.limit.unwrap_or(DEFAULT_LIMIT).clamp(1, MAX_LIMIT);
     let mut backwards = match &asked.cursor {
         Some(cursor) => Backwards::below(parts.journal.clone(), before(cursor)?),

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use axum::extract::{Path, Query, Request, State};
+use axum::extract::{Path, Request, State};
 use axum::response::{IntoResponse as _, Response};
 use axum::routing::{get, post};
 use axum::{Extension, Json, Router};
@@ -23,6 +23,7 @@ use super::worker::Engine;
 use crate::admin::answers::AdminError;
 use crate::admin::audit::{self, Action};
 use crate::admin::auth::{AdminAuth, Caller, authenticate, authorize};
+use crate::admin::extract::QueryString;
 use crate::brevo::identifiers::ListId;
 use crate::clock::SharedClock;
 use crate::config::SyncMode;
@@ -44,7 +45,7 @@ pub const OPERATIONS: &[(&str, &str)] =
 /// Longer than any order.
 const MAX_BODY: usize = 16 << 10;
 const BODY_TIME: Duration = Duration::from_secs(15);
-/// How long `POST /cohorts/sync` waits for the end of its run.
+/// How long a caller waits: for the end of a run, for a place in the hour of queries.
 const PATIENCE: Duration = Duration::from_secs(25);
 const DEFAULT_PAGE: usize = 50;
 const MAX_PAGE: usize = 1_000;
@@ -268,7 +269,7 @@ struct Items {
     next: Option<String>,
 }
 
-async fn runs(State(parts): State<Parts>, Query(page): Query<Page>) -> Result<Json<Items>, AdminError> {
+async fn runs(State(parts): State<Parts>, QueryString(page): QueryString<Page>) -> Result<Json<Items>, AdminError> {
     let limit = page.limit.unwrap_or(DEFAULT_PAGE).clamp(1, MAX_PAGE);
     let runs = parts.desk.list(page.cursor.as_deref(), limit).await?;
     let next = (runs.len() == limit).then(|| runs.last().map(|run| run.id.clone())).flatten();
@@ -304,7 +305,12 @@ async fn run(State(parts): State<Parts>, Path(id): Path<String>) -> Result<Json<
 
 /// The project's cohorts: one query, what a run of each costs, and where it goes.
 async fn cohorts(State(parts): State<Parts>) -> Result<Json<Value>, AdminError> {
-    let known = parts.engine.cohorts().await;
+    let known = tokio::time::timeout(PATIENCE, parts.engine.cohorts()).await.map_err(|_| {
+        AdminError::limited(
+            "Mixpanel takes no further query at present: the hour's sixty are used up".to_owned(),
+            "ask again later; GET /v1/status shows what is left",
+        )
+    })?;
     let known =
         known.map_err(|error| AdminError::vendor(error.to_string(), "see connectors.mixpanel.service_account"))?;
     let mut shown = Vec::with_capacity(known.len());

@@ -8,7 +8,7 @@ use tokio::time::Instant;
 use crate::harness::http::{Client, GZIP, JSON, gzip};
 use crate::harness::raw::Raw;
 use crate::harness::records::event;
-use crate::harness::relay::SERVICE_ACCOUNT;
+use crate::harness::relay::{ADMIN_TOKEN, SERVICE_ACCOUNT};
 use crate::harness::{PATIENCE, Relay, Sandbox, eventually, same, tunable};
 
 const MIB: u64 = 1 << 20;
@@ -157,4 +157,32 @@ async fn thousands_of_slow_connections_leave_room_for_others() {
         same("status", answer.status, 200)
     })
     .await;
+}
+
+/// A refusal of the admin API looks like every other answer of it.
+#[tokio::test]
+async fn what_the_admin_api_cannot_read_is_a_400_with_words() {
+    let sandbox = Sandbox::start().await;
+    let relay = Relay::start(&sandbox, json!({})).await;
+    let bearer = format!("Bearer {ADMIN_TOKEN}");
+    let admin = ("authorization", bearer.as_str());
+    for (method, path, headers, body) in [
+        ("GET", "/v1/audit?limit=null", &[admin][..], ""),
+        ("GET", "/v1/dead-letters?limit=1&limit=2", &[admin], ""),
+        ("GET", "/v1/dead-letters/export?since=x", &[admin], ""),
+        ("GET", "/v1/trace?limit=-1", &[admin], ""),
+        ("GET", "/v1/erasures?limit=x", &[admin], ""),
+        ("GET", "/v1/cohorts/runs?limit=x", &[admin], ""),
+        ("POST", "/v1/mapping/preview", &[admin], "{}"),
+        ("POST", "/v1/mapping/preview", &[admin, JSON], "{"),
+        ("POST", "/v1/dead-letters/replay", &[admin, JSON], "[]"),
+        ("DELETE", "/v1/dead-letters", &[admin, JSON], "7"),
+        ("POST", "/v1/backfills", &[admin, JSON], r#"{"what":"everything"}"#),
+    ] {
+        let answer = relay.send(method, path, headers, body).await;
+        assert_eq!(answer.status, 400, "{method} {path}: {answer:?}");
+        let told = answer.json();
+        assert_eq!(told["error"]["code"], "invalid", "{method} {path}: {told}");
+        assert!(told["error"]["message"].as_str().is_some_and(|message| !message.is_empty()), "{method} {path}");
+    }
 }

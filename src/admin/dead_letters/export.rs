@@ -2,7 +2,7 @@
 
 use axum::Extension;
 use axum::body::{Body, Bytes};
-use axum::extract::{Query, State as Extract};
+use axum::extract::State as Extract;
 use axum::http::header::CONTENT_TYPE;
 use axum::response::{IntoResponse, Response};
 use futures_util::stream;
@@ -12,6 +12,7 @@ use super::super::Parts;
 use super::super::answers::AdminError;
 use super::super::audit::{self, Action};
 use super::super::auth::Caller;
+use super::super::extract::QueryString;
 use super::{Filter, Item};
 use crate::delivery::dead_letters::DeadLetterId;
 use crate::delivery::dead_letters::search::{self, Bounds};
@@ -24,7 +25,7 @@ const PIECE: Bounds = Bounds { letters: 100, bytes: 4 << 20 };
 pub async fn export(
     Extract(parts): Extract<Parts>,
     Extension(caller): Extension<Caller>,
-    Query(filter): Query<Filter>,
+    QueryString(filter): QueryString<Filter>,
 ) -> Result<Response, AdminError> {
     let wanted = filter.read()?;
     audit::note(&parts, &caller, Action::Export, json!({ "filter": filter })).await?;

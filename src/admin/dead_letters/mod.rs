@@ -7,7 +7,7 @@ mod orders;
 use std::sync::Arc;
 
 use axum::Json;
-use axum::extract::{Query, State as Extract};
+use axum::extract::State as Extract;
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
@@ -15,6 +15,7 @@ pub use self::export::export;
 pub use self::orders::{purge, replay};
 use super::Parts;
 use super::answers::AdminError;
+use super::extract::QueryString;
 use super::status::destination;
 use crate::clock::UnixMillis;
 use crate::delivery::dead_letters::search::{self, Bounds};
@@ -108,7 +109,10 @@ fn shown(record: String) -> Result<Box<RawValue>, StoreError> {
 }
 
 /// Oldest first: Mixpanel's, then Brevo's.
-pub async fn list(Extract(parts): Extract<Parts>, Query(asked): Query<Asked>) -> Result<Json<Page>, AdminError> {
+pub async fn list(
+    Extract(parts): Extract<Parts>,
+    QueryString(asked): QueryString<Asked>,
+) -> Result<Json<Page>, AdminError> {
     Ok(Json(page(&parts.state, &asked).await?))
 }
 
@@ -158,7 +162,7 @@ mod tests {
     use crate::store::sqlite::{self, OpenOptions};
 
     fn asked(query: &str) -> Asked {
-        Query::try_from_uri(&format!("http://x/?{query}").parse().unwrap()).unwrap().0
+        axum::extract::Query::try_from_uri(&format!("http://x/?{query}").parse().unwrap()).unwrap().0
     }
 
     /// Every page's ids, following `next`.

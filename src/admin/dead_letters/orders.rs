@@ -13,6 +13,7 @@ use super::super::Parts;
 use super::super::answers::AdminError;
 use super::super::audit::{self, Action};
 use super::super::auth::Caller;
+use super::super::extract::JsonBody;
 use super::judged::{self, Judged};
 use super::{Filter, MAX_BYTES, MAX_LIMIT, cursor};
 use crate::delivery::dead_letters::later::Later;
@@ -97,7 +98,7 @@ pub struct Replayed {
 pub async fn replay(
     Extract(parts): Extract<Parts>,
     Extension(caller): Extension<Caller>,
-    Json(which): Json<Which>,
+    JsonBody(which): JsonBody<Which>,
 ) -> Result<Json<Replayed>, AdminError> {
     let found = which.find(&parts).await?;
     let held_back = judged::held_back(&parts, &found.letters).await?;
@@ -153,7 +154,7 @@ pub struct Purged {
 pub async fn purge(
     Extract(parts): Extract<Parts>,
     Extension(caller): Extension<Caller>,
-    Json(which): Json<Which>,
+    JsonBody(which): JsonBody<Which>,
 ) -> Result<Json<Purged>, AdminError> {
     let found = which.find(&parts).await?;
     let next = found.next.map(|id| id.to_string());
