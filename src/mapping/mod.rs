@@ -27,7 +27,7 @@ pub mod rule;
 pub mod testing;
 
 pub use compiled::{AttributeRules, CompiledMapping, ConsentRule, MappingError, Target};
-pub use dedup::{DedupKey, dedup_key, echo_key, key_at_mixpanel};
+pub use dedup::{DedupKey, dedup_key, echo_key};
 pub use enrich::{Enricher, Place, Sources};
 pub use event::{EventDecision, EventView, MappedEvent, map_event};
 pub use fields::Unreadable;

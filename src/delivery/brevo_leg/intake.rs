@@ -7,7 +7,7 @@ use crate::config::IdentityMode;
 use crate::mapping::membership::{self, Belonging};
 use crate::mapping::{
     CompiledMapping, DedupKey, EventDecision, EventView, GroupOp, MappedEvent, ProfileChange, ProfileDecision,
-    ProfileView, dedup_key, echo_key, key_at_mixpanel, map_event, map_profile,
+    ProfileView, dedup_key, echo_key, map_event, map_profile,
 };
 use crate::people::company::GroupId;
 use crate::people::identity::{self, Link};
@@ -15,7 +15,7 @@ use crate::people::roster::PersonId;
 use crate::record::{Kind, Origin, Record};
 use crate::settlement::SkipRule;
 
-/// The keys by which an event is known in the dedup window: its own, and the one that it has in Mixpanel's stream.
+/// The keys by which an event is known in the dedup window: its own, and the one that it has in what Mixpanel gives back.
 pub type DedupKeys = [Option<DedupKey>; 2];
 
 /// All of it: the link is kept even where nothing of the record is sent.
@@ -34,8 +34,6 @@ pub enum Wish {
         person: PersonId,
         event: MappedEvent,
         ids: DedupKeys,
-        /// What a backfill would know the same event by, where that is another.
-        at_mixpanel: Option<DedupKey>,
     },
     Profile {
         person: PersonId,
@@ -110,7 +108,6 @@ fn event(record: &Record, mapping: &CompiledMapping, mode: IdentityMode) -> Inta
                 person: PersonId::from(person),
                 event,
                 ids: dedup_keys(&view, record.origin),
-                at_mixpanel: key_at_mixpanel(&view),
             },
             None => Wish::Skip(SkipRule::NoPerson),
         },

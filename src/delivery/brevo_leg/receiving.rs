@@ -55,8 +55,10 @@ impl BrevoLeg {
             self.note_beginning(&item.record);
             let mut intake = self.intake_of(&item);
             intake.link.take_if(|link| self.is_known_pair(link));
-            if let Wish::Event { ids, .. } = &mut intake.wish {
-                self.window.keep_needed(ids);
+            if let Wish::Event { event, ids, .. } = &mut intake.wish {
+                // Of before this relay delivered: a backfill may bring it too.
+                let late = self.delivers_since.is_some_and(|since| event.time < since);
+                self.window.keep_needed(ids, late || item.record.origin.is_pulled());
             }
             if item.position.entry < self.given_up && item.again.is_none() {
                 intake.wish = Wish::Skip(SkipRule::Overflow);
@@ -119,17 +121,10 @@ impl BrevoLeg {
                 self.take_belongings(&person, &belongings);
             }
             match wish {
-                Wish::Event { person, event, ids, at_mixpanel } => {
+                Wish::Event { person, event, ids } => {
                     let person = self.roster.resolve(&person);
                     if !item.record.origin.is_pulled() {
                         self.ask_for_consent(&person);
-                    }
-                    // Of before this relay delivered: a backfill may bring it too.
-                    let late = self.delivers_since.is_some_and(|since| event.time < since);
-                    if let (Some(key), true) = (at_mixpanel.filter(|_| !self.window.is_off()), late) {
-                        let (position, received_at) = (item.position, item.record.received_at);
-                        let batch = self.parts.books.pending_mut();
-                        self.window.repeats([Some(key), None], position, received_at, [None; 2], self.page, batch);
                     }
                     self.take_event(person, item, event, ids, known);
                 }
@@ -278,7 +273,7 @@ impl BrevoLeg {
         id: PersonId,
         item: Item,
         event: MappedEvent,
-        ids: DedupKeys,
+        mut ids: DedupKeys,
         known: [Option<Position>; 2],
     ) {
         if self.withheld(&id) {
@@ -304,8 +299,10 @@ impl BrevoLeg {
         // Only what Brevo would be sent enters the window (CORE 8).
         if !self.window.is_off() {
             let (position, received_at) = (item.position, item.record.received_at);
+            let looked_up = if item.record.origin.is_pulled() { self.window.take_looked_up(&mut ids) } else { None };
+            let given_back = looked_up.is_some_and(|key| self.window.knows(&key, position, known[1]));
             let batch = self.parts.books.pending_mut();
-            if self.window.repeats(ids, position, received_at, known, self.page, batch) {
+            if given_back || self.window.repeats(ids, position, received_at, known, self.page, batch) {
                 return self.parts.books.skip(item.ticket, SkipRule::Duplicate);
             }
         }

@@ -33,11 +33,27 @@ impl Window {
         self.length.is_zero()
     }
 
-    /// Forgets the key that an event has in Mixpanel's stream where no stream is taken.
-    pub fn keep_needed(&self, keys: &mut DedupKeys) {
-        if !self.echoes {
+    /// Forgets the key that an event has in what Mixpanel gives back where none may come: no stream is taken, and the event
+    /// is not `given_back` by a backfill, now or later.
+    pub fn keep_needed(&self, keys: &mut DedupKeys, given_back: bool) {
+        if !self.echoes && !given_back {
             keys[1] = None;
         }
+    }
+
+    /// Takes the key out by which a pulled event is looked up and never entered: where a project has one `$insert_id` on
+    /// many events, those of an export would be taken for one.
+    pub fn take_looked_up(&self, keys: &mut DedupKeys) -> Option<DedupKey> {
+        keys[1].take_if(|_| !self.echoes)
+    }
+
+    /// Whether another position than `position` has brought an event under `key`; `stored` is what the lookup found.
+    pub fn knows(&self, key: &DedupKey, position: Position, stored: Option<Position>) -> bool {
+        self.entered(key, stored).is_some_and(|first| first != position)
+    }
+
+    fn entered(&self, key: &DedupKey, stored: Option<Position>) -> Option<Position> {
+        self.fresh.get(key).map(|(first, _)| *first).or(stored)
     }
 
     fn bucket(&self, at: UnixMillis) -> u32 {
@@ -64,7 +80,7 @@ impl Window {
     ) -> bool {
         let entered = |(key, stored): (Option<DedupKey>, Option<Position>)| {
             let key = key?;
-            Some((key, self.fresh.get(&key).map(|(first, _)| *first).or(stored)))
+            Some((key, self.entered(&key, stored)))
         };
         let entered: Vec<(DedupKey, Option<Position>)> = keys.into_iter().zip(stored).filter_map(entered).collect();
         if entered.iter().any(|(_, first)| first.is_some_and(|first| first != position)) {
@@ -141,8 +157,10 @@ mod tests {
             // Neither is its own duplicate when it is read again.
             assert!(!window.repeats(first, at(1), now, [None; 2], 1, &mut batch));
         }
-        let mut keys = [Some(KEY), Some(ECHO)];
-        Window::new(HOUR, false).keep_needed(&mut keys);
+        let (window, mut keys) = (Window::new(HOUR, false), [Some(KEY), Some(ECHO)]);
+        window.keep_needed(&mut keys, true);
+        assert_eq!(keys, [Some(KEY), Some(ECHO)]);
+        window.keep_needed(&mut keys, false);
         assert_eq!(keys, [Some(KEY), None]);
     }
 

@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 
 use crate::config::{BrevoMode, Consent};
 use crate::delivery::testing::{Relay, Setup, World, eventually, text};
-use crate::record::{Destination, Destinations, Origin, Record};
+use crate::record::{Destination, Destinations, Kind, Origin, Record};
 use crate::settlement::SkipRule;
 use crate::vendor::PauseCause;
 
@@ -164,6 +164,38 @@ async fn old_events_trigger_nothing_unless_asked_and_nobody_waits() {
     let skipped = |rule| relay.skipped(BREVO, rule);
     assert_eq!((skipped(SkipRule::Stale), skipped(SkipRule::Duplicate), skipped(SkipRule::NoAddress)), (1, 1, 1));
     assert_eq!(relay.report(BREVO).await.parked, 0);
+    relay.drain().await;
+}
+
+/// What an app has brought late is known again in an export, where Mixpanel has rounded its time and knows whose it is; what
+/// has nothing but its `$insert_id` in common with another event of the export is not.
+#[tokio::test]
+async fn an_event_that_came_late_is_known_again_in_an_export() {
+    let world = World::new(Setup::brevo()).await;
+    let relay = world.relay().await;
+    let people = ["u", "v"].map(|id| world.set(id, json!({"$email": format!("{id}@example.com")})));
+    relay.append([&people[..], &[world.purchase("u", 0)]].concat()).await;
+    relay.settled().await;
+    let hour_ago = world.clock_seconds() - 3_600;
+    let event = |properties: Value, n: i64, id: &str| {
+        let mut body = json!({"event": "Purchase", "properties": properties});
+        body["properties"]["n"] = n.into();
+        body["properties"]["$insert_id"] = id.into();
+        body["$mp_metadata"] = json!({"$mp_event_id": format!("{n}")});
+        world.record(Kind::Event, &body)
+    };
+    let device = json!({"distinct_id": "$device:d", "$device_id": "d", "$user_id": "u", "time": hour_ago * 1_000 + 123});
+    let of = |id: &str| json!({"distinct_id": id, "time": hour_ago});
+    let exported = [
+        pulled(event(of("u"), 2, "minted")),
+        pulled(event(of("u"), 3, "careless")),
+        pulled(event(of("v"), 4, "careless")),
+    ];
+    relay.append([&[event(device, 1, "minted")], &exported[..]].concat()).await;
+    relay.settled().await;
+    let mut numbers: Vec<_> = world.brevo_events().await.into_iter().map(|(n, _)| n).collect();
+    numbers.sort_unstable();
+    assert_eq!((numbers, relay.skipped(BREVO, SkipRule::Duplicate)), (vec![0, 1, 3, 4], 1));
     relay.drain().await;
 }
 
