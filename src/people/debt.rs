@@ -16,6 +16,9 @@ use crate::record::Position;
 pub struct Debt {
     /// Of the oldest record.
     pub since: Position,
+    /// Of the newest one. Below [`Debt::since`] in a debt that was stored before this was kept.
+    #[serde(default)]
+    pub last: Position,
     /// When the oldest record was received.
     pub oldest: UnixMillis,
     pub records: u64,
@@ -37,6 +40,7 @@ impl Debt {
     pub fn new(position: Position, received_at: UnixMillis, folded: Folded) -> Self {
         Self {
             since: position,
+            last: position,
             oldest: received_at,
             records: 1,
             identifiers: folded.identifiers,
@@ -54,6 +58,7 @@ impl Debt {
     pub fn nothing() -> Self {
         Self {
             since: Position::default(),
+            last: Position::default(),
             oldest: UnixMillis::default(),
             records: 0,
             identifiers: false,
@@ -64,7 +69,7 @@ impl Debt {
 
     /// A record that was folded before and is owed from now on.
     pub fn of_folded(position: Position, received_at: UnixMillis) -> Self {
-        Self { since: position, oldest: received_at, records: 1, live: true, ..Self::nothing() }
+        Self { since: position, last: position, oldest: received_at, records: 1, live: true, ..Self::nothing() }
     }
 
     /// Values that are owed for records which are counted elsewhere.
@@ -76,15 +81,18 @@ impl Debt {
     /// Records that waited for values, which are owed now.
     pub fn of_released(released: Released) -> Self {
         let Released { records, since, oldest } = released;
-        Self { since, oldest, records, live: true, ..Self::nothing() }
+        Self { since, last: since, oldest, records, live: true, ..Self::nothing() }
     }
 
-    /// Takes one record out, which is owed by itself from now on: the debt of it, and what is left of this one.
+    /// Takes one record out, which is owed by itself from now on: the debt of it, and what is left of this one, which goes
+    /// by the position of a record of its own.
     pub fn without(self, position: Position, received_at: UnixMillis) -> (Debt, Option<Debt>) {
         if self.records == 0 {
             return (Self::nothing(), Some(self).filter(|left| *left != Self::nothing()));
         }
-        let left = Debt { records: self.records - 1, ..self };
+        let since = if self.since == position { self.last.max(position) } else { self.since };
+        let last = if self.last == position { since } else { self.last };
+        let left = Debt { since, last, records: self.records - 1, ..self };
         let empty = left.records == 0 && !left.identifiers && left.attributes.is_empty();
         (Self::of_folded(position, received_at), (!empty).then_some(left))
     }
@@ -92,9 +100,10 @@ impl Debt {
     /// This debt and `other` as one.
     pub fn join(mut self, other: Debt) -> Debt {
         if self.records == 0 {
-            (self.since, self.oldest) = (other.since, other.oldest);
+            (self.since, self.last, self.oldest) = (other.since, other.last, other.oldest);
         } else if other.records > 0 {
             self.since = self.since.min(other.since);
+            self.last = self.last.max(other.last);
             self.oldest = self.oldest.min(other.oldest);
         }
         self.records += other.records;
@@ -110,5 +119,32 @@ pub fn join(a: Option<Debt>, b: Option<Debt>) -> Option<Debt> {
     match (a, b) {
         (Some(a), Some(b)) => Some(a.join(b)),
         (a, b) => a.or(b),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::record::{EntryId, Epoch};
+
+    fn at(index: u32) -> Position {
+        Position { epoch: Epoch(1), entry: EntryId(1), index }
+    }
+
+    /// A refused write is a dead letter at the position of its debt: two of them would be one row.
+    #[test]
+    fn what_is_left_goes_by_a_record_of_its_own() {
+        let of = |records: &[u32]| {
+            let debts = records.iter().map(|index| Debt::of_folded(at(*index), UnixMillis(1)));
+            debts.fold(Debt::nothing(), Debt::join)
+        };
+        for taken in [1, 2, 4] {
+            let (own, left) = of(&[2, 1, 4]).without(at(taken), UnixMillis(1));
+            let left = left.unwrap();
+            assert_eq!((own.since, own.records, left.records), (at(taken), 1, 2));
+            assert!(left.since != own.since && left.last != own.since, "{taken}: {left:?}");
+        }
+        let (_, left) = of(&[3]).without(at(3), UnixMillis(1));
+        assert_eq!(left, None);
     }
 }

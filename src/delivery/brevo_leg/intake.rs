@@ -104,11 +104,9 @@ fn event(record: &Record, mapping: &CompiledMapping, mode: IdentityMode) -> Inta
     }
     let wish = match decision {
         EventDecision::Send(event) => match identity::person(&view, mode) {
-            Some(person) => Wish::Event {
-                person: PersonId::from(person),
-                event,
-                ids: dedup_keys(&view, record.origin),
-            },
+            Some(person) => {
+                Wish::Event { person: PersonId::from(person), event, ids: dedup_keys(&view, record.origin) }
+            }
             None => Wish::Skip(SkipRule::NoPerson),
         },
         EventDecision::Skip(rule) => Wish::Skip(rule),

@@ -271,3 +271,20 @@ async fn a_device_that_is_joined_behind_a_deletion_keeps_its_events() {
     relay.drain().await;
     assert_eq!(sent(&world).await, [1, 3]);
 }
+
+/// The deletion and what came behind it are refused alike: each is a letter of its own.
+#[tokio::test]
+async fn a_refused_deletion_does_not_hide_the_refused_update_behind_it() {
+    let world = World::new(setup(OnProfileDelete::DeleteContact)).await;
+    let relay = stuck(&world).await;
+    let back = world.set("u", json!({"$email": "u@example.com", "plan": "max"}));
+    let at = relay.append(vec![deletion(&world, "u"), back]).await;
+    written_down(&relay, at).await;
+    relay.kill().await;
+    let refused = json!({"vendor": "brevo", "path_prefix": "/v3/contacts", "kind": "status", "status": 400});
+    world.faults(refused).await;
+    let relay = world.relay().await;
+    relay.until(BREVO, "refused", |report| report.dead_letters == 2 && report.backlog == 0).await;
+    assert_eq!(relay.dead_letters(BREVO).await.len(), 2);
+    relay.drain().await;
+}

@@ -184,7 +184,8 @@ async fn an_event_that_came_late_is_known_again_in_an_export() {
         body["$mp_metadata"] = json!({"$mp_event_id": format!("{n}")});
         world.record(Kind::Event, &body)
     };
-    let device = json!({"distinct_id": "$device:d", "$device_id": "d", "$user_id": "u", "time": hour_ago * 1_000 + 123});
+    let device =
+        json!({"distinct_id": "$device:d", "$device_id": "d", "$user_id": "u", "time": hour_ago * 1_000 + 123});
     let of = |id: &str| json!({"distinct_id": id, "time": hour_ago});
     let exported = [
         pulled(event(of("u"), 2, "minted")),
