@@ -80,7 +80,10 @@ impl PerKind {
 #[serde(rename_all = "snake_case")]
 pub enum Origin {
     App,
+    /// A dead letter that is sent again (CORE 9).
     Replay,
+    /// As [`Origin::Replay`], and somebody has asked that it sets off automations however old it is (CORE 10).
+    ReplayToTrigger,
     Pull,
     /// As [`Origin::Pull`], and somebody has asked that it sets off automations however old it is (CORE 10).
     PullToTrigger,
@@ -91,9 +94,10 @@ pub enum Origin {
 }
 
 impl Origin {
-    pub const ALL: [Origin; 7] = [
+    pub const ALL: [Origin; 8] = [
         Origin::App,
         Origin::Replay,
+        Origin::ReplayToTrigger,
         Origin::Pull,
         Origin::PullToTrigger,
         Origin::BrevoWebhook,
@@ -111,6 +115,7 @@ impl Origin {
             Origin::MixpanelStream => 4,
             Origin::Erasure => 5,
             Origin::PullToTrigger => 6,
+            Origin::ReplayToTrigger => 7,
         }
     }
 
@@ -124,11 +129,16 @@ impl Origin {
         matches!(self, Origin::Pull | Origin::PullToTrigger)
     }
 
+    /// Whether somebody has asked that it sets off automations however old it is.
+    pub fn triggers_automations(self) -> bool {
+        matches!(self, Origin::ReplayToTrigger | Origin::PullToTrigger)
+    }
+
     /// The `origin` label of metrics.
     pub fn label(self) -> &'static str {
         match self {
             Origin::App => "app",
-            Origin::Replay => "replay",
+            Origin::Replay | Origin::ReplayToTrigger => "replay",
             Origin::Pull | Origin::PullToTrigger => "pull",
             Origin::BrevoWebhook => "brevo_webhook",
             Origin::MixpanelStream => "mixpanel_stream",

@@ -28,11 +28,9 @@ pub struct Item {
     pub again: Option<Box<Again>>,
 }
 
-/// How a dead letter is to be sent again.
+/// What a dead letter that is sent again brings beside its record.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Again {
-    /// However old the event is.
-    pub trigger_automations: bool,
     pub write: Option<RefusedWrite>,
 }
 
@@ -154,8 +152,7 @@ impl Books {
                 self.skip(ticket, SkipRule::Erased);
                 continue;
             }
-            let trigger_automations = letter.replay.is_some_and(|replay| replay.trigger_automations);
-            let again = Some(Box::new(Again { trigger_automations, write: letter.write }));
+            let again = Some(Box::new(Again { write: letter.write }));
             items.push(Item { ticket, position: id.position, record, again });
         }
         items

@@ -3,8 +3,6 @@
 //! An event goes out as if it had just been read. What a profile or group record said was folded when it was read the
 //! first time, and must not be folded over what came later: Brevo is owed the present values of what it touched.
 
-use std::time::Duration;
-
 use super::BrevoLeg;
 use super::intake::{self, Intake, Wish};
 use super::receiving::in_pilot;
@@ -32,7 +30,6 @@ impl BrevoLeg {
         intake.link = None;
         intake.groups = None;
         match (&mut intake.wish, &again.write) {
-            (Wish::Event { event, .. }, _) if again.trigger_automations => event.stale_after = Duration::MAX,
             // Whatever the record touches today: the write that was refused was owed more.
             (wish, Some(_)) if item.record.kind == Kind::Profile => {
                 if let Some(person) = intake::person_of_profile(&item.record) {

@@ -98,7 +98,7 @@ fn event(record: &Record, mapping: &CompiledMapping, mode: IdentityMode) -> Inta
         Err(error) => return Intake { link: None, wish: Wish::Unreadable(error.to_string()), groups: None },
     };
     let mut decision = map_event(&view, mapping, record.received_at);
-    if let (EventDecision::Send(event), Origin::PullToTrigger) = (&mut decision, record.origin) {
+    if let (EventDecision::Send(event), true) = (&mut decision, record.origin.triggers_automations()) {
         // Asked for, however old it is.
         event.stale_after = Duration::MAX;
     }

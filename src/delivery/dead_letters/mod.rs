@@ -155,11 +155,13 @@ impl DeadLetter {
         Self { write: Some(write), ..self }
     }
 
-    /// The record as it goes to `destination` again.
+    /// The record as it goes to `destination` again. Its origin stays with it on a shelf, where it says as much of a replay as
+    /// there is to know.
     pub fn to_record(&self, destination: Destination) -> Record {
+        let triggers = self.replay.is_some_and(|replay| replay.trigger_automations);
         Record {
             kind: self.kind,
-            origin: Origin::Replay,
+            origin: if triggers { Origin::ReplayToTrigger } else { Origin::Replay },
             destinations: destination.into(),
             project: if self.foreign { Project::Foreign } else { Project::Ours },
             received_at: self.received_at,

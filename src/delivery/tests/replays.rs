@@ -155,6 +155,33 @@ async fn old_events_are_stale_unless_automations_are_to_be_triggered() {
     }
 }
 
+/// What somebody has asked for of a replay stays asked for while the event waits on a shelf, over a crash too.
+#[tokio::test]
+async fn automations_are_triggered_after_a_wait_on_the_shelf() {
+    let world = World::new(Setup::brevo()).await;
+    let relay = world.relay().await;
+    relay.append(vec![world.set("u", json!({"$email": "u@example.com"}))]).await;
+    relay.settled().await;
+    world.faults(refuse("brevo", "/v3/events")).await;
+    relay.append(vec![world.purchase("u", 0)]).await;
+    until_dead(&relay, BREVO, 1).await;
+    let busy = json!({"vendor": "brevo", "path_prefix": "/v3/contacts", "kind": "status", "status": 425});
+    world.faults(busy).await;
+    world.clock.shift(Duration::from_hours(24 * 4).as_millis() as i64);
+    relay.append(vec![world.set("u", json!({"plan": "pro"}))]).await;
+    eventually("busy", async || world.show("/faults").await["faults"][0]["hits"].as_u64() > Some(0)).await;
+    stop_and_send_again(relay, BREVO, true).await;
+    let relay = world.relay().await;
+    relay.until(BREVO, "on the shelf", |report| report.parked == 1).await;
+    relay.kill().await;
+    world.heal().await;
+    let relay = world.relay().await;
+    relay.until(BREVO, "done", |report| report.parked == 0 && report.backlog == 0).await;
+    assert_eq!((relay.tally(BREVO).delivered.event, relay.skipped(BREVO, SkipRule::Stale)), (1, 0));
+    relay.drain().await;
+    assert_eq!(numbers(&world.brevo_events().await), [0]);
+}
+
 /// Without a contact the events that waited for it are refused with it; together they go again.
 #[tokio::test]
 async fn an_event_and_the_contact_that_it_needs_go_again() {
