@@ -22,7 +22,7 @@ use tokio::sync::Mutex;
 use crate::clock::SharedClock;
 use crate::delivery::status::LegStatus;
 use crate::privacy::Tombstones;
-use crate::record::{Destinations, Origin, Project, Record};
+use crate::record::{Destinations, Kind, Origin, Project, Record};
 use crate::store::{AppendError, Journal, StoreError};
 use crate::telemetry;
 
@@ -137,10 +137,10 @@ impl Feed {
         let records: Vec<Record> = kept.map(record).collect();
         let fed = Fed { appended: records.len() as u64, erased: (drafts.len() - records.len()) as u64 };
         if !records.is_empty() {
-            for record in &records {
-                telemetry::fed(origin, record.kind);
-            }
+            let kinds: Vec<Kind> = records.iter().map(|record| record.kind).collect();
             self.journal.append(records).await?;
+            // Not before: a batch that finds no room is tried again.
+            kinds.into_iter().for_each(|kind| telemetry::fed(origin, kind));
         }
         Ok(fed)
     }

@@ -215,6 +215,10 @@ impl Pulls {
             }
             Kind::Events => {
                 let Some(from) = from else { return Err(AskError::Invalid("`from` says on which day events begin")) };
+                let mapping = self.parts.mapping.now().mapping.clone();
+                if mapping.event_names().is_some_and(|mut names| names.next().is_none()) {
+                    return Err(AskError::Invalid("event_mapping is empty, so no event would be sent"));
+                }
                 let now = self.parts.clock.now();
                 let until = delivers_since(&self.parts.state).await?.unwrap_or(now).min(now);
                 // A day more, for a project whose zone is ahead; what is this relay's own is left out line by line.
@@ -223,9 +227,7 @@ impl Pulls {
                 let first = match question.dry_run || question.trigger_automations {
                     true => from,
                     // Whole days of which everything is too old need not be read.
-                    false => from.max(day_of(
-                        now - self.parts.mapping.now().mapping.longest_stale_after() - Duration::from_hours(24),
-                    )),
+                    false => from.max(day_of(now - mapping.longest_stale_after() - Duration::from_hours(24))),
                 };
                 if first > last {
                     return Err(AskError::Invalid(

@@ -257,3 +257,16 @@ async fn the_command_line_shows_what_a_backfill_would_bring() {
     assert_eq!(code, Some(1));
     assert!(complaint.contains("`from` says on which day events begin"), "{complaint}");
 }
+
+/// Without a name to ask for, Mixpanel would export everything for nothing.
+#[tokio::test]
+async fn a_backfill_of_events_that_nothing_maps_is_refused() {
+    let sandbox = Sandbox::start().await;
+    let relay = Relay::start(&sandbox, json!({ "event_mapping": null })).await;
+    let (status, told) = ask(&relay, &json!({ "what": "events", "from": day(1) })).await;
+    assert_eq!((status, &told["error"]["code"]), (400, &json!("invalid")), "{told}");
+    assert!(
+        told["error"]["message"].as_str().is_some_and(|message| message.contains("event_mapping is empty")),
+        "{told}"
+    );
+}

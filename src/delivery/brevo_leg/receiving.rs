@@ -27,7 +27,7 @@ use crate::store::Entry;
 /// waits for it waits in the journal and never fills shelves (CORE 7).
 pub(super) const MAX_WAITING: usize = 20_000;
 /// The same for people with something under way.
-pub(super) const MAX_PEOPLE: usize = 50_000;
+pub(super) const MAX_PEOPLE: usize = 25_000;
 
 /// Records with everything that is stored about them.
 pub(super) struct Loaded {
