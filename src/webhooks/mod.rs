@@ -30,7 +30,7 @@ use http::request::Parts;
 use tokio::time::Instant;
 
 use self::brevo::BrevoWebhook;
-use self::door::Refusal;
+use self::door::{Door, Refusal};
 use self::mixpanel::EventStream;
 use self::mixpanel::cohorts::CohortSyncs;
 use crate::clock::SharedClock;
@@ -68,6 +68,20 @@ pub struct Shared {
 }
 
 impl Shared {
+    /// What every push goes through first: credentials, then the body, then `read`, which says what is in it. The bytes stay
+    /// on the account until it is dropped.
+    async fn receive<T: Send + 'static>(
+        &self,
+        door: &Door,
+        head: &Parts,
+        body: Body,
+        read: impl FnOnce(&Bytes) -> Result<T, Refusal> + Send + 'static,
+    ) -> Result<(T, Account), Refusal> {
+        door.admit(&head.headers)?;
+        let (body, account) = door::read(&head.headers, body, &self.limits, &self.budget).await?;
+        Ok((off_the_workers(body, read).await??, account))
+    }
+
     /// Stores `records`. The account is closed when they are synced, not before.
     async fn append(&self, records: Vec<Record>, account: Account) -> Result<(), Refusal> {
         if records.is_empty() {

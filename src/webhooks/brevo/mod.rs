@@ -15,7 +15,7 @@ use http::{Response, request};
 
 use self::push::{Push, Unusable};
 use self::records::Naming;
-use super::door::{self, Door, Refusal};
+use super::door::{Door, Refusal};
 use super::taken::Taken;
 use super::{Shared, erase_if};
 use crate::people::address_book::{self, Sought};
@@ -51,9 +51,7 @@ impl BrevoWebhook {
     }
 
     async fn take(&self, head: &request::Parts, body: Body) -> Result<Taken, Refusal> {
-        self.door.admit(&head.headers)?;
-        let (body, account) = door::read(&head.headers, body, &self.shared.limits, &self.shared.budget).await?;
-        let items = super::off_the_workers(body, read).await??;
+        let (items, account) = self.shared.receive(&self.door, head, body, read).await?;
         let people = self.people(&items).await?;
         // Held until the records are stored: an erasure waits for those that were judged before it.
         let erased = self.shared.tombstones.now();

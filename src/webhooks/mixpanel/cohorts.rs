@@ -8,11 +8,12 @@ use std::sync::Arc;
 
 use axum::body::Body;
 use axum::response::IntoResponse as _;
+use bytes::Bytes;
 use http::{Response, StatusCode, request};
 use serde_json::{Value, json};
 
 use super::super::Shared;
-use super::super::door::{self, Door, Refusal};
+use super::super::door::{Door, Refusal};
 use super::page::Page;
 use crate::cohorts::{AskError, Push, PushError};
 use crate::telemetry::{self, Pushed, Webhook};
@@ -45,15 +46,13 @@ impl CohortSyncs {
     }
 
     async fn take(&self, head: &request::Parts, body: Body, action: &mut Value) -> Result<(), Refusal> {
-        self.door.admit(&head.headers)?;
-        let (body, account) = door::read(&head.headers, body, &self.shared.limits, &self.shared.budget).await?;
         let project_id = self.shared.config.mixpanel.project_id.clone();
-        let (word, page) = super::super::off_the_workers(body, move |body| {
+        let read = move |body: &Bytes| {
             let mut body: Value = serde_json::from_slice(body).map_err(|_| Refusal::BadBody("is not JSON"))?;
             let word = body["action"].clone();
-            Ok::<_, Refusal>((word, Page::read(&mut body, project_id.as_deref())))
-        })
-        .await??;
+            Ok((word, Page::read(&mut body, project_id.as_deref())))
+        };
+        let ((word, page), account) = self.shared.receive(&self.door, head, body, read).await?;
         *action = word;
         let page = page.map_err(|error| Refusal::BadBody(error.words()))?;
         let config = &self.shared.config;

@@ -16,7 +16,7 @@ use http::{Response, request};
 
 use self::streamed::{Streamed, Unusable};
 use super::brevo::records::is_own_insert_id;
-use super::door::{self, Door, Refusal};
+use super::door::{Door, Refusal};
 use super::taken::Taken;
 use super::{Shared, erase_if};
 use crate::record::{Destinations, Origin, Project, Record};
@@ -46,12 +46,10 @@ impl EventStream {
     /// Everything that can be used is stored in one append, or nothing is: any answer but a success brings the whole batch
     /// back.
     async fn take(&self, head: &request::Parts, body: Body) -> Result<Taken, Refusal> {
-        self.door.admit(&head.headers)?;
-        let (body, account) = door::read(&head.headers, body, &self.shared.limits, &self.shared.budget).await?;
         let mixpanel = &self.shared.config.mixpanel;
         let (project_id, token) = (mixpanel.project_id.clone(), mixpanel.project_tokens.first().cloned());
         let read = move |body: &Bytes| read(body, project_id.as_deref(), token.as_deref().unwrap_or_default());
-        let items = super::off_the_workers(body, read).await??;
+        let (items, account) = self.shared.receive(&self.door, head, body, read).await?;
         // Held until the records are stored: an erasure waits for those that were judged before it.
         let erased = self.shared.tombstones.now();
         let received_at = self.shared.clock.now();
