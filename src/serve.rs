@@ -37,6 +37,7 @@ use crate::delivery::overflow;
 use crate::delivery::shift::{self, Requests, Shift};
 use crate::delivery::status::LegStatus;
 use crate::delivery::trimmer;
+use crate::edge::auth::Keys;
 use crate::edge::{self, ConnectionLimits, Doors, EdgeParts, request_ids};
 use crate::erasure::worker::Forget;
 use crate::erasure::{self, Desk};
@@ -106,6 +107,7 @@ impl Relay {
         let erasures = Desk::open(state.clone(), clock.clone(), config.retention.tombstones, hidden).await?;
         let room = Room {
             config: config.clone(),
+            keys: Keys::new(&config),
             journal: store.journal.clone(),
             state: store.state.clone(),
             clock: clock.clone(),
@@ -127,7 +129,7 @@ impl Relay {
         let (lists_shift, lists_requests) = shift::shift();
 
         let app = room.app_routes(erasures.clone())?;
-        let desk = Arc::new(ReadSide::new(&config, budgets.clone(), clock.clone())?);
+        let desk = Arc::new(ReadSide::new(&config, room.keys.clone(), budgets.clone(), clock.clone())?);
         let pulls = room.pulls(room.feed(&legs[1]), desk.clone())?;
         let lookups = room.lookup_routes()?;
         let lists::Lists { routes: list_routes, worker: lists, .. } = room.lists(&legs[1]).await?;
@@ -155,8 +157,8 @@ impl Relay {
         };
         let console = Console::new(admin.clone()).map_err(StartError::Console)?;
         let list_runs = cohorts::admin_router(list_routes.clone(), admin.auth.clone());
-        let (tombstones, bell) = (room.tombstones.clone(), room.bell.clone());
-        let edge = EdgeParts { tombstones, bell, ..EdgeParts::new(config.clone(), journal, clock.clone())? };
+        let (keys, tombstones, bell) = (room.keys.clone(), room.tombstones.clone(), room.bell.clone());
+        let edge = EdgeParts { keys, tombstones, bell, ..EdgeParts::new(config.clone(), journal, clock.clone())? };
         let kept = desk.clone();
         let forget: Vec<Forget> = vec![Box::new(edge.pass_through.forgetting()), Box::new(move || kept.forget())];
         let pushes = room.webhooks(&edge, list_routes.desk.clone());

@@ -27,7 +27,7 @@ use crate::admin::extract::QueryString;
 use crate::brevo::identifiers::ListId;
 use crate::clock::SharedClock;
 use crate::config::SyncMode;
-use crate::edge::auth::{Claim, Identity, Keys, ReplayGuard};
+use crate::edge::auth::{Claim, Identity, Keys};
 use crate::store::WriteBatch;
 use crate::telemetry;
 use crate::vendor::budget::Budgets;
@@ -61,7 +61,6 @@ pub struct Parts {
     pub keys: Keys,
     pub budgets: Arc<Budgets>,
     pub clock: SharedClock,
-    pub replays: Arc<ReplayGuard>,
 }
 
 pub fn router(parts: Parts) -> Router {
@@ -145,7 +144,7 @@ impl Parts {
             Claim::Signed(signed) => {
                 let mut verifier = self.keys.verifier(signed);
                 verifier.update(body);
-                let reserved = verifier.finish(&self.replays, self.clock.now());
+                let reserved = verifier.finish(self.clock.now());
                 reserved.map(|reserved| reserved.keep()).is_ok()
             }
             Claim::Proven(Identity::ProjectToken { .. }) | Claim::Nobody | Claim::Wrong => false,

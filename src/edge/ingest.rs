@@ -14,7 +14,7 @@ use tokio::time::Instant;
 
 use super::accept::{self, Context, Implied, Verdict};
 use super::answer::{self, Form, Refusal};
-use super::auth::{Claim, Identity, Keys, ReplayGuard, Reservation, SignatureError};
+use super::auth::{Claim, Identity, Keys, Reservation, SignatureError};
 use super::budget::{Account, Budget};
 use super::caller;
 use super::decode::{self, DecodeError, Shape};
@@ -42,7 +42,6 @@ pub struct Ingest {
     pub clock: SharedClock,
     pub tokens: Tokens,
     pub keys: Arc<Keys>,
-    pub replay_guard: ReplayGuard,
     pub budget: Budget,
     pub limits: IntakeLimits,
     pub minter: Minter,
@@ -96,7 +95,7 @@ impl Ingest {
         let implied = if api == Api::Import {
             let identity = match verifier {
                 None => identity,
-                Some(verifier) => match verifier.finish(&self.replay_guard, now) {
+                Some(verifier) => match verifier.finish(now) {
                     Ok(reserved) => {
                         reservation = Some(reserved);
                         Ok(Some(Identity::Signed))

@@ -12,7 +12,7 @@ use bytes::Bytes;
 use http::{Response, StatusCode};
 use tokio::time::Instant;
 
-use super::auth::{self, Keys, ReplayGuard};
+use super::auth::{self, Keys};
 use super::budget::{self, Budget};
 use super::ids::Minter;
 use super::ingest::Ingest;
@@ -32,6 +32,7 @@ use crate::telemetry;
 /// What the edge needs, handed in.
 pub struct EdgeParts {
     pub config: Arc<Config>,
+    pub keys: Keys,
     pub journal: Arc<dyn Journal>,
     pub clock: SharedClock,
     pub minter: Minter,
@@ -62,6 +63,7 @@ impl EdgeParts {
             budget: Budget::new(budget::DEFAULT_BYTES),
             tombstones: Arc::default(),
             bell: Arc::default(),
+            keys: Keys::new(&config),
             config,
             journal,
             clock,
@@ -73,7 +75,7 @@ impl EdgeParts {
 pub fn router(parts: EdgeParts) -> Router {
     let config = parts.config.clone();
     let tokens = Tokens::new(config.mixpanel.project_tokens.clone(), config.mixpanel.forward_tokens.clone());
-    let keys = Arc::new(Keys::new(&config, tokens.clone()));
+    let keys = Arc::new(parts.keys);
     let mut router = health_router(parts.journal.clone());
     let ingest = Arc::new(Ingest {
         config: parts.config,
@@ -81,7 +83,6 @@ pub fn router(parts: EdgeParts) -> Router {
         clock: parts.clock,
         tokens,
         keys: keys.clone(),
-        replay_guard: ReplayGuard::default(),
         budget: parts.budget,
         limits: parts.limits,
         minter: parts.minter,

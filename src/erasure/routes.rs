@@ -21,7 +21,7 @@ use tower::ServiceExt as _;
 use super::desk::{AskError, Desk};
 use super::receipt::{Asked, Side};
 use crate::clock::SharedClock;
-use crate::edge::auth::{Claim, Identity, Keys, ReplayGuard};
+use crate::edge::auth::{Claim, Identity, Keys};
 use crate::mixpanel::app::{AppCalls, Task, task_id};
 use crate::telemetry;
 use crate::vendor::stack::Stack;
@@ -63,11 +63,10 @@ pub struct Parts {
 
 struct Door {
     parts: Parts,
-    replays: ReplayGuard,
 }
 
 pub fn router(parts: Parts) -> Router {
-    let door = Arc::new(Door { parts, replays: ReplayGuard::default() });
+    let door = Arc::new(Door { parts });
     let create = |task: Task, route: &'static str| {
         routing::post(move |State(door): State<Arc<Door>>, request: Request| {
             door.serve(route, Some(task), None, request)
@@ -203,7 +202,7 @@ impl Door {
             Claim::Signed(signed) => {
                 let mut verifier = self.parts.keys.verifier(signed);
                 verifier.update(body);
-                let reserved = verifier.finish(&self.replays, self.parts.clock.now());
+                let reserved = verifier.finish(self.parts.clock.now());
                 reserved.map(|reserved| reserved.keep()).map_err(|_| Refusal::Unauthorized)
             }
             Claim::Proven(Identity::ProjectToken { .. }) | Claim::Nobody | Claim::Wrong => Err(Refusal::Unauthorized),

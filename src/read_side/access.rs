@@ -17,7 +17,7 @@ use tokio::time::Instant;
 
 use super::upstream::{Failure, Upstream};
 use crate::clock::UnixMillis;
-use crate::edge::auth::{Claim, Identity, Keys, ReplayGuard, Verifier};
+use crate::edge::auth::{Claim, Identity, Keys, Verifier};
 
 /// How long Mixpanel's word about a token is believed.
 const PROVEN_FOR: Duration = Duration::from_secs(600);
@@ -56,7 +56,6 @@ pub enum Caller {
 
 pub struct Access {
     keys: Keys,
-    replays: ReplayGuard,
     project_id: Option<String>,
     own: Option<HeaderValue>,
     pass_through: bool,
@@ -66,7 +65,7 @@ pub struct Access {
 impl Access {
     pub fn new(keys: Keys, own: Option<HeaderValue>, project_id: Option<String>, pass_through: bool) -> Self {
         let tokens = Mutex::default();
-        Self { keys, replays: ReplayGuard::default(), project_id, own, pass_through, tokens }
+        Self { keys, project_id, own, pass_through, tokens }
     }
 
     /// The relay's own, where it has any.
@@ -104,7 +103,7 @@ impl Access {
         let names_project = match caller {
             Caller::Known { service_account } => service_account,
             Caller::Signed(verifier) => {
-                let reservation = verifier.finish(&self.replays, now).map_err(|_| AccessError::Unauthorized)?;
+                let reservation = verifier.finish(now).map_err(|_| AccessError::Unauthorized)?;
                 reservation.keep();
                 false
             }
@@ -198,7 +197,6 @@ mod tests {
 
     use super::*;
     use crate::config;
-    use crate::mixpanel::validate::Tokens;
 
     const CONFIG: &str = r#"
 connectors: { mixpanel: { project_token: "tok", service_account: { username: "sa", secret: "s" }, project_id: "12345" } }
@@ -210,9 +208,8 @@ auth: { api_keys: ["key-1"], signing_secrets: ["whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2
         // A second installation is refused, and the first serves as well.
         drop(rustls::crypto::ring::default_provider().install_default());
         let config = config::parse(CONFIG, "test.yaml", &|_| None).unwrap().config;
-        let keys = Keys::new(&config, Tokens::new(config.mixpanel.project_tokens.clone(), Vec::new()));
         let own = Some(HeaderValue::from_static("Basic b3du"));
-        let access = Access::new(keys, own, config.mixpanel.project_id.clone(), false);
+        let access = Access::new(Keys::new(&config), own, config.mixpanel.project_id.clone(), false);
         (access, Upstream::new(config.mixpanel.endpoints).unwrap())
     }
 

@@ -40,7 +40,6 @@ use crate::edge::auth::Keys;
 use crate::edge::budget::Budget;
 use crate::edge::intake::IntakeLimits;
 use crate::mixpanel::calls::{self, BadCredentials};
-use crate::mixpanel::validate::Tokens;
 use crate::vendor::budget::Budgets;
 use crate::vendor::{Family, Priority};
 
@@ -78,16 +77,20 @@ pub struct ReadSide {
 
 impl ReadSide {
     /// A TLS provider must be installed in the process.
-    pub fn new(config: &Config, budgets: std::sync::Arc<Budgets>, clock: SharedClock) -> Result<Self, ReadSideError> {
+    pub fn new(
+        config: &Config,
+        keys: Keys,
+        budgets: std::sync::Arc<Budgets>,
+        clock: SharedClock,
+    ) -> Result<Self, ReadSideError> {
         let mixpanel = &config.mixpanel;
-        let tokens = Tokens::new(mixpanel.project_tokens.clone(), mixpanel.forward_tokens.clone());
         let own = calls::authorization(mixpanel)?;
         for family in [Family::MixpanelQuery, Family::MixpanelJql, Family::MixpanelExport] {
             budgets.reserve(family, Priority::Callers, CALLERS_SHARE);
         }
         let project_id = mixpanel.project_id.clone();
         Ok(Self {
-            access: Access::new(Keys::new(config, tokens), own, project_id.clone(), mixpanel.oauth_pass_through),
+            access: Access::new(keys, own, project_id.clone(), mixpanel.oauth_pass_through),
             upstream: Upstream::new(mixpanel.endpoints.clone())?,
             budgets,
             clock,

@@ -16,6 +16,7 @@ use super::{ReadSide, router};
 use crate::clock::{Clock as _, SharedClock, UnixMillis};
 use crate::config::{self, Config, CorsOrigins};
 use crate::delivery::testing::ShiftedClock;
+use crate::edge::auth::Keys;
 use crate::sandbox::{Sandbox, SandboxConfig};
 use crate::simulation::{Direct, HeldState, SimulatedClock};
 use crate::store::sqlite::{self, OpenOptions};
@@ -81,7 +82,7 @@ impl World {
         };
         let store = tokio::task::spawn_blocking(opened).await.unwrap();
         let budgets = Arc::new(Budgets::open(Arc::new(HeldState(store.state)), clock.clone()).await.unwrap());
-        let mut desk = ReadSide::new(&self.config, budgets, clock).unwrap();
+        let mut desk = ReadSide::new(&self.config, Keys::new(&self.config), budgets, clock).unwrap();
         desk.upstream.direct = Some(self.vendor.clone());
         router(Arc::new(desk), &CorsOrigins::Any)
     }

@@ -8,23 +8,20 @@ use crate::brevo;
 use crate::cohorts;
 use crate::config::{BrevoMode, OnGdprDeletion};
 use crate::delivery::shift::Shift;
-use crate::edge::auth::Keys;
 use crate::edge::{self, EdgeParts};
 use crate::erasure::vendors::{Contacts, Vendors};
 use crate::erasure::worker::{self, Forget, Worker};
 use crate::erasure::{self, Desk};
 use crate::mixpanel::app::AppCalls;
 use crate::mixpanel::lookup::LookupCalls;
-use crate::mixpanel::validate::Tokens;
 use crate::vendor::stack;
 use crate::webhooks;
 
 impl Room {
     pub(super) fn app_routes(&self, desk: Arc<Desk>) -> Result<erasure::routes::Parts, StartError> {
         let mixpanel = &self.config.mixpanel;
-        let tokens = Tokens::new(mixpanel.project_tokens.clone(), mixpanel.forward_tokens.clone());
         Ok(erasure::routes::Parts {
-            keys: Keys::new(&self.config, tokens),
+            keys: self.keys.clone(),
             calls: AppCalls::new(mixpanel)?,
             stack: stack::probe_stack(self.transport.clone(), self.budgets.clone(), MIXPANEL),
             clock: self.clock.clone(),
@@ -34,9 +31,8 @@ impl Room {
 
     pub(super) fn lookup_routes(&self) -> Result<edge::lookup_tables::Parts, StartError> {
         let mixpanel = &self.config.mixpanel;
-        let tokens = Tokens::new(mixpanel.project_tokens.clone(), mixpanel.forward_tokens.clone());
         Ok(edge::lookup_tables::Parts {
-            keys: Keys::new(&self.config, tokens),
+            keys: self.keys.clone(),
             calls: LookupCalls::new(mixpanel)?,
             project_id: mixpanel.project_id.clone(),
             cors_origins: self.config.server.cors_origins.clone(),

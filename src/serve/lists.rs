@@ -14,9 +14,7 @@ use crate::cohorts::{
 use crate::config::{BrevoMode, Cohorts};
 use crate::delivery::shift::{self, Requests};
 use crate::delivery::status::LegStatus;
-use crate::edge::auth::Keys;
 use crate::mixpanel;
-use crate::mixpanel::validate::Tokens;
 use crate::vendor::stack;
 use crate::vendor::{Family, Priority};
 
@@ -49,16 +47,14 @@ impl Room {
         if !plans.is_empty() {
             self.budgets.reserve(Family::MixpanelQuery, Priority::Cohorts, COHORTS_SHARE);
         }
-        let tokens = Tokens::new(config.mixpanel.project_tokens.clone(), config.mixpanel.forward_tokens.clone());
         let routes = RouteParts {
             desk,
             engine: engine.clone(),
             plans: Arc::new(plans.clone()),
             lists: Arc::new(config.mapping.lists.clone()),
-            keys: Keys::new(config, tokens),
+            keys: self.keys.clone(),
             budgets: self.budgets.clone(),
             clock: self.clock.clone(),
-            replays: Arc::default(),
         };
         Ok(Lists { routes, worker: Worker::new(engine, plans) })
     }

@@ -13,6 +13,7 @@ use crate::delivery::checkpoint::Checkpoint;
 use crate::delivery::pauses;
 use crate::delivery::source::Source;
 use crate::delivery::status::LegStatus;
+use crate::edge::auth::Keys;
 use crate::in_force::InForce;
 use crate::mixpanel;
 use crate::privacy::{Rules, Tombstones};
@@ -37,6 +38,8 @@ pub const BREVO: Reader =
 #[derive(Clone)]
 pub struct Room {
     pub config: Arc<Config>,
+    /// What callers of every route present.
+    pub keys: Keys,
     pub journal: Arc<SqliteJournal>,
     pub state: Arc<SqliteState>,
     pub clock: SharedClock,

@@ -20,7 +20,8 @@ use http::HeaderMap;
 use http::header::AUTHORIZATION;
 use subtle::Choice;
 
-pub use replay::{ReplayGuard, Reservation};
+use replay::ReplayGuard;
+pub use replay::Reservation;
 pub use signature::{SignatureError, Signed, Verifier};
 
 use crate::config::{Config, SigningSecret};
@@ -53,7 +54,8 @@ pub enum Claim {
     Signed(Signed),
 }
 
-/// Everything that callers may present.
+/// Everything that callers may present. Clones share what has been used: there is one for the whole relay, so that a signed
+/// request is good for one route only.
 #[derive(Clone)]
 pub struct Keys {
     /// `user:secret`.
@@ -61,16 +63,18 @@ pub struct Keys {
     api_keys: Vec<Hashed>,
     tokens: Tokens,
     signing_secrets: Vec<SigningSecret>,
+    used: ReplayGuard,
 }
 
 impl Keys {
-    pub fn new(config: &Config, tokens: Tokens) -> Self {
+    pub fn new(config: &Config) -> Self {
         let account = config.mixpanel.service_account.as_ref();
         Self {
             service_account: account.map(|a| Hashed::of(&format!("{}:{}", a.username, a.secret.expose()))),
             api_keys: config.auth.api_keys.iter().map(|key| Hashed::of(key.expose())).collect(),
-            tokens,
+            tokens: Tokens::new(config.mixpanel.project_tokens.clone(), config.mixpanel.forward_tokens.clone()),
             signing_secrets: config.auth.signing_secrets.clone(),
+            used: ReplayGuard::default(),
         }
     }
 
@@ -123,7 +127,7 @@ impl Keys {
 
     /// Starts verifying a signature; feed it the body as sent.
     pub fn verifier(&self, signed: Signed) -> Verifier {
-        Verifier::new(signed, &self.signing_secrets)
+        Verifier::new(signed, &self.signing_secrets, self.used.clone())
     }
 }
 

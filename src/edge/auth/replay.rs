@@ -16,7 +16,7 @@ use crate::clock::UnixMillis;
 const CAPACITY: usize = 131_072;
 
 #[derive(Clone, Debug, Default)]
-pub struct ReplayGuard(Arc<Mutex<Used>>);
+pub(super) struct ReplayGuard(Arc<Mutex<Used>>);
 
 #[derive(Debug, Default)]
 struct Used {

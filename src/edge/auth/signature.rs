@@ -78,10 +78,11 @@ pub struct Verifier {
     signed: Signed,
     /// One for each configured secret (rotation).
     macs: Vec<Hmac<Sha256>>,
+    used: ReplayGuard,
 }
 
 impl Verifier {
-    pub(super) fn new(signed: Signed, secrets: &[SigningSecret]) -> Self {
+    pub(super) fn new(signed: Signed, secrets: &[SigningSecret], used: ReplayGuard) -> Self {
         let prefix = format!("{}.{}.", signed.id, signed.timestamp);
         let macs = secrets
             .iter()
@@ -91,7 +92,7 @@ impl Verifier {
                 mac
             })
             .collect();
-        Self { signed, macs }
+        Self { signed, macs, used }
     }
 
     pub fn update(&mut self, body: &[u8]) {
@@ -101,7 +102,7 @@ impl Verifier {
     }
 
     /// Checks the signature and takes the request's id, which stays taken if the [`Reservation`] is kept.
-    pub fn finish(self, guard: &ReplayGuard, now: UnixMillis) -> Result<Reservation, SignatureError> {
+    pub fn finish(self, now: UnixMillis) -> Result<Reservation, SignatureError> {
         self.signed.check_headers(now)?;
         let mut found = Choice::from(0);
         for mac in self.macs {
@@ -113,6 +114,6 @@ impl Verifier {
         if !bool::from(found) {
             return Err(SignatureError::Mismatch);
         }
-        guard.reserve(&self.signed.id, now)
+        self.used.reserve(&self.signed.id, now)
     }
 }
