@@ -12,6 +12,7 @@ use super::members::{Member, Resolver};
 use super::rows::{Rows, UnmatchedRow};
 use super::run::{Ended, Held, Order, Outcome, RUN, Run, RunId, Source, Stage, Trigger, key, next_id};
 use super::schedule::{LastTime, Planned};
+use super::worker::StepError;
 use crate::brevo::identifiers::ListId;
 use crate::clock::{SharedClock, UnixMillis};
 use crate::config::SyncMode;
@@ -339,8 +340,21 @@ impl Desk {
         outcome: Outcome,
         why: Option<String>,
     ) -> Result<(), StoreError> {
-        run.stage = Stage::Ended(Ended { at: self.clock.now(), outcome, why, held: Held::Members });
-        telemetry::cohort_run(outcome.label());
+        let ended = Ended { at: self.clock.now(), outcome, why, missing: None, held: Held::Members };
+        self.end_as(run, batch, ended).await
+    }
+
+    /// It cannot go on.
+    pub(super) async fn fail(&self, run: &mut Run, why: &StepError) -> Result<(), StoreError> {
+        let (at, missing) = (self.clock.now(), why.missing());
+        let why = Some(why.to_string());
+        let ended = Ended { at, outcome: Outcome::Failed, why, missing, held: Held::Members };
+        self.end_as(run, WriteBatch::new(), ended).await
+    }
+
+    async fn end_as(&self, run: &mut Run, batch: WriteBatch, ended: Ended) -> Result<(), StoreError> {
+        telemetry::cohort_run(ended.outcome.label());
+        run.stage = Stage::Ended(ended);
         let counts = &run.counts;
         for (change, people) in
             [("added", counts.added), ("removed", counts.removed), ("unmatched", counts.unmatched_total())]

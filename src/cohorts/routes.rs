@@ -182,6 +182,10 @@ impl Parts {
             Outcome::Stopped => {
                 Err(AdminError::conflict("too_many_removals", why, "the run is in GET /v1/cohorts/runs"))
             }
+            Outcome::Failed if ended.missing.is_some() => Err(AdminError::not_found(
+                why,
+                "GET /v1/cohorts has the project's cohorts; targetList is a list of Brevo's",
+            )),
             Outcome::Failed | Outcome::Replaced => {
                 Err(AdminError::vendor(why, "the run is in GET /v1/cohorts/runs; a later one begins anew"))
             }

@@ -189,7 +189,18 @@ pub struct Ended {
     /// For people: why it stopped or failed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub why: Option<String>,
+    /// What it failed for, where the order names something that does not exist.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub missing: Option<Missing>,
     pub held: Held,
+}
+
+/// Something that an order names and a vendor does not have.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Missing {
+    Cohort,
+    List,
 }
 
 /// Which rows of people a run that has ended still has.

@@ -194,7 +194,7 @@ async fn runs_are_kept_for_their_time() {
     let desk = desk(&held, true).await;
     let run = desk.push(page("s1", 1, 2, &["a"])).await.unwrap();
     let mut old = run.clone();
-    let ended = Ended { at: UnixMillis(1), outcome: Outcome::Done, why: None, held: run::Held::Members };
+    let ended = Ended { at: UnixMillis(1), outcome: Outcome::Done, why: None, missing: None, held: run::Held::Members };
     old.stage = Stage::Ended(ended);
     desk.save(&old, WriteBatch::new()).await.unwrap();
     desk.clean().await.unwrap();

@@ -13,14 +13,14 @@ use tokio_util::sync::CancellationToken;
 
 use super::desk::Desk;
 use super::members::Resolver;
-use super::run::{Outcome, Run, RunId, Stage};
+use super::run::{Missing, Outcome, Run, RunId, Stage};
 use super::schedule::Planned;
 use super::vendors::{BrevoSide, NotAnswered, Vendors};
 use crate::alerts::Bell;
 use crate::brevo::identifiers::ListId;
 use crate::clock::UnixMillis;
 use crate::delivery::LegError;
-use crate::store::{StoreError, WriteBatch};
+use crate::store::StoreError;
 use crate::vendor::TransportError;
 
 /// Runs worked on at once, each into a list of its own.
@@ -79,6 +79,15 @@ impl From<NotAnswered> for StepError {
 }
 
 impl StepError {
+    /// What the order names and does not exist.
+    pub(super) fn missing(&self) -> Option<Missing> {
+        match self {
+            StepError::NoSuchCohort(_) => Some(Missing::Cohort),
+            StepError::NoSuchList(_) => Some(Missing::List),
+            _ => None,
+        }
+    }
+
     pub(super) fn of_leg(error: LegError) -> Self {
         match error {
             LegError::Store(error) => StepError::Store(error),
@@ -135,10 +144,7 @@ impl Engine {
             match self.step(&mut run).await {
                 Ok(()) => {}
                 Err(StepError::Store(error)) => return Err(error),
-                Err(error) => {
-                    let why = Some(error.to_string());
-                    self.desk.end(&mut run, WriteBatch::new(), Outcome::Failed, why).await?;
-                }
+                Err(error) => self.desk.fail(&mut run, &error).await?,
             }
         }
         told(&run);

@@ -202,8 +202,8 @@ async fn orders_that_cannot_be_are_refused_in_words() {
         (json!({ "cohortId": 7 }), 400, "invalid"),
         (json!({ "cohortId": 7, "targetList": "nobody" }), 400, "invalid"),
         (json!({ "cohortId": 7, "targetList": 16, "syncMode": "replace" }), 400, "invalid"),
-        (json!({ "cohortId": 8, "targetList": 16 }), 502, "vendor"),
-        (json!({ "cohortId": 7, "targetList": 999 }), 502, "vendor"),
+        (json!({ "cohortId": 8, "targetList": 16 }), 404, "not_found"),
+        (json!({ "cohortId": 7, "targetList": 999 }), 404, "not_found"),
     ] {
         let (got, told) = sync(&relay, order.clone()).await;
         assert_eq!((got, told["error"]["code"].as_str().unwrap()), (status, code), "{order}: {told}");
