@@ -39,6 +39,8 @@ pub enum Action {
     Sync,
     /// A backfill, begun or called off.
     Backfill,
+    /// Personal data, looked at as it is.
+    Unmask,
 }
 
 /// One line of the list.
@@ -74,6 +76,32 @@ pub fn put(
     // Notes older than that; a clock that was set forward leaves this one alone.
     batch.delete_range(Table::Audit, key(at - KEPT), vec![u8::MAX; 17]);
     Ok(())
+}
+
+/// Notes that are looked at for one of a kind: a cap on what a look may cost.
+const LATE: usize = 200;
+
+/// Whether `who` has done the same since `since`, as far as the last notes tell.
+pub async fn has_of_late(
+    state: &Arc<dyn State>,
+    since: UnixMillis,
+    who: &str,
+    action: Action,
+    detail: &Value,
+) -> Result<bool, StoreError> {
+    let range = KeyRange { from: Vec::new(), to: Some(key(since)) };
+    let notes = state.scan(Table::Audit, range, LATE).await?;
+    for (_, value) in notes {
+        let note = read(&value)?;
+        if (note.who.as_str(), note.action, &note.detail) == (who, action, detail) {
+            return Ok(true);
+        }
+    }
+    Ok(false)
+}
+
+fn read(value: &[u8]) -> Result<Note, StoreError> {
+    serde_json::from_slice(value).map_err(|e| StoreError::Corrupt(format!("audit: {e}")))
 }
 
 /// Writes a note by itself.
@@ -117,8 +145,7 @@ async fn page(state: &Arc<dyn State>, limit: usize, cursor: Option<&str>) -> Res
     let rows = state.scan(Table::Audit, range, limit).await?;
     let last = rows.last().filter(|_| rows.len() == limit).map(|(key, _)| key);
     let next = last.map(|key| key.iter().map(|byte| format!("{byte:02x}")).collect());
-    let note = |value: &[u8]| serde_json::from_slice(value).map_err(|e| StoreError::Corrupt(format!("audit: {e}")));
-    let items = rows.iter().map(|(_, value)| note(value)).collect::<Result<_, _>>()?;
+    let items = rows.iter().map(|(_, value)| read(value)).collect::<Result<_, _>>()?;
     Ok(Page { items, next })
 }
 

@@ -17,6 +17,7 @@ use http::{HeaderMap, HeaderValue, Method};
 use subtle::Choice;
 
 use super::answers::AdminError;
+use super::sight::Sight;
 use crate::config::{Config, NamedToken, Role, Secret, StoreEngine};
 use crate::hashed::Hashed;
 
@@ -140,12 +141,22 @@ pub async fn authenticate(State(auth): State<AdminAuth>, mut request: Request, n
     next.run(request).await
 }
 
-/// The layer that asks whether the [`Caller`] may: its role must be enough for the method.
-pub async fn authorize(request: Request, next: Next) -> Response {
-    match request.extensions().get::<Caller>() {
-        Some(caller) if caller.role >= needed(request.method(), request.uri().path()) => next.run(request).await,
-        Some(_) => AdminError::forbidden().into_response(),
-        None => AdminError::unauthorized().into_response(),
+/// The layer that asks whether the [`Caller`] may: its role must be enough for the method. Lets a request through with what
+/// the caller may see, a [`Sight`], in its extensions.
+pub async fn authorize(mut request: Request, next: Next) -> Response {
+    let sight = match request.extensions().get::<Caller>() {
+        Some(caller) if caller.role >= needed(request.method(), request.uri().path()) => {
+            Sight::of(caller, request.uri())
+        }
+        Some(_) => Err(AdminError::forbidden()),
+        None => Err(AdminError::unauthorized()),
+    };
+    match sight {
+        Ok(sight) => {
+            request.extensions_mut().insert(sight);
+            next.run(request).await
+        }
+        Err(error) => error.into_response(),
     }
 }
 

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use axum::extract::State as Extract;
+use axum::response::Response;
 use axum::{Extension, Json};
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
@@ -13,6 +14,8 @@ use super::answers::AdminError;
 use super::audit::{self, Action};
 use super::auth::Caller;
 use super::extract::JsonBody;
+use super::mask;
+use super::sight::Sight;
 use crate::clock::{SharedClock, UnixMillis};
 use crate::delivery::shift::Shift;
 use crate::in_force::{self, InForce, MappingRefused, Version};
@@ -62,8 +65,9 @@ struct Previewed {
 
 pub async fn preview(
     Extract(parts): Extract<Parts>,
+    Extension(sight): Extension<Sight>,
     JsonBody(asked): JsonBody<Asked>,
-) -> Result<Json<Preview>, AdminError> {
+) -> Result<Response, AdminError> {
     if asked.records.len() > MOST {
         return Err(AdminError::invalid(format!("records: more than {MOST}"), "send fewer at once"));
     }
@@ -77,12 +81,16 @@ pub async fn preview(
     for record in &asked.records {
         items.push(previewed(None, record.get(), (now, now), &present.mapping, tried.as_ref()));
     }
-    for (position, record) in recent(&parts, asked.recent.unwrap_or(0).min(MOST)).await? {
+    let recent = recent(&parts, asked.recent.unwrap_or(0).min(MOST)).await?;
+    if !recent.is_empty() {
+        sight.noted(&parts.state, now, "records").await?;
+    }
+    for (position, record) in recent {
         let body = String::from_utf8_lossy(&record.body);
         items.push(previewed(Some(position), &body, (record.received_at, now), &present.mapping, tried.as_ref()));
     }
     let differing = tried.map(|_| items.iter().filter(|item| item.differs == Some(true)).count());
-    Ok(Json(Preview { version: present.version.shown(), items, differing }))
+    Ok(sight.answer(&Preview { version: present.version.shown(), items, differing }, mask::previewed)?)
 }
 
 fn previewed(

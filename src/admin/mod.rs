@@ -1,7 +1,7 @@
 //! The relay's own API for the people who run it: status, metrics, dead letters, pause and resume.
 //!
 //! Reads what legs and store let others see. What it changes (a gate, dead letters, an erasure) is noted in the [`audit`]
-//! list. Errors are `{"error":{"code","message","hint"}}`.
+//! list. Errors are `{"error":{"code","message","hint"}}`. Who may see personal data as it is says [`sight`].
 
 pub mod answers;
 pub mod audit;
@@ -10,7 +10,9 @@ mod backfills;
 mod dead_letters;
 pub mod extract;
 pub mod mapping;
+pub mod mask;
 mod people;
+pub mod sight;
 mod status;
 mod trace;
 

@@ -2,6 +2,7 @@
 
 use axum::extract::{Path, State as Extract};
 use axum::http::StatusCode;
+use axum::response::Response;
 use axum::{Extension, Json};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
@@ -11,6 +12,8 @@ use super::answers::AdminError;
 use super::audit::{self, Action};
 use super::auth::Caller;
 use super::extract::QueryString;
+use super::mask;
+use super::sight::Sight;
 use crate::erasure::desk::AskError;
 use crate::erasure::receipt::{Asked, Side};
 
@@ -41,8 +44,14 @@ pub async fn erasures(
     Ok(Json(Page { items: erasures.iter().map(|erasure| erasure.shown()).collect(), next }))
 }
 
-pub async fn about(Extract(parts): Extract<Parts>, Path(id): Path<String>) -> Result<Json<Value>, AdminError> {
-    Ok(Json(parts.erasures.about(&id).await?))
+pub async fn about(
+    Extract(parts): Extract<Parts>,
+    Extension(sight): Extension<Sight>,
+    Path(id): Path<String>,
+) -> Result<Response, AdminError> {
+    let about = parts.erasures.about(&id).await?;
+    sight.noted(&parts.state, parts.clock.now(), "people").await?;
+    Ok(sight.answer(&about, mask::person)?)
 }
 
 /// Begins an erasure; the answer is its receipt so far.

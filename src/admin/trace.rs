@@ -5,8 +5,9 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use axum::Json;
+use axum::Extension;
 use axum::extract::State as Extract;
+use axum::response::Response;
 use memchr::memmem::Finder;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
@@ -14,6 +15,8 @@ use serde_json::{Value, json};
 use super::Parts;
 use super::answers::AdminError;
 use super::extract::QueryString;
+use super::mask;
+use super::sight::Sight;
 use crate::delivery::checkpoint::Checkpoint;
 use crate::delivery::dead_letters::{self, DeadLetterId, replay};
 use crate::mapping::preview_again;
@@ -69,8 +72,9 @@ enum Wanted {
 
 pub async fn trace(
     Extract(parts): Extract<Parts>,
+    Extension(sight): Extension<Sight>,
     QueryString(asked): QueryString<Asked>,
-) -> Result<Json<Traced>, AdminError> {
+) -> Result<Response, AdminError> {
     let limit = asked.limit.unwrap_or(DEFAULT_LIMIT).clamp(1, MAX_LIMIT);
     let mut backwards = match &asked.cursor {
         Some(cursor) => Backwards::below(parts.journal.clone(), before(cursor)?),
@@ -98,7 +102,8 @@ pub async fn trace(
         }
         tokio::task::yield_now().await;
     };
-    Ok(Json(Traced { distinct_ids, items, next }))
+    sight.noted(&parts.state, parts.clock.now(), "records").await?;
+    Ok(sight.answer(&Traced { distinct_ids, items, next }, mask::traced)?)
 }
 
 fn before(cursor: &str) -> Result<EntryId, AdminError> {

@@ -24,6 +24,8 @@ use crate::admin::answers::AdminError;
 use crate::admin::audit::{self, Action};
 use crate::admin::auth::{AdminAuth, Caller, authenticate, authorize};
 use crate::admin::extract::QueryString;
+use crate::admin::mask;
+use crate::admin::sight::Sight;
 use crate::brevo::identifiers::ListId;
 use crate::clock::SharedClock;
 use crate::config::SyncMode;
@@ -75,12 +77,16 @@ pub fn router(parts: Parts) -> Router {
 
 /// Behind the admin token.
 pub fn admin_router(parts: Parts, auth: AdminAuth) -> Router {
+    known_callers_router(parts).layer(axum::middleware::from_fn_with_state(auth, authenticate))
+}
+
+/// For a caller who is known already, as the console's: a [`Caller`] must be among the request's extensions.
+pub fn known_callers_router(parts: Parts) -> Router {
     Router::new()
         .route(COHORTS, get(cohorts))
         .route(RUNS, get(runs).post(begin))
         .route(RUN, get(run))
         .layer(axum::middleware::from_fn(authorize))
-        .layer(axum::middleware::from_fn_with_state(auth, authenticate))
         .with_state(parts)
 }
 
@@ -297,13 +303,21 @@ async fn begin(
 }
 
 /// With the people who could not be matched.
-async fn run(State(parts): State<Parts>, Path(id): Path<String>) -> Result<Json<Value>, AdminError> {
+async fn run(
+    State(parts): State<Parts>,
+    Extension(sight): Extension<Sight>,
+    Path(id): Path<String>,
+) -> Result<Response, AdminError> {
     let Some(run) = parts.desk.get(&id).await? else {
         return Err(AdminError::not_found(format!("there is no run {id}"), "see GET /v1/cohorts/runs"));
     };
     let mut told = parts.told(&run).await;
-    told["people"] = json!(parts.desk.unmatched(&run.id, MAX_PAGE).await?);
-    Ok(Json(told))
+    let unmatched = parts.desk.unmatched(&run.id, MAX_PAGE).await?;
+    if !unmatched.is_empty() {
+        sight.noted(&parts.desk.state, parts.clock.now(), "cohort_runs").await?;
+    }
+    told["people"] = json!(unmatched);
+    Ok(sight.answer(&told, mask::run)?)
 }
 
 /// The project's cohorts: one query, what a run of each costs, and where it goes.

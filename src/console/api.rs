@@ -2,6 +2,8 @@
 
 use axum::Router;
 use axum::body::Body;
+use axum::response::Response;
+use http::header::CONTENT_TYPE;
 use http::{Method, Request, StatusCode};
 use http_body_util::BodyExt as _;
 use serde_json::Value;
@@ -41,29 +43,61 @@ impl Api {
     }
 
     pub async fn get(&self, caller: &Caller, path: &str) -> Result<Value, Refusal> {
-        self.call(caller, Method::GET, path).await
+        self.call(caller, Method::GET, path, None).await
     }
 
     pub async fn post(&self, caller: &Caller, path: &str) -> Result<Value, Refusal> {
-        self.call(caller, Method::POST, path).await
+        self.call(caller, Method::POST, path, None).await
     }
 
     pub async fn delete(&self, caller: &Caller, path: &str) -> Result<Value, Refusal> {
-        self.call(caller, Method::DELETE, path).await
+        self.call(caller, Method::DELETE, path, None).await
     }
 
-    async fn call(&self, caller: &Caller, method: Method, path: &str) -> Result<Value, Refusal> {
-        let failed = |what: String| Refusal {
-            status: StatusCode::INTERNAL_SERVER_ERROR,
-            message: what,
-            hint: "see the relay's log".to_owned(),
-        };
-        let request = Request::builder().method(method).uri(path).extension(caller.clone()).body(Body::empty());
+    /// An order with what it is about.
+    pub async fn send(&self, caller: &Caller, method: Method, path: &str, body: &Value) -> Result<Value, Refusal> {
+        self.call(caller, method, path, Some(body)).await
+    }
+
+    async fn call(&self, caller: &Caller, method: Method, path: &str, body: Option<&Value>) -> Result<Value, Refusal> {
+        read(self.answer(caller, method, path, body).await?).await
+    }
+
+    /// An answer that is handed on as it comes, however long it is.
+    pub async fn stream(&self, caller: &Caller, path: &str) -> Result<Response, Refusal> {
+        let response = self.answer(caller, Method::GET, path, None).await?;
+        if response.status().is_success() {
+            return Ok(response);
+        }
+        let status = response.status();
+        Err(read(response).await.err().unwrap_or_else(|| Refusal::of(status, &Value::Null)))
+    }
+
+    async fn answer(
+        &self,
+        caller: &Caller,
+        method: Method,
+        path: &str,
+        body: Option<&Value>,
+    ) -> Result<Response, Refusal> {
+        let mut request = Request::builder().method(method).uri(path).extension(caller.clone());
+        if body.is_some() {
+            request = request.header(CONTENT_TYPE, "application/json");
+        }
+        let request = request.body(body.map_or_else(Body::empty, |body| Body::from(body.to_string())));
         let request = request.map_err(|e| failed(e.to_string()))?;
         let Ok(response) = self.router.clone().oneshot(request).await;
-        let status = response.status();
-        let bytes = response.into_body().collect().await.map_err(|e| failed(e.to_string()))?.to_bytes();
-        let answer = serde_json::from_slice(&bytes).unwrap_or(Value::Null);
-        if status.is_success() { Ok(answer) } else { Err(Refusal::of(status, &answer)) }
+        Ok(response)
     }
+}
+
+fn failed(what: String) -> Refusal {
+    Refusal { status: StatusCode::INTERNAL_SERVER_ERROR, message: what, hint: "see the relay's log".to_owned() }
+}
+
+async fn read(response: Response) -> Result<Value, Refusal> {
+    let status = response.status();
+    let bytes = response.into_body().collect().await.map_err(|e| failed(e.to_string()))?.to_bytes();
+    let answer = serde_json::from_slice(&bytes).unwrap_or(Value::Null);
+    if status.is_success() { Ok(answer) } else { Err(Refusal::of(status, &answer)) }
 }

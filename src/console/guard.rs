@@ -20,30 +20,41 @@ use super::Console;
 use super::frame;
 use super::session::{Session, Sessions};
 
-/// Longest form that is read, the login's from anybody: no page has a field for more than an id.
-const MAX_FORM: usize = 64 << 10;
+/// Longest form that is read of somebody who is logged in: records and mappings are pasted whole.
+const MAX_FORM: usize = 1 << 20;
+/// The same of anybody, for a token.
+const MAX_LOGIN: usize = 64 << 10;
 /// Nothing from elsewhere, no script or style that is written into a page, no frame around it.
 const POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self'; \
                       form-action 'self'; frame-ancestors 'none'; base-uri 'none'";
 
-/// The fields of a form that was sent; of several of one name the last.
+/// The fields of a form that was sent.
 #[derive(Clone, Default)]
-pub struct Form(Arc<BTreeMap<String, String>>);
+pub struct Form(Arc<BTreeMap<String, Vec<String>>>);
 
 impl Form {
     fn read(body: &[u8]) -> Self {
-        Self(Arc::new(form_urlencoded::parse(body).into_owned().collect()))
+        let mut fields: BTreeMap<String, Vec<String>> = BTreeMap::new();
+        for (name, value) in form_urlencoded::parse(body).into_owned() {
+            fields.entry(name).or_default().push(value);
+        }
+        Self(Arc::new(fields))
     }
 
-    /// A field's text, empty when it was not sent.
+    /// A field's text, empty when it was not sent; of several of one name the last.
     pub fn get(&self, name: &str) -> &str {
-        self.0.get(name).map_or("", String::as_str)
+        self.all(name).last().map_or("", String::as_str)
+    }
+
+    /// Every field of a name.
+    pub fn all(&self, name: &str) -> &[String] {
+        self.0.get(name).map_or(&[], Vec::as_slice)
     }
 }
 
-/// A form's bytes; `None` for one that is too large or breaks off.
-async fn read(body: Body) -> Option<Bytes> {
-    Limited::new(body, MAX_FORM).collect().await.ok().map(|whole| whole.to_bytes())
+/// A form's bytes; `None` for one that is longer than `most` or breaks off.
+async fn read(body: Body, most: usize) -> Option<Bytes> {
+    Limited::new(body, most).collect().await.ok().map(|whole| whole.to_bytes())
 }
 
 /// Lets a request through with its [`Session`] and, for a POST, the [`Form`] that a page of this session sent.
@@ -53,7 +64,7 @@ pub async fn require_session(State(console): State<Console>, request: Request, n
     };
     let (mut parts, mut body) = request.into_parts();
     if parts.method == Method::POST {
-        let Some(bytes) = read(body).await else {
+        let Some(bytes) = read(body, MAX_FORM).await else {
             return refused(&session, StatusCode::PAYLOAD_TOO_LARGE, "This form is too large.");
         };
         let form = Form::read(&bytes);
@@ -114,7 +125,7 @@ fn login_form(next: &str, problem: Option<&str>) -> Markup {
 
 pub async fn login(State(console): State<Console>, request: Request) -> Response {
     let secure = came_over_tls(request.headers());
-    let Some(bytes) = read(request.into_body()).await else {
+    let Some(bytes) = read(request.into_body(), MAX_LOGIN).await else {
         return StatusCode::PAYLOAD_TOO_LARGE.into_response();
     };
     let form = Form::read(&bytes);

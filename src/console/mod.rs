@@ -5,16 +5,16 @@
 //! cannot, by the same roles.
 //!
 //! Invariants: nothing but the login page and the assets is served without a session; every change carries the session's
-//! token against forged requests; personal data is masked unless it is asked for; nothing is loaded from elsewhere and
-//! nothing runs that is written into a page.
+//! token against forged requests; personal data is asked for masked, by the API's own masking, until somebody wants to see
+//! it; nothing is loaded from elsewhere and nothing runs that is written into a page.
 
 mod api;
 mod assets;
 mod frame;
 mod guard;
 mod json;
-mod mask;
 mod pages;
+mod pieces;
 pub mod pulse;
 mod session;
 
@@ -55,7 +55,8 @@ pub fn router(console: Console) -> Router {
         .route("/console/destinations/{name}/{what}", post(pages::overview::gate))
         .route("/console/people", get(pages::people::page))
         .route("/console/people/erase", post(pages::people::erase))
-        .route("/console/dead-letters", get(pages::dead_letters::page))
+        .route("/console/dead-letters", get(pages::dead_letters::page).post(pages::dead_letters::act))
+        .route("/console/dead-letters/export", get(pages::dead_letters::export))
         .route("/console/lookup-tables", get(pages::lookup_tables::page))
         .route("/console/erasures", get(pages::erasures::page))
         .route("/console/logout", post(guard::logout))

@@ -17,6 +17,7 @@ use subtle::ConstantTimeEq as _;
 
 use crate::admin::auth::{AdminAuth, Caller};
 use crate::clock::{SharedClock, UnixMillis};
+use crate::config::Role;
 use crate::hashed::Hashed;
 
 /// How long a session lasts from its login.
@@ -95,6 +96,16 @@ impl Sessions {
 }
 
 impl Session {
+    /// Whether they may see personal data as it is, and change what can be changed back.
+    pub fn operates(&self) -> bool {
+        self.caller.role >= Role::Operator
+    }
+
+    /// The API's `masked`, for a page that is to show personal data when `unmask` says so.
+    pub fn masked(&self, unmask: bool) -> &'static str {
+        if unmask && self.operates() { "false" } else { "true" }
+    }
+
     /// Whether a form came from a page of this session.
     pub fn owns(&self, csrf: &str) -> bool {
         bool::from(self.csrf.as_bytes().ct_eq(csrf.as_bytes()))

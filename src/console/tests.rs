@@ -1,5 +1,7 @@
 //! The door, over an admin API that answers whatever a test says.
 
+use std::sync::{Arc, Mutex};
+
 use axum::Router;
 use axum::body::Body;
 use axum::routing::any;
@@ -19,20 +21,29 @@ use crate::config::{NamedToken, Role, Secret};
 
 const START: UnixMillis = UnixMillis(1_800_000_000_000);
 
+type Asked = Arc<Mutex<Vec<(String, String, String)>>>;
+
 struct Door {
     router: Router,
+    /// What has been asked of the API: method, path and body.
+    asked: Asked,
     clock: std::sync::Arc<ManualClock>,
 }
 
 impl Door {
-    /// Answers every question of the pages with `answer`; what they change is answered with the caller's role.
+    /// Answers every question of the pages with `answer`; who changes something must be an operator.
     fn new(answer: Value) -> Self {
         let clock = ManualClock::at(START);
         let viewer = NamedToken { name: "growth".to_owned(), role: Role::Viewer, token: Secret::new("look") };
         let auth = AdminAuth::new(&Secret::new("all"), &[viewer]);
+        let asked = Asked::default();
+        let heard = asked.clone();
         let api = Router::new().fallback(any(async move |request: Request<Body>| {
             let role = request.extensions().get::<Caller>().unwrap().role;
-            let allowed = request.method() == http::Method::GET || role >= Role::Operator;
+            let (method, path) = (request.method().clone(), request.uri().to_string());
+            let body = request.into_body().collect().await.unwrap().to_bytes();
+            heard.lock().unwrap().push((method.to_string(), path, String::from_utf8_lossy(&body).into_owned()));
+            let allowed = method == http::Method::GET || role >= Role::Operator;
             let refusal = json!({ "error": { "code": "forbidden", "message": "not you", "hint": "" } });
             match allowed {
                 true => (StatusCode::OK, axum::Json(answer.clone())),
@@ -40,7 +51,12 @@ impl Door {
             }
         }));
         let sessions = Sessions::new(auth, clock.clone()).unwrap();
-        Self { router: router(Console { api: Api::new(api), sessions, pulse: Pulse::new() }), clock }
+        Self { router: router(Console { api: Api::new(api), sessions, pulse: Pulse::new() }), clock, asked }
+    }
+
+    /// What was asked of the API since the last look.
+    fn asked(&self) -> Vec<(String, String, String)> {
+        std::mem::take(&mut self.asked.lock().unwrap())
     }
 
     async fn ask(&self, method: &str, path: &str, cookie: &str, body: &str) -> Response<Body> {
@@ -137,24 +153,64 @@ async fn a_role_reaches_as_far_as_at_the_api() {
 }
 
 #[tokio::test]
-async fn what_a_record_says_is_text_and_is_masked() {
+async fn what_a_record_says_is_text() {
     let hostile = "<script>alert(1)</script>\"'><img src=x>";
     let record = json!({ "event": hostile, "properties": { "$email": "ada@example.com", hostile: hostile } });
     let answer = json!({ "items": [{
         "id": "brevo-1.2.3", "destination": "brevo", "kind": "event", "reason": hostile,
-        "answer": format!("no such contact ada@example.com {hostile}"), "died_at": "now", "record": record,
+        "answer": format!("no such contact {hostile}"), "died_at": "now", "record": record,
     }] });
     let door = Door::new(answer);
-    let viewer = door.log_in("look").await;
-    for (cookie, path, masked) in [
-        (&viewer, "/console/dead-letters", true),
-        (&viewer, "/console/dead-letters?unmask=true", true),
-        (&door.log_in("all").await, "/console/dead-letters?unmask=true", false),
-    ] {
-        let page = text(door.ask("GET", path, cookie, "").await).await;
-        assert!(!page.contains("<script>alert") && !page.contains("<img src=x"), "{path}");
-        assert_eq!(page.contains("ada@example.com"), !masked, "{path}");
+    let page = text(door.ask("GET", "/console/dead-letters", &door.log_in("all").await, "").await).await;
+    assert!(page.contains("no such contact") && !page.contains("<script>alert") && !page.contains("<img src=x"));
+}
+
+#[tokio::test]
+async fn personal_data_is_asked_for_masked_until_somebody_who_may_wants_to_see_it() {
+    let door = Door::new(json!({}));
+    let (viewer, admin) = (door.log_in("look").await, door.log_in("all").await);
+    for page in ["/console/dead-letters?", "/console/dead-letters/export?", "/console/people?id=u&"] {
+        for (cookie, unmask, masked) in [
+            (&viewer, "", "masked=true"),
+            (&viewer, "unmask=true", "masked=true"),
+            (&admin, "unmask=false", "masked=true"),
+            (&admin, "unmask=true", "masked=false"),
+        ] {
+            door.asked();
+            door.ask("GET", &format!("{page}{unmask}"), cookie, "").await;
+            let asked = door.asked();
+            assert!(!asked.is_empty() && asked.iter().all(|(_, path, _)| path.contains(masked)), "{page} {asked:?}");
+        }
     }
+}
+
+#[tokio::test]
+async fn letters_are_asked_about_before_they_go_and_only_those_that_are_meant() {
+    let door = Door::new(json!({ "replayed": 2, "items": [], "by_name": { "Purchase": 2 } }));
+    let cookie = door.log_in("all").await;
+    let csrf = door.csrf(&cookie).await;
+    let page = "/console/dead-letters?destination=brevo";
+    let order = async |fields: &str| {
+        door.asked();
+        let page = text(door.ask("POST", page, &cookie, &format!("csrf={csrf}&{fields}")).await).await;
+        let orders = door.asked().into_iter().filter(|(method, ..)| method != "GET");
+        let orders: Vec<(String, Value)> =
+            orders.map(|(method, _, body)| (method, serde_json::from_str(&body).unwrap())).collect();
+        (page, orders)
+    };
+    let (page, orders) = order("order=replay&which=chosen&id=brevo-1.1.0&id=brevo-1.2.0").await;
+    assert!(page.contains("Send 2 letters again?"), "{page}");
+    let [(method, body)] = &orders[..] else { panic!("{orders:?}") };
+    assert_eq!((method.as_str(), &body["dry_run"]), ("POST", &json!(true)));
+    assert_eq!(body["ids"], json!(["brevo-1.1.0", "brevo-1.2.0"]));
+    let (_, orders) = order("order=purge&which=all&sure=yes").await;
+    let [(method, body)] = &orders[..] else { panic!("{orders:?}") };
+    assert_eq!(
+        (method.as_str(), &body["dry_run"], &body["filter"]),
+        ("DELETE", &json!(false), &json!({ "destination": "brevo" }))
+    );
+    let (page, orders) = order("order=purge&which=chosen&sure=yes").await;
+    assert!(orders.is_empty() && page.contains("No letter was chosen."), "{orders:?}");
 }
 
 #[tokio::test]

@@ -47,6 +47,22 @@ async fn letters_are_read_sent_again_and_let_go() {
     assert_eq!(dry["items"][0]["id"], ids[0]);
     relay.dead_letters("brevo", 6).await;
 
+    // A viewer finds out why, and nothing of who it was.
+    let seen = as_token(&relay, "v", "GET", "/v1/dead-letters", &json!({})).await.unwrap();
+    let seen = &seen["items"][0];
+    assert_eq!(
+        (&seen["record"]["event"], &seen["record"]["properties"]["distinct_id"]),
+        (&json!("Purchase"), &json!("…"))
+    );
+    assert!(seen["answer"].as_str().unwrap().contains("not today"), "{seen}");
+    assert_eq!(as_token(&relay, "v", "GET", "/v1/dead-letters?masked=false", &json!({})).await, Err(403));
+    let person = as_token(&relay, "v", "GET", "/v1/people/u", &json!({})).await.unwrap();
+    assert!(person.to_string().contains("u…@example.com") && !person.to_string().contains("u@example.com"), "{person}");
+    let traced = as_token(&relay, "v", "GET", "/v1/trace?email=u@example.com", &json!({})).await.unwrap();
+    assert!(traced.to_string().contains("u…@example.com") && !traced.to_string().contains("u@example.com"), "{traced}");
+    let recent = as_token(&relay, "v", "POST", "/v1/mapping/preview", &json!({ "recent": 20 })).await.unwrap();
+    assert!(recent.to_string().contains("u…@example.com") && !recent.to_string().contains("u@example.com"), "{recent}");
+
     // Roles: a viewer looks, an operator sends again, an admin lets go.
     let order = json!({ "ids": [ids[0]] });
     assert_eq!(as_token(&relay, "v", "POST", REPLAY, &order).await, Err(403));
@@ -81,6 +97,8 @@ async fn letters_are_read_sent_again_and_let_go() {
     // Who did what, newest first, kept over restarts.
     let audit = relay.admin("GET", "/v1/audit").await.ok().json();
     let items = audit["items"].as_array().unwrap();
+    let (looks, items): (Vec<&Value>, Vec<&Value>) = items.iter().partition(|note| note["action"] == "unmask");
+    assert_eq!(looks.len(), 1, "the admin has read letters; once is enough");
     let told: Vec<_> = items.iter().map(|note| (note["who"].clone(), note["action"].clone())).collect();
     let expected = [("admin", "replay"), ("admin", "purge"), ("ops", "replay")];
     assert_eq!(told, expected.map(|(who, action)| (json!(who), json!(action))));

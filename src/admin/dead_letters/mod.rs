@@ -6,8 +6,9 @@ mod orders;
 
 use std::sync::Arc;
 
-use axum::Json;
+use axum::Extension;
 use axum::extract::State as Extract;
+use axum::response::Response;
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
@@ -16,6 +17,8 @@ pub use self::orders::{purge, replay};
 use super::Parts;
 use super::answers::AdminError;
 use super::extract::QueryString;
+use super::mask;
+use super::sight::Sight;
 use super::status::destination;
 use crate::clock::UnixMillis;
 use crate::delivery::dead_letters::search::{self, Bounds};
@@ -29,6 +32,8 @@ const DEFAULT_LIMIT: usize = 100;
 const MAX_LIMIT: usize = 1000;
 /// An answer ends when this many bytes of letters have been looked at, whether they were asked for or not (P10).
 const MAX_BYTES: usize = 16 << 20;
+/// In the audit list, of who sees them as they are.
+const LOOKED_AT: &str = "dead_letters";
 
 #[derive(Deserialize)]
 pub struct Asked {
@@ -111,9 +116,12 @@ fn shown(record: String) -> Result<Box<RawValue>, StoreError> {
 /// Oldest first: Mixpanel's, then Brevo's.
 pub async fn list(
     Extract(parts): Extract<Parts>,
+    Extension(sight): Extension<Sight>,
     QueryString(asked): QueryString<Asked>,
-) -> Result<Json<Page>, AdminError> {
-    Ok(Json(page(&parts.state, &asked).await?))
+) -> Result<Response, AdminError> {
+    let page = page(&parts.state, &asked).await?;
+    sight.noted(&parts.state, parts.clock.now(), LOOKED_AT).await?;
+    Ok(sight.answer(&page, mask::letters)?)
 }
 
 async fn page(state: &Arc<dyn State>, asked: &Asked) -> Result<Page, AdminError> {

@@ -5,6 +5,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use axum::extract::State as Extract;
+use axum::response::{IntoResponse as _, Response};
 use axum::{Extension, Json};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
@@ -14,8 +15,10 @@ use super::super::answers::AdminError;
 use super::super::audit::{self, Action};
 use super::super::auth::Caller;
 use super::super::extract::JsonBody;
+use super::super::mask;
+use super::super::sight::Sight;
 use super::judged::{self, Judged};
-use super::{Filter, MAX_BYTES, MAX_LIMIT, cursor};
+use super::{Filter, LOOKED_AT, MAX_BYTES, MAX_LIMIT, cursor};
 use crate::delivery::dead_letters::later::Later;
 use crate::delivery::dead_letters::search::{self, Bounds, Found};
 use crate::delivery::dead_letters::{DeadLetter, DeadLetterId, Replay};
@@ -98,8 +101,9 @@ pub struct Replayed {
 pub async fn replay(
     Extract(parts): Extract<Parts>,
     Extension(caller): Extension<Caller>,
+    Extension(sight): Extension<Sight>,
     JsonBody(which): JsonBody<Which>,
-) -> Result<Json<Replayed>, AdminError> {
+) -> Result<Response, AdminError> {
     let found = which.find(&parts).await?;
     let held_back = judged::held_back(&parts, &found.letters).await?;
     let goes = |id: &DeadLetterId| which.force || !held_back.contains_key(id);
@@ -124,7 +128,8 @@ pub async fn replay(
             items.push(judged::judge(&parts, id, letter, which.trigger_automations, held_back).await?);
         }
         answer.items = Some(items);
-        return Ok(Json(answer));
+        sight.noted(&parts.state, parts.clock.now(), LOOKED_AT).await?;
+        return Ok(sight.answer(&answer, mask::letters)?);
     }
     let how = Replay { at: parts.clock.now(), trigger_automations: which.trigger_automations };
     answer.replayed = 0;
@@ -140,7 +145,7 @@ pub async fn replay(
         tracing::info!(%destination, letters = replayed, who = %caller.name, "dead letters are sent again");
         answer.replayed += replayed;
     }
-    Ok(Json(answer))
+    Ok(Json(answer).into_response())
 }
 
 #[derive(Serialize)]

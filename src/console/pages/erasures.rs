@@ -8,14 +8,25 @@ use serde_json::Value;
 
 use crate::console::Console;
 use crate::console::frame::{self, number};
-use crate::console::json::{count, encoded, items, pretty, text};
+use crate::console::json::{count, items, pretty, text};
+use crate::console::pieces::{Column, address, column, figures, folded, table};
 use crate::console::session::Session;
 
 const HERE: &str = "/console/erasures";
+const COLUMNS: &[Column] = &[
+    column("Asked"),
+    column("By"),
+    figures("Ids"),
+    column("Relay"),
+    column("Mixpanel"),
+    column("Brevo"),
+    column("Receipt"),
+];
 
 #[derive(Deserialize)]
 pub struct Page {
-    cursor: Option<String>,
+    #[serde(default)]
+    cursor: String,
 }
 
 pub async fn page(
@@ -23,8 +34,8 @@ pub async fn page(
     Extension(session): Extension<Session>,
     Query(page): Query<Page>,
 ) -> Markup {
-    let cursor = page.cursor.map_or(String::new(), |cursor| format!("&cursor={}", encoded(&cursor)));
-    let body = match console.api.get(&session.caller, &format!("/v1/erasures?limit=50{cursor}")).await {
+    let path = address("/v1/erasures", &[("limit", "50"), ("cursor", &page.cursor)]);
+    let body = match console.api.get(&session.caller, &path).await {
         Ok(answer) => shown(&answer),
         Err(refusal) => frame::refusal(&refusal),
     };
@@ -40,20 +51,9 @@ fn shown(answer: &Value) -> Markup {
         );
     }
     html! {
-        div .wide tabindex="0" {
-            table {
-                caption { "Newest first" }
-                thead {
-                    tr {
-                        th scope="col" { "Asked" } th scope="col" { "By" } th .number scope="col" { "Ids" }
-                        th scope="col" { "Relay" } th scope="col" { "Mixpanel" } th scope="col" { "Brevo" } th scope="col" { "Receipt" }
-                    }
-                }
-                tbody { @for erasure in erasures { (row(erasure)) } }
-            }
-        }
+        (table("Newest first", COLUMNS, html! { @for erasure in erasures { (row(erasure)) } }))
         @if let Some(next) = answer["next"].as_str() {
-            p { a href={ (HERE) "?cursor=" (encoded(next)) } { "Older ones" } }
+            p { a href=(address(HERE, &[("cursor", next)])) { "Older ones" } }
         }
     }
 }
@@ -76,7 +76,7 @@ fn row(erasure: &Value) -> Markup {
             td { (text(&erasure["relay"], "stage").replace('_', " ")) }
             (side("mixpanel"))
             (side("brevo"))
-            td { details { summary { "Show" } pre tabindex="0" { (pretty(erasure)) } } }
+            td { (folded("Show", &pretty(erasure))) }
         }
     }
 }

@@ -8,6 +8,7 @@ use serde_json::Value;
 use crate::console::Console;
 use crate::console::frame::{self, number};
 use crate::console::json::{items, text};
+use crate::console::pieces::{column, figures, table};
 use crate::console::session::Session;
 
 pub async fn page(State(console): State<Console>, Extension(session): Extension<Session>) -> Markup {
@@ -25,28 +26,17 @@ fn shown(tables: &[Value]) -> Markup {
             "Name one under lookup_tables, a CSV file or the id of Mixpanel's, and join its columns under enrich.",
         );
     }
-    html! {
-        div .wide tabindex="0" {
-            table {
-                caption { "Tables that properties are joined to" }
-                thead {
-                    tr {
-                        th scope="col" { "Name" } th .number scope="col" { "Rows" } th scope="col" { "Columns" }
-                        th scope="col" { "Came by" } th scope="col" { "Problem" }
-                    }
-                }
-                tbody {
-                    @for table in tables {
-                        tr {
-                            td { (text(table, "name")) }
-                            td .number { (table["rows"].as_u64().map_or("none yet".to_owned(), number)) }
-                            td { @for column in items(table, "columns") { code { (column.as_str().unwrap_or_default()) } " " } }
-                            td { (text(table, "came_by")) }
-                            td .bad { (text(table, "problem")) }
-                        }
-                    }
-                }
+    let columns = [column("Name"), figures("Rows"), column("Columns"), column("Came by"), column("Problem")];
+    let rows = html! {
+        @for table in tables {
+            tr {
+                td { (text(table, "name")) }
+                td .number { (table["rows"].as_u64().map_or("none yet".to_owned(), number)) }
+                td { @for column in items(table, "columns") { code { (column.as_str().unwrap_or_default()) } " " } }
+                td { (text(table, "came_by")) }
+                td .bad { (text(table, "problem")) }
             }
         }
-    }
+    };
+    table("Tables that properties are joined to", &columns, rows)
 }

@@ -11,6 +11,7 @@ use crate::console::Console;
 use crate::console::frame::{self, chart, duration, number};
 use crate::console::json::{count, encoded, items, text};
 use crate::console::pages::forecast;
+use crate::console::pieces::{Outcome, column, figures, order, table, vendor as label};
 use crate::console::pulse::Lines;
 use crate::console::session::Session;
 
@@ -40,10 +41,7 @@ pub async fn gate(
     let path = format!("/v1/destinations/{}/{}", encoded(&name), encoded(&what));
     match console.api.post(&session.caller, &path).await {
         Ok(_) => Redirect::to(HERE).into_response(),
-        Err(refusal) => {
-            let page = frame::page(&session, "Overview", HERE, frame::refusal(&refusal));
-            (refusal.status, page).into_response()
-        }
+        Err(refusal) => Outcome::refused(&refusal).on(|said| frame::page(&session, "Overview", HERE, said)),
     }
 }
 
@@ -113,14 +111,6 @@ fn lasts(leg: &Value) -> String {
         .map_or(String::new(), |hours| format!(" The disk lasts for {}.", duration(hours * 3600.0)))
 }
 
-fn label(destination: &str) -> &str {
-    match destination {
-        "mixpanel" => "Mixpanel",
-        "brevo" => "Brevo",
-        other => other,
-    }
-}
-
 fn destination(session: &Session, leg: &Value, lines: Option<&(Vec<f64>, Vec<f64>)>) -> Markup {
     let name = text(leg, "destination");
     let (class, state) = match text(&leg["state"], "is") {
@@ -155,14 +145,13 @@ fn destination(session: &Session, leg: &Value, lines: Option<&(Vec<f64>, Vec<f64
                 (chart(&format!("Waiting, now {:.0}", backlog.last().copied().unwrap_or_default()), backlog))
             }
             @if session.caller.role >= Role::Operator {
-                form method="post" action={ "/console/destinations/" (name) "/" (what) } {
-                    (frame::csrf(session))
+                (order(session, &format!("/console/destinations/{name}/{what}"), &[], html! {
                     button .plain type="submit" data-confirm=[(what == "pause").then(|| format!("Pause {}?", label(name)))] {
                         @if what == "pause" { "Pause " (label(name)) }
                         @else if by_hand { "Resume " (label(name)) }
                         @else { "Try " (label(name)) " now" }
                     }
-                }
+                }))
             }
         }
     }
@@ -189,24 +178,20 @@ fn intake(status: &Value, lines: &Lines) -> Markup {
 }
 
 fn budgets(status: &Value) -> Markup {
+    let columns = [column("Vendor"), column("For"), figures("Left"), column("Of")];
+    let rows = html! {
+        @for budget in items(status, "budgets") {
+            tr {
+                td { (label(text(budget, "vendor"))) } td { (text(budget, "family").replace('_', " ")) }
+                td .number .bad[count(budget, "remaining") == 0] { (number(count(budget, "remaining"))) }
+                td { (number(count(budget, "limit"))) " in " (duration(budget["seconds"].as_f64().unwrap_or_default())) }
+            }
+        }
+    };
     html! {
         section .card aria-label="Budgets" {
             h2 { "Budgets" }
-            div .wide tabindex="0" {
-                table {
-                    caption { "Calls that each vendor still allows" }
-                    thead { tr { th scope="col" { "Vendor" } th scope="col" { "For" } th .number scope="col" { "Left" } th scope="col" { "Of" } } }
-                    tbody {
-                        @for budget in items(status, "budgets") {
-                            tr {
-                                td { (label(text(budget, "vendor"))) } td { (text(budget, "family").replace('_', " ")) }
-                                td .number .bad[count(budget, "remaining") == 0] { (number(count(budget, "remaining"))) }
-                                td { (number(count(budget, "limit"))) " in " (duration(budget["seconds"].as_f64().unwrap_or_default())) }
-                            }
-                        }
-                    }
-                }
-            }
+            (table("Calls that each vendor still allows", &columns, rows))
         }
     }
 }

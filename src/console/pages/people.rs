@@ -12,7 +12,7 @@ use crate::console::Console;
 use crate::console::frame::{self, number};
 use crate::console::guard::Form;
 use crate::console::json::{encoded, items, pretty, text};
-use crate::console::mask;
+use crate::console::pieces::{Outcome, address, order, unmasking};
 use crate::console::session::Session;
 
 const HERE: &str = "/console/people";
@@ -38,8 +38,9 @@ pub async fn page(
             "Any distinct_id of theirs will do; ids that belong together are found by one of them.",
         )
     } else {
-        match console.api.get(&session.caller, &format!("/v1/people/{}", encoded(id))).await {
-            Ok(person) => about(&session, id, &person, search.unmask && session.caller.role >= Role::Operator),
+        let path = address(&format!("/v1/people/{}", encoded(id)), &[("masked", session.masked(search.unmask))]);
+        match console.api.get(&session.caller, &path).await {
+            Ok(person) => about(&session, id, &person, search.unmask),
             Err(refusal) => frame::refusal(&refusal),
         }
     };
@@ -55,7 +56,7 @@ pub async fn page(
 
 fn about(session: &Session, id: &str, person: &Value, unmask: bool) -> Markup {
     let (held, shelf, letters) = (items(person, "held"), items(person, "shelf"), items(person, "dead_letters"));
-    let shown = |value: &Value| pretty(&if unmask { value.clone() } else { mask::value(value) });
+    let other = address(HERE, &[("id", id), ("unmask", if unmask { "" } else { "true" })]);
     html! {
         @if let Some(since) = person["erased_since"].as_str() {
             div .verdict.warn { p { strong { "Erased since " (since) "." } " Records of this id are stopped." } }
@@ -63,32 +64,28 @@ fn about(session: &Session, id: &str, person: &Value, unmask: bool) -> Markup {
         @if held.is_empty() && shelf.is_empty() && letters.is_empty() {
             (frame::empty("Nothing is held of this id.", "Either nothing of theirs passed the relay, or nothing that a mapping wanted."))
         } @else {
-            @if !unmask && session.caller.role >= Role::Operator {
-                p { a href={ (HERE) "?id=" (encoded(id)) "&unmask=true" } { "Show personal data" } }
-            }
+            p { (unmasking(session, unmask, &other)) }
             h2 { "Known under" }
-            ul { @for one in items(person, "ids") { li { code { (one.as_str().map_or(String::new(), |id| if unmask { id.to_owned() } else { mask::text(id) })) } } } }
+            ul { @for one in items(person, "ids") { li { code { (one.as_str().unwrap_or_default()) } } } }
             @for row in held {
-                h2 { "What is held of " code { (if unmask { text(row, "id").to_owned() } else { mask::text(text(row, "id")) }) } }
-                pre tabindex="0" { (shown(row)) }
+                h2 { "What is held of " code { (text(row, "id")) } }
+                pre tabindex="0" { (pretty(row)) }
             }
             @if !shelf.is_empty() {
                 h2 { "Waiting on the shelf: " (number(shelf.len() as u64)) }
                 p .hint { "Records that wait until an email or a phone says who this is at Brevo." }
-                @for record in shelf { pre tabindex="0" { (shown(record)) } }
+                @for record in shelf { pre tabindex="0" { (pretty(record)) } }
             }
             @if !letters.is_empty() {
                 h2 { "Dead letters: " (number(letters.len() as u64)) }
-                @for letter in letters { pre tabindex="0" { (shown(letter)) } }
+                @for letter in letters { pre tabindex="0" { (pretty(letter)) } }
             }
             @if session.caller.role >= Role::Admin {
                 h2 { "Erase" }
                 p { "Deletes the person here, at Mixpanel and, as configured, at Brevo. It cannot be taken back." }
-                form method="post" action="/console/people/erase" data-confirm="Erase this person for good?" {
-                    (frame::csrf(session))
-                    input type="hidden" name="id" value=(id);
-                    button .danger type="submit" { "Erase this person" }
-                }
+                (order(session, "/console/people/erase", &[("id", id)], html! {
+                    button .danger type="submit" data-confirm="Erase this person for good?" { "Erase this person" }
+                }))
             }
         }
     }
@@ -101,8 +98,6 @@ pub async fn erase(
 ) -> Response {
     match console.api.delete(&session.caller, &format!("/v1/people/{}", encoded(form.get("id")))).await {
         Ok(_) => Redirect::to("/console/erasures").into_response(),
-        Err(refusal) => {
-            (refusal.status, frame::page(&session, "People", HERE, frame::refusal(&refusal))).into_response()
-        }
+        Err(refusal) => Outcome::refused(&refusal).on(|said| frame::page(&session, "People", HERE, said)),
     }
 }
