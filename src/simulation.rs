@@ -87,6 +87,10 @@ impl State for HeldState {
         Box::pin(held(self.0.clone(), move |state| state.scan(table, range, limit)))
     }
 
+    fn scan_back(&self, table: Table, range: KeyRange, limit: usize) -> BoxFuture<'_, Result<Vec<Pair>, StoreError>> {
+        Box::pin(held(self.0.clone(), move |state| state.scan_back(table, range, limit)))
+    }
+
     fn count(&self, table: Table, range: KeyRange) -> BoxFuture<'_, Result<(u64, u64), StoreError>> {
         Box::pin(held(self.0.clone(), move |state| state.count(table, range)))
     }

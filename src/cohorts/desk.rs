@@ -8,27 +8,23 @@ use tokio::sync::{Mutex, Notify, watch};
 use tokio::time::Instant;
 
 use super::collecting::first_stage;
-use super::members::{Member, Resolver};
+use super::index::{self, Index};
+use super::members::Resolver;
 use super::rows::{Rows, UnmatchedRow};
-use super::run::{Ended, Held, Order, Outcome, RUN, Run, RunId, Source, Stage, Trigger, key, next_id};
+use super::run::{Ended, Held, Order, Outcome, Run, RunId, Stage, key, next_id};
 use super::schedule::{LastTime, Planned};
 use super::worker::StepError;
-use crate::brevo::identifiers::ListId;
 use crate::clock::{SharedClock, UnixMillis};
 use crate::config::SyncMode;
-use crate::store::{KeyRange, State, StoreError, Table, WriteBatch, write_when_there_is_room};
+use crate::store::{State, StoreError, Table, WriteBatch, write_when_there_is_room};
 use crate::telemetry;
 
-/// Rows read at once.
-const PAGE: usize = 500;
 /// Runs that may wait or be under way together.
 const MAX_ACTIVE: usize = 1_000;
 /// How long a stopped run can be let go on, and a push that is not complete waits for its other pages.
 pub(super) const HELD: Duration = Duration::from_hours(24);
 /// Runs of one group and list that tell whom they could not match; older ones only say how many.
 const REPORTS: usize = 10;
-/// Pages of one push. A page has a thousand people.
-const MAX_PAGES: u32 = 100_000;
 
 /// Why nothing was begun.
 #[derive(Debug, thiserror::Error)]
@@ -41,40 +37,9 @@ pub enum AskError {
     Store(#[from] StoreError),
 }
 
-/// A page of members from somebody else, who has them in pages of one session.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Push {
-    /// The cohort's id at Mixpanel.
-    pub cohort: u64,
-    pub name: Option<String>,
-    pub session: String,
-    pub list: ListId,
-    pub mode: SyncMode,
-    /// From 1.
-    pub page: u32,
-    pub pages: u32,
-    pub members: Vec<Member>,
-    /// They have left a group that the list mirrors: the brake is that of a mirror.
-    pub of_a_mirror: bool,
-}
-
-/// Why a page was not taken.
-#[derive(Debug, thiserror::Error)]
-pub enum PushError {
-    #[error("page {page} of {pages} cannot be")]
-    NoSuchPage { page: u32, pages: u32 },
-    #[error(transparent)]
-    Ask(#[from] AskError),
-}
-
-impl From<StoreError> for PushError {
-    fn from(error: StoreError) -> Self {
-        PushError::Ask(error.into())
-    }
-}
-
 pub struct Desk {
     pub(super) state: Arc<dyn State>,
+    pub(super) index: Index,
     pub(super) clock: SharedClock,
     pub(super) resolver: Resolver,
     pub(super) wake: Notify,
@@ -83,7 +48,7 @@ pub struct Desk {
     /// False with `sync.cohorts: false` and without Brevo: nothing is begun.
     on: bool,
     /// Runs that have not ended, oldest first, and the newest id given.
-    active: Mutex<Active>,
+    pub(super) active: Mutex<Active>,
     changes: watch::Sender<u64>,
 }
 
@@ -95,6 +60,26 @@ pub(super) struct Active {
     newest: Option<RunId>,
 }
 
+impl Active {
+    /// As earlier processes left them.
+    async fn read(index: &Index) -> Result<Self, StoreError> {
+        let mut active = Active { newest: index.newest().await?, ..Active::default() };
+        let mut after = None;
+        loop {
+            let open = index.open_runs(after.as_ref()).await?;
+            let Some(last) = open.last() else { return Ok(active) };
+            after = Some(last.clone());
+            for id in open {
+                let Some(run) = index.run(&id).await?.filter(|run| run.ended().is_none()) else { continue };
+                if let Stage::Receiving { .. } = run.stage {
+                    active.receiving.insert(id.clone());
+                }
+                active.runs.insert(id, run.order);
+            }
+        }
+    }
+}
+
 impl Desk {
     /// Reads what earlier processes left. `keep`: `retention.runs`; `on`: whether anything may be begun.
     pub async fn open(
@@ -103,27 +88,19 @@ impl Desk {
         keep: Duration,
         on: bool,
     ) -> Result<Arc<Self>, StoreError> {
+        let index = Index::open(resolver.state.clone()).await?;
+        let active = Active::read(&index).await?;
         let desk = Self {
             state: resolver.state.clone(),
+            index,
             clock,
             resolver,
             wake: Notify::new(),
             keep,
             on,
-            active: Mutex::default(),
+            active: Mutex::new(active),
             changes: watch::Sender::new(0),
         };
-        let mut active = Active::default();
-        for run in desk.all().await? {
-            active.newest = active.newest.max(Some(run.id.clone()));
-            if run.ended().is_none() {
-                if let Stage::Receiving { .. } = run.stage {
-                    active.receiving.insert(run.id.clone());
-                }
-                active.runs.insert(run.id, run.order);
-            }
-        }
-        *desk.active.lock().await = active;
         Ok(Arc::new(desk))
     }
 
@@ -147,7 +124,7 @@ impl Desk {
         self.begin(order, stage, &mut active).await
     }
 
-    async fn begin(&self, order: Order, stage: Stage, active: &mut Active) -> Result<Run, AskError> {
+    pub(super) async fn begin(&self, order: Order, stage: Stage, active: &mut Active) -> Result<Run, AskError> {
         if !self.on {
             return Err(AskError::Off);
         }
@@ -156,7 +133,9 @@ impl Desk {
         }
         let id = next_id(self.clock.now(), active.newest.as_ref());
         let run = Run::new(id.clone(), order.clone(), self.clock.now(), stage);
-        self.save(&run, WriteBatch::new()).await?;
+        let mut batch = WriteBatch::new();
+        index::put(&run, &mut batch);
+        self.save(&run, batch).await?;
         active.newest = Some(id.clone());
         if let Stage::Receiving { .. } = run.stage {
             active.receiving.insert(id.clone());
@@ -168,8 +147,10 @@ impl Desk {
 
     /// The newest run that has brought the same group into the same list by the same mode.
     pub(super) async fn last_of(&self, order: &Order) -> Result<Option<Run>, StoreError> {
-        let runs = self.all().await?;
-        Ok(runs.into_iter().rfind(|run| run.order.same_place(order) && run.order.mode == order.mode))
+        match self.index.last_of(order).await? {
+            Some(id) => self.get(&id).await,
+            None => Ok(None),
+        }
     }
 
     /// The newest run for the same place, if the brake has stopped it and its members are still there.
@@ -193,87 +174,27 @@ impl Desk {
         Ok(run)
     }
 
-    /// Takes a page of members; the run begins with the last one.
-    pub async fn push(&self, push: Push) -> Result<Run, PushError> {
-        let Push { cohort, name, session, list, mode, page, pages, members, of_a_mirror } = push;
-        if page == 0 || page > pages || pages > MAX_PAGES {
-            return Err(PushError::NoSuchPage { page, pages });
-        }
-        let source = Source::Pushed { id: cohort, session };
-        let order = Order { source, list, mode, force: false, of_a_mirror, trigger: Trigger::Webhook };
-        let mut active = self.active.lock().await;
-        let mut run = match self.of_session(&order, &active).await? {
-            Some(run) => run,
-            None => {
-                self.replace_earlier(&order, &mut active).await?;
-                self.begin(order.clone(), first_stage(&order.source, pages), &mut active).await?
-            }
-        };
-        let Stage::Receiving { pages: expected, mut held } = run.stage.clone() else { return Ok(run) };
-        // Its members stand in rows, and those without a row are counted.
-        if !held.insert(page) {
-            return Ok(run);
-        }
-        run.name = name.or(run.name);
-        let whole = (1..=pages).all(|page| held.contains(&page));
-        run.stage = if whole {
-            Stage::Reading { offset: 0, count: 0, restarts: 0 }
-        } else {
-            Stage::Receiving { pages: pages.max(expected), held }
-        };
-        self.take_in(&mut run, &members).await?;
-        if whole {
-            active.receiving.remove(&run.id);
-            self.wake.notify_one();
-        }
-        Ok(run)
-    }
-
-    /// The run of the very session, while it has not ended.
-    async fn of_session(&self, order: &Order, active: &Active) -> Result<Option<Run>, StoreError> {
-        let same = |held: &Order| held.source == order.source && held.list == order.list && held.mode == order.mode;
-        match active.runs.iter().rfind(|(_, held)| same(held)) {
-            Some((id, _)) => Ok(self.get(id).await?.filter(|run| run.ended().is_none())),
-            None => Ok(None),
-        }
-    }
-
-    /// A session that was never completed gives way to a later one of the same cohort, list and mode.
-    async fn replace_earlier(&self, order: &Order, active: &mut Active) -> Result<(), StoreError> {
-        let earlier: Vec<RunId> = active
-            .receiving
-            .iter()
-            .filter(|id| active.runs.get(*id).is_some_and(|held| held.same_place(order) && held.mode == order.mode))
-            .cloned()
-            .collect();
-        for id in earlier {
-            self.give_up(&id, Outcome::Replaced, "a later session began before all of its pages were there", active)
-                .await?;
-        }
-        Ok(())
-    }
-
-    async fn give_up(&self, id: &RunId, outcome: Outcome, why: &str, active: &mut Active) -> Result<(), StoreError> {
-        if let Some(mut run) = self.get(id).await? {
-            self.end(&mut run, WriteBatch::new(), outcome, Some(why.to_owned())).await?;
-        }
-        active.receiving.remove(id);
-        active.runs.remove(id);
+    /// Ends a run whose pages are still to come.
+    pub(super) async fn give_up(
+        &self,
+        run: &mut Run,
+        outcome: Outcome,
+        why: &str,
+        active: &mut Active,
+    ) -> Result<(), StoreError> {
+        self.end(run, WriteBatch::new(), outcome, Some(why.to_owned())).await?;
+        active.receiving.remove(&run.id);
+        active.runs.remove(&run.id);
         Ok(())
     }
 
     pub async fn get(&self, id: &str) -> Result<Option<Run>, StoreError> {
-        let rows = self.state.get(Table::CohortRuns, vec![key(id)]).await?;
-        rows.into_iter().flatten().next().map(|value| Run::read(&value)).transpose()
+        self.index.run(id).await
     }
 
     /// Runs, newest first, below `before`.
     pub async fn list(&self, before: Option<&str>, limit: usize) -> Result<Vec<Run>, StoreError> {
-        let mut runs = self.all().await?;
-        runs.retain(|run| before.is_none_or(|before| run.id.as_str() < before));
-        runs.reverse();
-        runs.truncate(limit);
-        Ok(runs)
+        self.index.newest_first(before, limit).await
     }
 
     /// The run once it has ended, or as it is at `deadline`.
@@ -295,21 +216,6 @@ impl Desk {
     /// People of the run who could not be matched, as far as they are kept.
     pub async fn unmatched(&self, id: &RunId, limit: usize) -> Result<Vec<UnmatchedRow>, StoreError> {
         Rows { state: self.state.as_ref(), run: id }.unmatched(limit).await
-    }
-
-    /// Every run that is kept, oldest first.
-    async fn all(&self) -> Result<Vec<Run>, StoreError> {
-        let mut runs = Vec::new();
-        let mut range = KeyRange::prefix([RUN]);
-        loop {
-            let rows = self.state.scan(Table::CohortRuns, range.clone(), PAGE).await?;
-            let Some((last, _)) = rows.last() else { return Ok(runs) };
-            range.from = last.clone();
-            range.from.push(0);
-            for (_, value) in rows {
-                runs.push(Run::read(&value)?);
-            }
-        }
     }
 
     /// Writes the run down as it is, with the rows that it implies.
@@ -406,40 +312,72 @@ impl Desk {
 
     /// Takes away what ended runs no longer need, runs that were kept long enough, and pushes that were never completed.
     pub(super) async fn clean(&self) -> Result<(), StoreError> {
-        let now = self.clock.now();
-        let runs = self.all().await?;
-        let mut later_runs: BTreeMap<(ListId, Source), usize> = BTreeMap::new();
-        // Newest first: what came later into the same list is counted by then.
-        for run in runs.iter().rev() {
-            let place = later_runs.entry(run.order.place()).or_default();
-            let later = *place;
-            *place += 1;
-            let late = matches!(run.stage, Stage::Receiving { .. }) && now.since(run.asked_at) >= HELD;
-            if late {
-                let mut active = self.active.lock().await;
-                // Its last page may have come meanwhile.
-                if active.receiving.contains(&run.id) {
-                    let why = "its other pages did not come within a day";
-                    self.give_up(&run.id, Outcome::Failed, why, &mut active).await?;
+        let mut after = None;
+        loop {
+            let open = self.index.open_runs(after.as_ref()).await?;
+            let Some(last) = open.last() else { break };
+            after = Some(last.clone());
+            for id in open {
+                if let Some(run) = self.get(&id).await? {
+                    self.tidy(&run).await?;
                 }
             }
-            let Some(ended) = run.ended() else { continue };
-            let rows = Rows { state: self.state.as_ref(), run: &run.id };
-            if now.since(ended.at) >= self.keep {
-                rows.forget_all().await?;
-                let mut batch = WriteBatch::new();
-                batch.delete(Table::CohortRuns, key(&run.id));
-                write_when_there_is_room(self.state.as_ref(), batch).await?;
-                continue;
-            }
-            let waits = ended.outcome == Outcome::Stopped && now.since(ended.at) < HELD && later == 0;
-            if ended.held == Held::Members && !waits {
-                self.forget_rows(run, Held::Unmatched).await?;
-            } else if ended.held == Held::Unmatched && later >= REPORTS {
-                self.forget_rows(run, Held::Nothing).await?;
-            }
+        }
+        self.forget_old().await
+    }
+
+    async fn tidy(&self, run: &Run) -> Result<(), StoreError> {
+        let now = self.clock.now();
+        let Some(ended) = run.ended() else {
+            let late = matches!(run.stage, Stage::Receiving { .. }) && now.since(run.asked_at) >= HELD;
+            return if late { self.give_up_late(&run.id).await } else { Ok(()) };
+        };
+        let waits = ended.outcome == Outcome::Stopped && now.since(ended.at) < HELD && self.later(run, 1).await? == 0;
+        if ended.held == Held::Members && !waits {
+            self.forget_rows(run, Held::Unmatched).await?;
+        } else if ended.held == Held::Unmatched && self.later(run, REPORTS).await? >= REPORTS {
+            self.forget_rows(run, Held::Nothing).await?;
         }
         Ok(())
+    }
+
+    /// How many runs have brought the same group into the same list since, counted up to `most`.
+    async fn later(&self, run: &Run, most: usize) -> Result<usize, StoreError> {
+        let mut later = 0;
+        for mode in [SyncMode::Mirror, SyncMode::Add, SyncMode::Remove] {
+            later += self.index.later(run, mode, most).await?.len();
+        }
+        Ok(later)
+    }
+
+    async fn give_up_late(&self, id: &RunId) -> Result<(), StoreError> {
+        let mut active = self.active.lock().await;
+        // Its last page may have come meanwhile.
+        if let (true, Some(mut run)) = (active.receiving.contains(id), self.get(id).await?) {
+            let why = "its other pages did not come within a day";
+            self.give_up(&mut run, Outcome::Failed, why, &mut active).await?;
+        }
+        Ok(())
+    }
+
+    /// Takes away runs that were kept long enough: as far as pages of the oldest have any.
+    async fn forget_old(&self) -> Result<(), StoreError> {
+        let now = self.clock.now();
+        let mut after = None;
+        loop {
+            let oldest = self.index.oldest_first(after.as_ref(), index::PAGE).await?;
+            let old = |run: &Run| run.ended().is_some_and(|ended| now.since(ended.at) >= self.keep);
+            if !oldest.iter().any(old) {
+                return Ok(());
+            }
+            after = oldest.last().map(|run| run.id.clone());
+            for run in oldest.iter().filter(|run| old(run)) {
+                Rows { state: self.state.as_ref(), run: &run.id }.forget_all().await?;
+                let mut batch = WriteBatch::new();
+                index::delete(run, &mut batch);
+                write_when_there_is_room(self.state.as_ref(), batch).await?;
+            }
+        }
     }
 
     /// Under the lock, so that nobody lets the run go on meanwhile.
@@ -458,6 +396,10 @@ impl Desk {
         if let Stage::Ended(ended) = &mut run.stage {
             ended.held = held;
         }
-        self.save(&run, WriteBatch::new()).await
+        let mut batch = WriteBatch::new();
+        if !run.is_open() {
+            index::close(&run, &mut batch);
+        }
+        self.save(&run, batch).await
     }
 }

@@ -18,9 +18,8 @@
 //!
 //! [`Desk::push`] takes the pages of one session in any order, repeats included, and has stored a page when it returns. When
 //! all pages of the session are in, the run begins by itself; [`Desk::wait`] and [`Desk::get`] tell what became of it.
-//! Runs of one list go one after the other, in the order in which they were begun. A page of a session whose run is under way
-//! changes nothing, and one of a session whose run has ended begins another, which changes nothing either if it brings the
-//! same people. A later session of the same cohort, list and mode takes the place of one that was never completed.
+//! Runs of one list go one after the other, in the order in which they were begun. [`sessions`] says what becomes of sessions
+//! side by side, and of pages that come again.
 //!
 //! The room may know Brevo's calls, people as the leg has written them down, and how the leg writes contacts; nothing below
 //! knows it. It changes no person: what it learns of a contact the leg finds out by itself.
@@ -36,6 +35,7 @@ mod creating;
 mod desk;
 pub mod erase;
 pub mod estimate;
+mod index;
 mod members;
 mod reading;
 
@@ -43,17 +43,21 @@ mod routes;
 mod rows;
 mod run;
 mod schedule;
+mod sessions;
 mod vendors;
 mod worker;
 
-pub use desk::{AskError, Desk, Push, PushError};
+pub use desk::{AskError, Desk};
 pub use members::{MappingNow, Member, Resolver};
 
 pub use routes::{OPERATIONS, Parts as RouteParts, admin_router, router, target_list};
 pub use run::{Counts, Ended, Order, Outcome, Run, RunId, Source, Stage, Trigger, Unmatched};
 pub use schedule::Planned;
+pub use sessions::{Push, PushError};
 pub use vendors::{BrevoSide, MixpanelSide, Vendors};
 pub use worker::{Engine, Worker};
 
+#[cfg(test)]
+mod sessions_tests;
 #[cfg(test)]
 mod tests;

@@ -12,7 +12,7 @@ use crate::store::{StoreError, Table, WriteBatch};
 /// Sorts by the time of asking; letters and digits, all of one length.
 pub type RunId = String;
 
-/// First byte of the keys of [`Table::CohortRuns`]: a run, when a planned one was last begun.
+/// First byte of the keys of [`Table::CohortRuns`]: a run, when a planned one was last begun ([`super::index`] has the others).
 pub(super) const RUN: u8 = b'r';
 pub(super) const PLAN: u8 = b's';
 
@@ -266,6 +266,11 @@ impl Run {
         }
     }
 
+    /// Whether it has not ended, or still has rows of people.
+    pub(super) fn is_open(&self) -> bool {
+        self.held() != Held::Nothing
+    }
+
     /// Which rows of people it has.
     pub(super) fn held(&self) -> Held {
         self.ended().map_or(Held::Members, |ended| ended.held)
@@ -295,6 +300,9 @@ impl Run {
     }
 }
 
+/// Of every [`RunId`].
+pub(super) const ID_LEN: usize = 16;
+
 pub(super) fn key(id: &str) -> Vec<u8> {
     let mut key = vec![RUN];
     key.extend_from_slice(id.as_bytes());
@@ -318,7 +326,7 @@ mod tests {
         let second = next_id(UnixMillis(5_000), Some(&first));
         let third = next_id(UnixMillis(1), Some(&second));
         assert!(first < second && second < third, "{first} {second} {third}");
-        assert_eq!(first.len(), 16);
+        assert_eq!(first.len(), ID_LEN);
     }
 
     #[test]

@@ -15,17 +15,17 @@ use crate::privacy::Tombstones;
 use crate::store::sqlite::{self, OpenOptions, SqliteStore};
 use crate::store::{State, WriteBatch, write_when_there_is_room};
 
-fn directory() -> TempDir {
+pub(super) fn directory() -> TempDir {
     let binary = std::env::current_exe().unwrap();
     tempfile::tempdir_in(binary.parent().unwrap()).unwrap()
 }
 
-fn store(directory: &TempDir) -> SqliteStore {
+pub(super) fn store(directory: &TempDir) -> SqliteStore {
     let path = directory.path().join("m.db");
     sqlite::open(OpenOptions { path, min_free: Some(1), allow_volatile: true, clock: Arc::new(SystemClock) }).unwrap()
 }
 
-async fn desk(store: &SqliteStore, on: bool) -> Arc<Desk> {
+pub(super) async fn desk(store: &SqliteStore, on: bool) -> Arc<Desk> {
     let properties = [("$email".to_owned(), "email".to_owned())].into();
     let mapping = Mapping { properties, ..Mapping::default() };
     let mapping = Arc::new(CompiledMapping::compile(&mapping, Sync::default()).unwrap());
@@ -39,7 +39,7 @@ async fn desk(store: &SqliteStore, on: bool) -> Arc<Desk> {
     Desk::open(resolver, Arc::new(SystemClock), Retention::default().runs, on).await.unwrap()
 }
 
-fn people(ids: &[&str]) -> Vec<Member> {
+pub(super) fn people(ids: &[&str]) -> Vec<Member> {
     let properties = |id: &&str| match json!({ "$email": format!("{id}@example.com") }) {
         serde_json::Value::Object(properties) => properties,
         _ => Map::new(),
@@ -48,17 +48,15 @@ fn people(ids: &[&str]) -> Vec<Member> {
 }
 
 fn page(session: &str, page: u32, pages: u32, ids: &[&str]) -> Push {
-    Push {
-        cohort: 7,
-        name: Some("Few".to_owned()),
-        session: session.to_owned(),
+    let order = Order {
+        source: Source::Pushed { id: 7, session: session.to_owned() },
         list: ListId(16),
         mode: SyncMode::Mirror,
-        page,
-        pages,
-        members: people(ids),
+        force: false,
         of_a_mirror: false,
-    }
+        trigger: Trigger::Webhook,
+    };
+    Push { order, name: Some("Few".to_owned()), page, pages, members: people(ids) }
 }
 
 #[tokio::test]
@@ -187,6 +185,55 @@ async fn a_page_that_comes_again_counts_nobody_twice() {
     assert_eq!(desk.push(page("s", 1, 2, &["a", "gone"])).await.unwrap().counts, first.counts);
 }
 
+/// A store of before there was an index.
+#[tokio::test]
+async fn runs_of_an_earlier_version_are_found() {
+    let directory = directory();
+    let held = store(&directory);
+    let (broken, whole) = {
+        let desk = desk(&held, true).await;
+        let broken = desk.push(page("s1", 1, 2, &["a"])).await.unwrap();
+        let mut done = desk.push(page("s2", 1, 1, &["b"])).await.unwrap();
+        desk.end(&mut done, WriteBatch::new(), Outcome::Done, None).await.unwrap();
+        (broken, done)
+    };
+    let mut batch = WriteBatch::new();
+    for first in [b"o", b"p", b"q", b"v"] {
+        let rows = held.state.scan(crate::store::Table::CohortRuns, crate::store::KeyRange::prefix(first), 100).await;
+        rows.unwrap().into_iter().for_each(|(key, _)| batch.delete(crate::store::Table::CohortRuns, key));
+    }
+    held.state.write(batch).await.unwrap();
+    let desk = desk(&held, true).await;
+    assert_eq!(desk.last_of(&broken.order).await.unwrap().map(|run| run.id), Some(whole.id.clone()));
+    assert_eq!(desk.push(page("s2", 1, 1, &["b"])).await.unwrap().id, whole.id);
+    let next = desk.push(page("s3", 1, 2, &["c"])).await.unwrap();
+    assert!(next.id > whole.id);
+    desk.clean().await.unwrap();
+    let rows = Rows { state: held.state.as_ref(), run: &whole.id };
+    assert_eq!(rows.count(rows::MEMBER).await.unwrap(), 0);
+}
+
+#[tokio::test]
+async fn runs_are_listed_page_by_page() {
+    let directory = directory();
+    let held = store(&directory);
+    let desk = desk(&held, true).await;
+    let mut ids = Vec::new();
+    for session in 0..5 {
+        ids.push(desk.push(page(&format!("s{session}"), 1, 1, &["a"])).await.unwrap().id);
+    }
+    ids.reverse();
+    let mut seen: Vec<RunId> = Vec::new();
+    loop {
+        let page = desk.list(seen.last().map(String::as_str), 2).await.unwrap();
+        if page.is_empty() {
+            break;
+        }
+        seen.extend(page.into_iter().map(|run| run.id));
+    }
+    assert_eq!(seen, ids);
+}
+
 #[tokio::test]
 async fn runs_are_kept_for_their_time() {
     let directory = directory();
@@ -199,5 +246,8 @@ async fn runs_are_kept_for_their_time() {
     desk.save(&old, WriteBatch::new()).await.unwrap();
     desk.clean().await.unwrap();
     assert_eq!(desk.get(&run.id).await.unwrap(), None);
+    assert_eq!(desk.last_of(&run.order).await.unwrap(), None);
+    let left = held.state.scan(crate::store::Table::CohortRuns, crate::store::KeyRange::all(), 10).await.unwrap();
+    assert_eq!(left.iter().map(|(key, _)| key.as_slice()).collect::<Vec<_>>(), [b"v"], "nor anything that leads to it");
     assert_eq!(Rows { state: held.state.as_ref(), run: &run.id }.count(rows::MEMBER).await.unwrap(), 0);
 }

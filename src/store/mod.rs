@@ -354,6 +354,9 @@ pub trait State: Send + Sync + 'static {
     /// Up to `limit` pairs of `range` in key order.
     fn scan(&self, table: Table, range: KeyRange, limit: usize) -> BoxFuture<'_, Result<Vec<Pair>, StoreError>>;
 
+    /// Up to `limit` pairs of `range`, the last key first.
+    fn scan_back(&self, table: Table, range: KeyRange, limit: usize) -> BoxFuture<'_, Result<Vec<Pair>, StoreError>>;
+
     /// Number of keys and their values' total bytes in `range`.
     fn count(&self, table: Table, range: KeyRange) -> BoxFuture<'_, Result<(u64, u64), StoreError>>;
 

@@ -261,9 +261,13 @@ async fn push_cohort(relay: &Relay, body: &Value) {
 }
 
 async fn list_is(sandbox: &Sandbox, expected: &[u32]) {
+    list_of(sandbox, 16, expected).await;
+}
+
+async fn list_of(sandbox: &Sandbox, list: u32, expected: &[u32]) {
     let expected: Vec<String> = expected.iter().map(|n| format!("u{n}@example.com")).collect();
     eventually(PATIENCE, async || {
-        let list = sandbox.get("/brevo/lists/16").await;
+        let list = sandbox.get(&format!("/brevo/lists/{list}")).await;
         let members = list["members"].as_array().unwrap();
         let mut emails: Vec<_> = members.iter().map(|one| one["email"].as_str().unwrap().to_owned()).collect();
         emails.sort_unstable();
@@ -304,6 +308,67 @@ async fn a_pushed_cohort_becomes_the_list_and_is_followed() {
     push_cohort(&relay, &sync("add_members", "s-3", (1, 1), &[])).await;
     push_cohort(&relay, &sync("remove_members", "s-2", (1, 1), &[1, 9])).await;
     list_is(&sandbox, &[2, 3, 4, 5, 6]).await;
+}
+
+/// The pages of two full copies of one cohort in every order that keeps each copy's own, each page twice, beside a copy of
+/// another cohort: every list becomes the newer copy of its cohort, however late the older one is whole.
+#[tokio::test]
+async fn sessions_that_come_side_by_side_leave_the_newest_copy() {
+    let sandbox = Sandbox::start().await;
+    sandbox.switch(json!({ "brevo": { "per_second": 99 } })).await;
+    let relay = Relay::start(
+        &sandbox,
+        json!({
+            "webhooks": { "mixpanel": { "username": "mixpanel", "password": "stream-password" } },
+            "cohorts": [
+                { "id": 77, "list": 16, "mode": "mirror", "schedule": "weekly" },
+                { "id": 78, "list": 17, "mode": "mirror", "schedule": "weekly" },
+            ],
+            "max_removal_share": 1.0,
+        }),
+    )
+    .await;
+    let orders = ["AABB", "ABAB", "ABBA", "BAAB", "BABA", "BBAA"];
+    for (round, order) in (0..).zip(orders) {
+        let people = |session: char, page: u32| match session {
+            'A' => [10 + round, 20 + page],
+            'B' => [30 + round, 40 + page],
+            _ => [50 + round, 60 + page],
+        };
+        let mut other = 1..=2;
+        let mut sent: std::collections::BTreeMap<char, u32> = std::collections::BTreeMap::new();
+        for (at, session) in order.chars().enumerate() {
+            let page = sent.entry(session).and_modify(|page| *page += 1).or_insert(1);
+            let body = sync("members", &format!("{session}-{round}"), (*page, 2), &people(session, *page));
+            push_cohort(&relay, &body).await;
+            if at % 2 == 1 {
+                let page = other.next().unwrap();
+                let mut beside = sync("members", &format!("C-{round}"), (page, 2), &people('C', page));
+                beside["parameters"]["mixpanel_cohort_id"] = json!("78");
+                push_cohort(&relay, &beside).await;
+            }
+            push_cohort(&relay, &body).await;
+        }
+        eventually(PATIENCE, async || {
+            let runs = relay.admin("GET", "/v1/cohorts/runs").await.ok().json();
+            let running = runs["items"].as_array().unwrap().iter().filter(|run| run["status"] == "running").count();
+            same("runs under way", running, 0)
+        })
+        .await;
+        // Whose first page came last.
+        let newer = if order.starts_with('A') { 'B' } else { 'A' };
+        let all = |session| {
+            let mut all: Vec<u32> = (1..=2).flat_map(|page| people(session, page)).collect();
+            all.sort_unstable();
+            all.dedup();
+            all
+        };
+        list_of(&sandbox, 16, &all(newer)).await;
+        list_of(&sandbox, 17, &all('C')).await;
+    }
+    let runs = relay.admin("GET", "/v1/cohorts/runs").await.ok().json();
+    let pushed = runs["items"].as_array().unwrap().iter().filter(|run| run["trigger"] == "webhook").count();
+    assert_eq!(pushed, 3 * orders.len(), "each session once: {runs}");
 }
 
 /// A cohort that empties at Mixpanel, by a mistake in its definition, must not empty the list.

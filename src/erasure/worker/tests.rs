@@ -222,17 +222,16 @@ async fn core_12_runs_into_lists_stand_back_and_lose_what_they_hold_of_the_perso
     let held_her = std::cell::Cell::new(false);
     let writes_them_down = || async {
         let member = |id: &str| cohorts::Member { distinct_id: id.to_owned(), ..Default::default() };
-        let push = cohorts::Push {
-            cohort: 7,
-            name: None,
-            session: "s".to_owned(),
+        let order = cohorts::Order {
+            source: cohorts::Source::Pushed { id: 7, session: "s".to_owned() },
             list: ListId(16),
             mode: config::SyncMode::Mirror,
-            page: 1,
-            pages: 1,
-            members: vec![member("ada"), member("bob")],
+            force: false,
             of_a_mirror: false,
+            trigger: cohorts::Trigger::Webhook,
         };
+        let members = vec![member("ada"), member("bob")];
+        let push = cohorts::Push { order, name: None, page: 1, pages: 1, members };
         lists.push(push).await.unwrap();
         held_her.set(held_her.get() || list_rows(&state).await.contains("ada"));
     };

@@ -64,7 +64,15 @@ impl State for SqliteState {
     }
 
     fn scan(&self, table: Table, range: KeyRange, limit: usize) -> BoxFuture<'_, Result<Vec<Pair>, StoreError>> {
-        self.readers.run(move |conn| scan(conn, table, &range, limit).map_err(|error| read_failed(&error))).boxed()
+        let scan =
+            move |conn: &mut Connection| scan(conn, table, &range, limit, "").map_err(|error| read_failed(&error));
+        self.readers.run(scan).boxed()
+    }
+
+    fn scan_back(&self, table: Table, range: KeyRange, limit: usize) -> BoxFuture<'_, Result<Vec<Pair>, StoreError>> {
+        let scan =
+            move |conn: &mut Connection| scan(conn, table, &range, limit, "DESC").map_err(|error| read_failed(&error));
+        self.readers.run(scan).boxed()
     }
 
     fn count(&self, table: Table, range: KeyRange) -> BoxFuture<'_, Result<(u64, u64), StoreError>> {
@@ -111,9 +119,15 @@ fn get(conn: &mut Connection, table: Table, keys: &[Vec<u8>]) -> rusqlite::Resul
     Ok(values)
 }
 
-fn scan(conn: &mut Connection, table: Table, range: &KeyRange, limit: usize) -> rusqlite::Result<Vec<Pair>> {
+fn scan(
+    conn: &mut Connection,
+    table: Table,
+    range: &KeyRange,
+    limit: usize,
+    direction: &'static str,
+) -> rusqlite::Result<Vec<Pair>> {
     let mut select = conn.prepare_cached(&format!(
-        "SELECT key, value FROM {} WHERE key >= ?1 {} ORDER BY key LIMIT ?3",
+        "SELECT key, value FROM {} WHERE key >= ?1 {} ORDER BY key {direction} LIMIT ?3",
         table.name(),
         upper_bound(range),
     ))?;

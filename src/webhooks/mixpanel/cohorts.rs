@@ -15,7 +15,7 @@ use serde_json::{Value, json};
 use super::super::Shared;
 use super::super::door::{Door, Refusal};
 use super::page::Page;
-use crate::cohorts::{AskError, Push, PushError};
+use crate::cohorts::{AskError, Order, Push, PushError, Source, Trigger};
 use crate::telemetry::{self, Pushed, Webhook};
 
 /// Seconds until Mixpanel is to come again; it tries five times in a minute, and then at its next slot.
@@ -63,16 +63,14 @@ impl CohortSyncs {
         let members = page.members.len() as u64;
         if !page.is_empty_difference() {
             for (list, mode) in targets {
+                let source = Source::Pushed { id: page.cohort, session: page.session.clone() };
+                let (of_a_mirror, trigger) = (page.action.is_of_mirrors(), Trigger::Webhook);
                 let push = Push {
-                    cohort: page.cohort,
+                    order: Order { source, list, mode, force: false, of_a_mirror, trigger },
                     name: page.name.clone(),
-                    session: page.session.clone(),
-                    list,
-                    mode,
                     page: page.page,
                     pages: page.pages,
                     members: page.members.clone(),
-                    of_a_mirror: page.action.is_of_mirrors(),
                 };
                 self.shared.lists.push(push).await?;
             }
