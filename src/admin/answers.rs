@@ -1,6 +1,9 @@
 //! Shapes that every admin answer shares.
 
+use std::time::Duration;
+
 use axum::Json;
+use axum::http::header::{HeaderValue, RETRY_AFTER};
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
 use serde::Serialize;
@@ -12,6 +15,8 @@ use crate::store::StoreError;
 #[derive(Debug)]
 pub struct AdminError {
     status: StatusCode,
+    /// When to come back, if that is known.
+    retry_after: Option<Duration>,
     code: &'static str,
     message: String,
     hint: &'static str,
@@ -30,65 +35,69 @@ struct Body<'a> {
 }
 
 impl AdminError {
+    fn new(status: StatusCode, code: &'static str, message: String, hint: &'static str) -> Self {
+        Self { status, retry_after: None, code, message, hint }
+    }
+
     pub fn unauthorized() -> Self {
-        Self {
-            status: StatusCode::UNAUTHORIZED,
-            code: "unauthorized",
-            message: "this route needs the admin token".to_owned(),
-            hint: "send Authorization: Bearer <token>; without auth.admin_token the token is in the file admin-token beside \
+        Self::new(
+            StatusCode::UNAUTHORIZED,
+            "unauthorized",
+            "this route needs the admin token".to_owned(),
+            "send Authorization: Bearer <token>; without auth.admin_token the token is in the file admin-token beside \
                    the store",
-        }
+        )
     }
 
     pub fn forbidden() -> Self {
-        Self {
-            status: StatusCode::FORBIDDEN,
-            code: "forbidden",
-            message: "this token's role does not allow that".to_owned(),
-            hint: "use a token with the role operator or admin (auth.tokens), or the admin token",
-        }
+        Self::new(
+            StatusCode::FORBIDDEN,
+            "forbidden",
+            "this token's role does not allow that".to_owned(),
+            "use a token with the role operator or admin (auth.tokens), or the admin token",
+        )
     }
 
     /// For routes of callers, not of the people who run the relay.
     pub fn bad_key() -> Self {
-        Self {
-            status: StatusCode::UNAUTHORIZED,
-            code: "unauthorized",
-            message: "this route needs the service account, an API key or a signature".to_owned(),
-            hint: "send Authorization: Bearer <one of auth.api_keys>",
-        }
+        Self::new(
+            StatusCode::UNAUTHORIZED,
+            "unauthorized",
+            "this route needs the service account, an API key or a signature".to_owned(),
+            "send Authorization: Bearer <one of auth.api_keys>",
+        )
     }
 
     /// The relay could, and will not as things stand.
     pub fn conflict(code: &'static str, message: String, hint: &'static str) -> Self {
-        Self { status: StatusCode::CONFLICT, code, message, hint }
+        Self::new(StatusCode::CONFLICT, code, message, hint)
     }
 
-    /// A vendor's limit leaves no room for it now.
-    pub fn limited(message: String, hint: &'static str) -> Self {
-        Self { status: StatusCode::TOO_MANY_REQUESTS, code: "limited", message, hint }
+    /// A vendor's limit leaves no room for it before `wait` is over.
+    pub fn limited(message: String, wait: Duration, hint: &'static str) -> Self {
+        Self { retry_after: Some(wait), ..Self::new(StatusCode::TOO_MANY_REQUESTS, "limited", message, hint) }
     }
 
     /// It is a vendor that does not do it.
     pub fn vendor(message: String, hint: &'static str) -> Self {
-        Self { status: StatusCode::BAD_GATEWAY, code: "vendor", message, hint }
+        Self::new(StatusCode::BAD_GATEWAY, "vendor", message, hint)
     }
 
     pub fn not_found(message: String, hint: &'static str) -> Self {
-        Self { status: StatusCode::NOT_FOUND, code: "not_found", message, hint }
+        Self::new(StatusCode::NOT_FOUND, "not_found", message, hint)
     }
 
     pub fn stopping(message: String) -> Self {
-        Self {
-            status: StatusCode::SERVICE_UNAVAILABLE,
-            code: "stopping",
+        Self::new(
+            StatusCode::SERVICE_UNAVAILABLE,
+            "stopping",
             message,
-            hint: "nothing was changed: ask again once it is back",
-        }
+            "nothing was changed: ask again once it is back",
+        )
     }
 
     pub fn invalid(message: String, hint: &'static str) -> Self {
-        Self { status: StatusCode::BAD_REQUEST, code: "invalid", message, hint }
+        Self::new(StatusCode::BAD_REQUEST, "invalid", message, hint)
     }
 }
 
@@ -103,18 +112,23 @@ impl From<OrderError> for AdminError {
 
 impl From<StoreError> for AdminError {
     fn from(error: StoreError) -> Self {
-        Self {
-            status: StatusCode::SERVICE_UNAVAILABLE,
-            code: "store",
-            message: error.to_string(),
-            hint: "see the relay's log; a failed store ends the process, and the next start says what it found",
-        }
+        Self::new(
+            StatusCode::SERVICE_UNAVAILABLE,
+            "store",
+            error.to_string(),
+            "see the relay's log; a failed store ends the process, and the next start says what it found",
+        )
     }
 }
 
 impl IntoResponse for AdminError {
     fn into_response(self) -> Response {
         let body = Body { code: self.code, message: &self.message, hint: self.hint };
-        (self.status, Json(&Envelope { error: body })).into_response()
+        let mut response = (self.status, Json(&Envelope { error: body })).into_response();
+        if let Some(wait) = self.retry_after {
+            // Rounded up: who comes back then finds a place.
+            response.headers_mut().insert(RETRY_AFTER, HeaderValue::from(wait.as_secs() + 1));
+        }
+        response
     }
 }

@@ -322,11 +322,14 @@ async fn run(
 
 /// The project's cohorts: one query, what a run of each costs, and where it goes.
 async fn cohorts(State(parts): State<Parts>) -> Result<Json<Value>, AdminError> {
+    let standing = parts.budgets.standing(Family::MixpanelQuery, Priority::Cohorts, 1).await;
+    if let Some(wait) = standing.map(|standing| standing.wait).filter(|wait| *wait > PATIENCE) {
+        let why = format!("Mixpanel's hour of queries is used up: there is a place in {} s", wait.as_secs() + 1);
+        return Err(AdminError::limited(why, wait, "GET /v1/status shows what is left"));
+    }
     let known = tokio::time::timeout(PATIENCE, parts.engine.cohorts()).await.map_err(|_| {
-        AdminError::limited(
-            "Mixpanel takes no further query at present: the hour's sixty are used up".to_owned(),
-            "ask again later; GET /v1/status shows what is left",
-        )
+        let why = format!("Mixpanel has not answered within {} s", PATIENCE.as_secs());
+        AdminError::vendor(why, "the relay tries again with the next question")
     })?;
     let known =
         known.map_err(|error| AdminError::vendor(error.to_string(), "see connectors.mixpanel.service_account"))?;

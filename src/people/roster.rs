@@ -328,3 +328,7 @@ async fn page<T: serde::de::DeserializeOwned>(
     };
     state.scan(table, range, limit).await?.into_iter().map(row).collect()
 }
+
+#[cfg(test)]
+#[path = "roster_tests.rs"]
+mod tests;

@@ -323,6 +323,25 @@ async fn whoever_is_erased_while_their_contact_waits_to_be_written_does_not_beco
     assert!(sandbox.brevo_contact("p0@example.com").await.is_none());
 }
 
+/// Sixty questions an hour are all that Mixpanel takes, and a part of them is set aside.
+#[tokio::test]
+async fn once_the_hour_is_used_up_the_answer_says_when_to_come_back() {
+    let sandbox = Sandbox::start().await;
+    let relay = Relay::start(&sandbox, json!({})).await;
+    let mut asked = 0;
+    let refused = loop {
+        let answer = relay.admin("GET", "/v1/cohorts").await;
+        if answer.status != 200 {
+            break answer;
+        }
+        asked += 1;
+        assert!(asked <= 60, "the 61st question of an hour");
+    };
+    assert_eq!((refused.status, &refused.json()["error"]["code"]), (429, &json!("limited")), "{refused:?}");
+    let wait: u64 = refused.header("retry-after").unwrap().parse().unwrap();
+    assert!((1..=3_600).contains(&wait), "{wait} s");
+}
+
 /// Begins a run without waiting for it.
 async fn begin(relay: &Relay, order: &str) -> String {
     let bearer = format!("Bearer {ADMIN_TOKEN}");

@@ -35,6 +35,18 @@ async fn stop_and_send_again(relay: Relay, destination: Destination, trigger_aut
     count
 }
 
+/// A contact whose first so many events Brevo has refused, and goes on refusing.
+async fn with_refused_events(count: u64) -> (World, Relay) {
+    let world = World::new(Setup::brevo()).await;
+    let relay = world.relay().await;
+    relay.append(vec![world.set("u", json!({"$email": "u@example.com"}))]).await;
+    relay.settled().await;
+    world.faults(refuse("brevo", "/v3/events")).await;
+    relay.append((0..count as i64).map(|n| world.purchase("u", n)).collect()).await;
+    until_dead(&relay, BREVO, count).await;
+    (world, relay)
+}
+
 async fn until_dead(relay: &Relay, destination: Destination, count: u64) {
     relay.until(destination, "dead", |report| report.dead_letters == count && report.backlog == 0).await;
     relay.dead_letters(destination).await;
@@ -87,13 +99,7 @@ async fn events_go_again_once_over_kills_and_count_once() {
 /// What dies again is held again, under its old id.
 #[tokio::test]
 async fn a_letter_that_is_refused_again_is_held_again() {
-    let world = World::new(Setup::brevo()).await;
-    let relay = world.relay().await;
-    relay.append(vec![world.set("u", json!({"$email": "u@example.com"}))]).await;
-    relay.settled().await;
-    world.faults(refuse("brevo", "/v3/events")).await;
-    relay.append(vec![world.purchase("u", 0), world.purchase("u", 1)]).await;
-    until_dead(&relay, BREVO, 2).await;
+    let (world, relay) = with_refused_events(2).await;
     let state: Arc<dyn State> = relay.store.state.clone();
     let ids = async |state: &Arc<dyn State>| -> Vec<_> {
         dead_letters::page(state, BREVO, None, 10).await.unwrap().into_iter().map(|(id, _)| id).collect()
@@ -138,13 +144,7 @@ async fn a_profile_goes_again_with_its_present_value() {
 #[tokio::test]
 async fn old_events_are_stale_unless_automations_are_to_be_triggered() {
     for (trigger, delivered, stale) in [(false, 0, 1), (true, 1, 0)] {
-        let world = World::new(Setup::brevo()).await;
-        let relay = world.relay().await;
-        relay.append(vec![world.set("u", json!({"$email": "u@example.com"}))]).await;
-        relay.settled().await;
-        world.faults(refuse("brevo", "/v3/events")).await;
-        relay.append(vec![world.purchase("u", 0)]).await;
-        until_dead(&relay, BREVO, 1).await;
+        let (world, relay) = with_refused_events(1).await;
         world.heal().await;
         world.clock.shift(Duration::from_hours(24 * 10).as_millis() as i64);
         stop_and_send_again(relay, BREVO, trigger).await;
@@ -158,13 +158,7 @@ async fn old_events_are_stale_unless_automations_are_to_be_triggered() {
 /// What somebody has asked for of a replay stays asked for while the event waits on a shelf, over a crash too.
 #[tokio::test]
 async fn automations_are_triggered_after_a_wait_on_the_shelf() {
-    let world = World::new(Setup::brevo()).await;
-    let relay = world.relay().await;
-    relay.append(vec![world.set("u", json!({"$email": "u@example.com"}))]).await;
-    relay.settled().await;
-    world.faults(refuse("brevo", "/v3/events")).await;
-    relay.append(vec![world.purchase("u", 0)]).await;
-    until_dead(&relay, BREVO, 1).await;
+    let (world, relay) = with_refused_events(1).await;
     let busy = json!({"vendor": "brevo", "path_prefix": "/v3/contacts", "kind": "status", "status": 425});
     world.faults(busy).await;
     world.clock.shift(Duration::from_hours(24 * 4).as_millis() as i64);
