@@ -30,6 +30,7 @@ pub mod people;
 pub mod privacy;
 pub mod pulls;
 pub mod read_side;
+pub mod reconciliation;
 pub mod record;
 pub mod sandbox;
 pub mod serve;

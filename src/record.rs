@@ -157,6 +157,14 @@ pub enum Destination {
 impl Destination {
     pub const ALL: [Destination; 2] = [Destination::Mixpanel, Destination::Brevo];
 
+    /// The destination as it is stored in keys: a byte that never changes its meaning.
+    pub fn code(self) -> u8 {
+        match self {
+            Destination::Mixpanel => b'm',
+            Destination::Brevo => b'b',
+        }
+    }
+
     pub fn label(self) -> &'static str {
         match self {
             Destination::Mixpanel => "mixpanel",

@@ -9,6 +9,7 @@ mod error;
 mod legs;
 mod lists;
 mod pulls;
+mod reconciling;
 mod room;
 
 use std::net::SocketAddr;
@@ -45,6 +46,7 @@ use crate::in_force::{ConfigSource, InForce};
 use crate::privacy::Rules;
 use crate::pulls::Pulls;
 use crate::read_side::{self, ReadSide};
+use crate::reconciliation::Reconciler;
 use crate::record::Destination;
 use crate::store::sqlite::SqliteStore;
 use crate::store::{Journal, State, StoreError, Tail};
@@ -82,6 +84,7 @@ pub struct Relay {
     console: Console,
     tables: Arc<Catalog>,
     pulls: Arc<Pulls>,
+    reconciler: Arc<Reconciler>,
     when_full: WhenFull,
     metrics: PrometheusHandle,
     clock: SharedClock,
@@ -131,6 +134,7 @@ impl Relay {
         let app = room.app_routes(erasures.clone())?;
         let desk = Arc::new(ReadSide::new(&config, room.keys.clone(), budgets.clone(), clock.clone())?);
         let pulls = room.pulls(room.feed(&legs[1]), desk.clone())?;
+        let reconciler = room.reconciler(&legs)?;
         let lookups = room.lookup_routes()?;
         let lists::Lists { routes: list_routes, worker: lists, .. } = room.lists(&legs[1]).await?;
         let pace = SharedPace::default();
@@ -151,6 +155,7 @@ impl Relay {
             }),
             mapping: room.mapping.clone(),
             pulls: pulls.clone(),
+            reconciler: reconciler.clone(),
             forecast: (config.brevo.as_ref().is_some_and(|brevo| brevo.mode == BrevoMode::Observe))
                 .then(|| room.forecast.clone()),
             auth: AdminAuth::new(&admin_token(&config)?, &config.auth.tokens),
@@ -197,6 +202,7 @@ impl Relay {
             console,
             tables,
             pulls,
+            reconciler,
             when_full: config.when_full,
             metrics,
             clock,
@@ -273,6 +279,8 @@ impl Relay {
         let (syncing, carrying_out) = (self.pulls.clone().sync(), self.pulls.carry_out());
         attendants.spawn(async move { syncing.await.map(|never| match never {}).map_err(RunError::Puller) });
         attendants.spawn(async move { carrying_out.await.map(|never| match never {}).map_err(RunError::Puller) });
+        let comparing = self.reconciler.daily();
+        attendants.spawn(async move { comparing.await.map(|never| match never {}).map_err(RunError::Reconciler) });
         attendants.spawn(async move { eraser.run().await.map_err(RunError::Eraser) });
         attendants.spawn(lists::shifts(self.lists, lists_requests));
         attendants.spawn(telemetry::keep_up(self.metrics).map(|never| match never {}));

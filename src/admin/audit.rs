@@ -41,6 +41,8 @@ pub enum Action {
     Backfill,
     /// Personal data, looked at as it is.
     Unmask,
+    /// A day's counts, held against the vendors'.
+    Compare,
 }
 
 /// One line of the list.

@@ -12,6 +12,7 @@ pub mod extract;
 pub mod mapping;
 pub mod mask;
 mod people;
+mod reconciliation;
 pub mod sight;
 mod status;
 mod trace;
@@ -32,6 +33,7 @@ use crate::delivery::status::LegStatus;
 use crate::erasure::Desk;
 use crate::in_force::InForce;
 use crate::pulls::Pulls;
+use crate::reconciliation::Reconciler;
 use crate::store::{Journal, State};
 use crate::tables::Catalog;
 use crate::vendor::budget::Budgets;
@@ -51,6 +53,7 @@ pub struct Parts {
     pub orders: Arc<Orders>,
     pub mapping: Arc<InForce>,
     pub pulls: Arc<Pulls>,
+    pub reconciler: Arc<Reconciler>,
     /// While Brevo's mode is `observe`.
     pub forecast: Option<Arc<Forecast>>,
     pub auth: AdminAuth,
@@ -74,6 +77,8 @@ pub const OPERATIONS: &[(&str, &str)] = &[
     ("post", "/v1/backfills"),
     ("get", "/v1/backfills/{id}"),
     ("post", "/v1/backfills/{id}/cancel"),
+    ("get", "/v1/reconciliation"),
+    ("post", "/v1/reconciliation"),
     ("get", "/v1/erasures"),
     ("get", "/v1/people/{id}"),
     ("delete", "/v1/people/{id}"),
@@ -97,6 +102,7 @@ fn api() -> Router<Parts> {
         .route("/v1/backfills", get(backfills::list).post(backfills::begin))
         .route("/v1/backfills/{id}", get(backfills::show))
         .route("/v1/backfills/{id}/cancel", post(backfills::cancel))
+        .route("/v1/reconciliation", get(reconciliation::list).post(reconciliation::compare))
         .route("/v1/erasures", get(people::erasures))
         .route("/v1/people/{id}", get(people::about).delete(people::erase))
 }

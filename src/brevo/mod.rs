@@ -19,6 +19,7 @@ pub mod account;
 pub mod calls;
 pub mod coerce;
 pub mod companies;
+pub mod events;
 pub mod format;
 pub mod identifiers;
 pub mod limits;

@@ -14,6 +14,7 @@ mod health;
 mod init;
 mod logs;
 mod map;
+mod reconcile;
 mod sandbox;
 mod serve;
 mod store;
@@ -63,6 +64,8 @@ enum Command {
     Init(init::Arguments),
     /// Read Mixpanel records on standard input and print what Brevo would be sent for each.
     Map,
+    /// Hold what was delivered on a day against what Mixpanel and Brevo count, through the running relay.
+    Reconcile(reconcile::Arguments),
     /// Simulate Mixpanel and Brevo on this machine, and print a configuration that points at them.
     Sandbox(sandbox::Arguments),
     /// Run the relay until SIGTERM. SIGHUP takes up the file's mapping as it is now.
@@ -134,6 +137,7 @@ pub fn run(args: impl IntoIterator<Item = OsString>) -> ExitCode {
         Command::Health => health::run(&cli.config),
         Command::Init(arguments) => init::run(&cli.config, arguments),
         Command::Map => map::run(&cli.config),
+        Command::Reconcile(arguments) => reconcile::run(&cli.config, arguments),
         Command::Sandbox(arguments) => sandbox::run(arguments),
         Command::Serve => serve::run(&cli.config),
         Command::Store(arguments) => store::run(&cli.config, arguments),

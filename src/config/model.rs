@@ -10,6 +10,7 @@ use std::time::Duration;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
 use ipnet::IpNet;
+use jiff::tz::TimeZone;
 use url::Url;
 
 mod mapping;
@@ -120,6 +121,8 @@ pub struct Mixpanel {
     pub oauth_pass_through: bool,
     pub project_id: Option<String>,
     pub residency: Residency,
+    /// In which the project's days begin.
+    pub timezone: TimeZone,
     pub identity: IdentityMode,
     pub sync: Sync,
     pub endpoints: MixpanelEndpoints,

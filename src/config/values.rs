@@ -8,6 +8,7 @@ use base64::Engine as _;
 use base64::alphabet;
 use base64::engine::{DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig};
 use ipnet::IpNet;
+use jiff::tz::TimeZone;
 use url::{Host, Url};
 
 use super::error::{Bad, Remedy};
@@ -81,6 +82,12 @@ pub(super) fn duration(scalar: &Scalar) -> Parsed<Duration> {
         .to_duration(jiff::SpanRelativeTo::days_are_24_hours())
         .map_err(|_| bad("counts in months or years, whose length varies"))?;
     whole.try_into().map_err(|_| bad("is negative"))
+}
+
+/// A zone by its name in the IANA's database.
+pub(super) fn timezone(scalar: &Scalar) -> Parsed<TimeZone> {
+    let why = "is no time zone that anybody knows";
+    TimeZone::get(&text(scalar)?).map_err(|_| Bad::new(why, "its name, such as Europe/Berlin, America/New_York or UTC"))
 }
 
 /// A duration above zero.

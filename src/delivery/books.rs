@@ -7,7 +7,10 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
+use jiff::tz::TimeZone;
+
 use super::checkpoint::Checkpoint;
+use super::day_book::DayBook;
 use super::dead_letters::{self, DeadLetter, DeadLetterId, Overdue, RefusedWrite, replay};
 use super::ledger::{Ledger, Limits, Ticket};
 use super::status::{GroupsOwed, Snapshot};
@@ -56,16 +59,18 @@ pub struct Books {
     dead_held: u64,
     dead_bytes: u64,
     on_their_way: OnTheirWay,
+    days: DayBook,
     dirty: bool,
     tombstones: Arc<Tombstones>,
 }
 
 impl Books {
-    /// Opens the books at the destination's last checkpoint.
+    /// Opens the books at the destination's last checkpoint. Days begin as they do in `timezone`.
     pub async fn open(
         state: &Arc<dyn State>,
         destination: Destination,
         checkpoint: Checkpoint,
+        timezone: TimeZone,
     ) -> Result<Self, StoreError> {
         let (dead_held, dead_bytes) = dead_letters::held(state, destination).await?;
         let (records, since) = replay::on_their_way(state, destination).await?;
@@ -77,6 +82,7 @@ impl Books {
             dead_held,
             dead_bytes,
             on_their_way: OnTheirWay { records, since, ..OnTheirWay::default() },
+            days: DayBook::open(destination, timezone, checkpoint.chapter),
             dirty: false,
             tombstones: Arc::default(),
         })
@@ -166,6 +172,13 @@ impl Books {
     pub fn deliver(&mut self, ticket: Ticket, kind: Kind) {
         self.tally.deliver(kind);
         self.settle(ticket);
+    }
+
+    /// Notes that the destination has an event which happened `at` and came in at `received_at`, under the name by which it
+    /// knows it.
+    pub fn note_event(&mut self, name: &str, at: UnixMillis, received_at: UnixMillis) {
+        self.days.count(name, at, received_at, &mut self.pending);
+        self.dirty = true;
     }
 
     pub fn skip(&mut self, ticket: Ticket, rule: SkipRule) {
@@ -259,10 +272,12 @@ impl Books {
     /// it closes the next.
     pub fn close_page(&mut self) -> Result<(WriteBatch, Position), StoreError> {
         let mut batch = std::mem::take(&mut self.pending);
+        self.days.write(&mut batch);
         let checkpoint = Checkpoint {
             cursor: self.ledger.cursor(),
             settled: self.ledger.settled_ranges(),
             tally: self.tally.clone(),
+            chapter: self.days.chapter(),
         };
         checkpoint.put(self.destination, &mut batch)?;
         self.dirty = false;
@@ -315,7 +330,7 @@ mod tests {
         let state: Arc<dyn State> = store.state.clone();
         let destination = Destination::Mixpanel;
         let start = Checkpoint::load(&state, destination).await.unwrap();
-        let mut books = Books::open(&state, destination, start).await.unwrap();
+        let mut books = Books::open(&state, destination, start, TimeZone::UTC).await.unwrap();
         let record = Record {
             kind: Kind::Event,
             origin: Origin::App,
@@ -341,7 +356,7 @@ mod tests {
         assert_eq!((snapshot.dead_letters, snapshot.tally.skipped.get(&SkipRule::Purged)), (1, Some(&1)));
         assert_eq!(dead_letters::held(&state, destination).await.unwrap(), (1, snapshot.dead_letter_bytes));
         let reopened = Checkpoint::load(&state, destination).await.unwrap();
-        let reopened = Books::open(&state, destination, reopened).await.unwrap();
+        let reopened = Books::open(&state, destination, reopened, TimeZone::UTC).await.unwrap();
         assert_eq!(reopened.dead_bytes(), snapshot.dead_letter_bytes);
     }
 }

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
+use super::day_book::Chapter;
 use super::ledger::SettledRange;
 use super::tally::Tally;
 use crate::record::{Destination, EntryId, Epoch, Position};
@@ -16,13 +17,16 @@ pub struct Checkpoint {
     /// Settled beyond the cursor, in order.
     pub settled: Vec<SettledRange>,
     pub tally: Tally,
+    /// The last chapter of the leg's book of days.
+    #[serde(default)]
+    pub chapter: Chapter,
 }
 
 impl Checkpoint {
     /// Where a leg starts on a store that has none: below every position, whatever epoch the oldest entry is of.
     fn first() -> Self {
         let cursor = Position { epoch: Epoch::default(), entry: EntryId::FIRST, index: 0 };
-        Self { cursor, settled: Vec::new(), tally: Tally::default() }
+        Self { cursor, settled: Vec::new(), tally: Tally::default(), chapter: 0 }
     }
 
     /// Reads the leg's checkpoint, or makes its first one. It stays in the epoch that it was written in, as the entries do

@@ -12,6 +12,7 @@
 pub mod books;
 pub mod brevo_leg;
 pub mod checkpoint;
+pub mod day_book;
 pub mod dead_letters;
 pub mod ledger;
 pub mod mixpanel_leg;

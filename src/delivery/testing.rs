@@ -335,7 +335,10 @@ impl World {
         let checkpoint = Checkpoint::load(&state, destination).await.unwrap();
         let cursor = checkpoint.cursor;
         let desk = Desk::open(state.clone(), self.clock.clone(), Duration::from_hours(24 * 400), None).await.unwrap();
-        let books = Books::open(&state, destination, checkpoint).await.unwrap().obey(desk.tombstones());
+        let books = Books::open(&state, destination, checkpoint, jiff::tz::TimeZone::UTC)
+            .await
+            .unwrap()
+            .obey(desk.tombstones());
         let status = LegStatus::new(destination, journal.clone(), self.clock.clone(), gate, cursor);
         (books, Source::start(journal, cursor.entry), status)
     }
@@ -420,6 +423,7 @@ impl World {
             oauth_token: None,
             oauth_pass_through: false,
             project_id: Some("12345".to_owned()),
+            timezone: jiff::tz::TimeZone::UTC,
             residency: Residency::Us,
             identity: self.setup.identity,
             sync: self.setup.sync,

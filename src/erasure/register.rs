@@ -83,6 +83,7 @@ pub fn of_table(table: Table) -> Holding {
         | Table::Vendors
         | Table::Audit
         | Table::Backfills
+        | Table::Days
         | Table::Meta => Holding::of_nobody(place),
     }
 }
@@ -209,6 +210,7 @@ mod tests {
         ("erasure/worker", "counts of one erasure under way"),
         ("feed", "whose turn it is"),
         ("console/pulse", "counts"),
+        ("reconciliation", "whose turn it is"),
         ("pulls", "which backfill is under way, counts"),
     ];
 

@@ -122,7 +122,8 @@ pub fn session_is_over(answer: &VendorAnswer) -> bool {
     String::from_utf8_lossy(&answer.body[..answer.body.len().min(2_000)]).contains("uncached query")
 }
 
-fn read<T: serde::de::DeserializeOwned>(answer: &VendorAnswer) -> Result<T, NotRead> {
+/// The JSON of a query's answer.
+pub(super) fn read<T: serde::de::DeserializeOwned>(answer: &VendorAnswer) -> Result<T, NotRead> {
     let status = answer.status.as_u16();
     if status == 429 {
         return Err(NotRead::Limited);

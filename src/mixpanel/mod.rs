@@ -11,6 +11,8 @@ pub mod answers;
 pub mod app;
 pub mod calls;
 pub mod cohorts;
+pub mod counts;
+pub mod heads;
 pub mod keys;
 pub mod lookup;
 pub mod profiles;

@@ -356,16 +356,18 @@ fn insert_id(raw: Option<Raw<'_>>) -> InsertId {
     }
 }
 
+/// A JSON number as a time, in seconds or milliseconds; `None` for what is none.
+pub(super) fn epoch(number: &str) -> Option<UnixMillis> {
+    let number: f64 = number.parse().ok()?;
+    let millis = if number >= MILLIS_FROM { number } else { number * 1000.0 };
+    // Beyond 2^53 the cast only loses what is far in the future anyway.
+    (millis.is_finite() && millis >= EARLIEST.0 as f64).then_some(UnixMillis(millis as u64))
+}
+
 /// The event's time, when `/import` would take it.
 fn time(raw: Option<Raw<'_>>, now: UnixMillis) -> Result<UnixMillis, Problem> {
     let raw = raw.filter(|raw| raw.is_present()).ok_or(Problem::TimeMissing)?;
-    let number: f64 = raw.text().parse().map_err(|_| Problem::TimeNotEpoch)?;
-    let millis = if number >= MILLIS_FROM { number } else { number * 1000.0 };
-    if !millis.is_finite() || millis < EARLIEST.0 as f64 {
-        return Err(Problem::TimeNotEpoch);
-    }
-    // Beyond 2^53 the cast only loses what is far in the future anyway.
-    let at = UnixMillis(millis as u64);
+    let at = epoch(raw.text()).ok_or(Problem::TimeNotEpoch)?;
     if at > now + FUTURE_TOLERANCE {
         return Err(Problem::TimeInFuture);
     }

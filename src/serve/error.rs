@@ -64,6 +64,8 @@ pub enum RunError {
     Lists(StoreError),
     #[error("a pull from Mixpanel met a failed store: {0}")]
     Puller(StoreError),
+    #[error("comparing a day with the vendors' counts met a failed store: {0}")]
+    Reconciler(StoreError),
     #[error("trimming the journal failed: {0}")]
     Trimmer(StoreError),
     #[error(

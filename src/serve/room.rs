@@ -82,7 +82,8 @@ impl Room {
         let checkpoint = Checkpoint::load(&self.state(), destination).await?;
         self.journal.check_cursor(checkpoint.cursor)?;
         let cursor = checkpoint.cursor;
-        let books = Books::open(&self.state(), destination, checkpoint).await?.obey(self.tombstones.clone());
+        let timezone = self.config.mixpanel.timezone.clone();
+        let books = Books::open(&self.state(), destination, checkpoint, timezone).await?.obey(self.tombstones.clone());
         status.publish(books.snapshot(cursor.entry, HeldOutside::default()));
         Ok((books, Source::start(self.journal(), cursor.entry)))
     }

@@ -16,6 +16,8 @@
 
 pub mod backwards;
 pub mod sqlite;
+#[cfg(test)]
+pub(crate) mod testing;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -215,12 +217,15 @@ pub enum Table {
     Seen,
     /// `backfill id` → the backfill, with its cursor and counts (JSON). No personal data: names of events, no ids.
     Backfills,
+    /// `destination, day, chapter, name of an event` → how many of them were delivered; `day` → how they compare with the
+    /// vendors' own counts (JSON). No personal data.
+    Days,
     /// Small singletons of the relay itself (generated admin token excluded: that is a file). No personal data.
     Meta,
 }
 
 impl Table {
-    pub const ALL: [Table; 20] = [
+    pub const ALL: [Table; 21] = [
         Table::Checkpoints,
         Table::People,
         Table::Debts,
@@ -240,6 +245,7 @@ impl Table {
         Table::CohortRows,
         Table::Seen,
         Table::Backfills,
+        Table::Days,
         Table::Meta,
     ];
 
@@ -265,6 +271,7 @@ impl Table {
             Table::CohortRows => "cohort_rows",
             Table::Seen => "seen",
             Table::Backfills => "backfills",
+            Table::Days => "days",
             Table::Meta => "meta",
         }
     }

@@ -38,6 +38,7 @@ const ALERTS: &str = "mixrelay_alerts_total";
 const STORE_ROOM: &str = "mixrelay_store_room_bytes";
 const STORE_REFUSES: &str = "mixrelay_store_refuses";
 const DISK_HOURS: &str = "mixrelay_disk_hours_left";
+const EVENTS_MISSING: &str = "mixrelay_reconciliation_events_missing";
 const PUSHED: &str = "mixrelay_webhook_items_total";
 
 /// Upper bounds, in seconds, for the two latency histograms: from a fast sync to a timeout.
@@ -95,6 +96,10 @@ fn describe() {
     metrics::describe_counter!(COHORT_RUNS, "Runs that have brought a group into a list, by how they ended.");
     metrics::describe_counter!(COHORT_PEOPLE, "People whom runs have added, removed, or not matched.");
     metrics::describe_counter!(LOOKUPS, "Look-ups in tables for Brevo, by result.");
+    metrics::describe_gauge!(
+        EVENTS_MISSING,
+        "Of the last day compared: events delivered that the vendor does not count."
+    );
     metrics::describe_counter!(PUSHED, "What the vendors' webhooks brought, by what became of it.");
 }
 
@@ -303,6 +308,11 @@ mod emit {
         if count > 0 {
             metrics::counter!(PUSHED, "webhook" => webhook.label(), "outcome" => outcome.label()).increment(count);
         }
+    }
+
+    /// Of the last day compared, and by the vendor's own count.
+    pub fn events_missing(destination: Destination, events: u64) {
+        metrics::gauge!(EVENTS_MISSING, "destination" => destination.label()).set(events as f64);
     }
 
     /// `cause` is a published label of an alert.

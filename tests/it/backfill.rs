@@ -2,7 +2,6 @@
 //! changes nothing that an app has said, sends nothing twice, and goes on after a `kill -9`.
 
 use std::collections::BTreeMap;
-use std::process::Stdio;
 
 use serde_json::{Value, json};
 
@@ -236,13 +235,7 @@ async fn the_command_line_shows_what_a_backfill_would_bring() {
     let sandbox = Sandbox::start().await;
     let relay = Relay::start(&sandbox, json!({})).await;
     profiles(&sandbox, &relay, &[set("ada", json!({ "$email": "ada@example.com" }))]).await;
-    let mixrelay = async |arguments: &[&str]| {
-        let config = relay.directory().join("mixrelay.yaml");
-        let mut command = tokio::process::Command::new(env!("CARGO_BIN_EXE_mixrelay"));
-        command.arg("--config").arg(config).arg("backfill").args(arguments).stdin(Stdio::null());
-        let output = command.output().await.unwrap();
-        (output.status.code(), String::from_utf8(output.stdout).unwrap(), String::from_utf8(output.stderr).unwrap())
-    };
+    let mixrelay = async |arguments: &[&str]| relay.command(&[&["backfill"], arguments].concat()).await;
     let (code, said, _) = mixrelay(&["profiles", "--dry-run"]).await;
     assert_eq!(code, Some(0), "{said}");
     assert!(said.contains("1 of 1 profiles, 1 fed, done (dry run)"), "{said}");

@@ -155,12 +155,10 @@ async fn the_command_line_asks_the_running_relay() {
     let held = relay.dead_letters("brevo", 3).await;
     let id = held[0]["id"].as_str().unwrap();
     sandbox.heal().await;
-    let config = relay.directory().join("mixrelay.yaml");
     let run = async |arguments: &[&str]| -> (bool, String) {
-        let mut command = tokio::process::Command::new(env!("CARGO_BIN_EXE_mixrelay"));
-        let output = command.arg("dead-letters").args(arguments).arg("--config").arg(&config).output().await.unwrap();
-        assert!(output.status.success() || !output.stderr.is_empty());
-        (output.status.success(), String::from_utf8(output.stdout).unwrap())
+        let (code, said, complaint) = relay.command(&[&["dead-letters"], arguments].concat()).await;
+        assert!(code == Some(0) || !complaint.is_empty());
+        (code == Some(0), said)
     };
     let (ok, listed) = run(&["list", "--destination", "brevo"]).await;
     assert!(ok && listed.lines().count() == 3 && listed.contains(id), "{listed}");

@@ -35,6 +35,7 @@ mod p9_fresh;
 mod privacy_rules;
 mod published_examples;
 mod read_side;
+mod reconciliation;
 mod sdk_browser;
 mod sdk_journeys;
 mod sdks;

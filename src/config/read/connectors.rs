@@ -2,6 +2,8 @@
 
 use std::collections::BTreeMap;
 
+use jiff::tz::TimeZone;
+
 use crate::config::error::Bad;
 use crate::config::model::{
     Brevo, BrevoMode, Cohorts, IdentityMode, Mapping, Mixpanel, MixpanelEndpoints, Residency, ServiceAccount, Sync,
@@ -25,6 +27,7 @@ pub(super) fn mixpanel(mut block: Section<'_>, root: &mut Section<'_>) -> Option
     }
     let residency = values::choice(&[("US", Residency::Us), ("EU", Residency::Eu), ("IN", Residency::In)]);
     let residency = block.scalar("data_residency", residency).unwrap_or(Residency::Us);
+    let timezone = block.scalar("timezone", values::timezone).unwrap_or(TimeZone::UTC);
     let identity = [("simplified", IdentityMode::Simplified), ("original", IdentityMode::Original)];
     let identity = block.scalar("identity", values::choice(&identity)).unwrap_or(IdentityMode::Simplified);
     let sync = sync(block.section("sync"), root.section("sync"));
@@ -39,6 +42,7 @@ pub(super) fn mixpanel(mut block: Section<'_>, root: &mut Section<'_>) -> Option
         oauth_pass_through,
         project_id,
         residency,
+        timezone,
         identity,
         sync,
         endpoints,

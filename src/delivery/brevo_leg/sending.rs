@@ -9,6 +9,7 @@ use super::receiving::identifiers;
 use super::{BrevoLeg, Done};
 use crate::brevo::limits::MAX_BATCH_EVENTS;
 use crate::delivery::LegError;
+use crate::mapping::MappedEvent;
 use crate::people::roster::PersonId;
 use crate::record::EntryId;
 use crate::settlement::SkipRule;
@@ -219,6 +220,8 @@ impl BrevoLeg {
     }
 
     fn settle_event_delivered(&mut self, id: &PersonId, event: &Queued) {
+        let MappedEvent { name, time, .. } = &event.event;
+        self.parts.books.note_event(name.as_str(), *time, event.record.received_at);
         if !event.event.lists.is_empty() {
             return self.owe_lists(id, event);
         }

@@ -50,10 +50,7 @@ impl DeadLetterId {
 }
 
 fn prefix(destination: Destination) -> Vec<u8> {
-    match destination {
-        Destination::Mixpanel => vec![b'm'],
-        Destination::Brevo => vec![b'b'],
-    }
+    vec![destination.code()]
 }
 
 impl fmt::Display for DeadLetterId {

@@ -26,8 +26,9 @@ use crate::clock::SharedClock;
 use crate::config::IdentityMode;
 use crate::mixpanel::answers::{self, Outcome};
 use crate::mixpanel::calls::{Call, Calls};
+use crate::mixpanel::heads;
 use crate::privacy::{Rules, Unruly};
-use crate::record::{Destination, EntryId, Position, Record};
+use crate::record::{Destination, EntryId, Kind, Position, Project, Record};
 use crate::settlement::{DeadReason, SkipRule};
 use crate::store::{State, StoreError, write_when_there_is_room};
 use crate::vendor::stack::Stack;
@@ -244,8 +245,18 @@ impl MixpanelLeg {
 
     fn deliver(&mut self, items: Vec<Item>) {
         for item in items {
-            self.parts.books.deliver(item.ticket, item.record.kind);
+            self.deliver_one(&item);
         }
+    }
+
+    fn deliver_one(&mut self, item: &Item) {
+        let Record { kind, project, body, received_at, .. } = &item.record;
+        if (*kind, *project) == (Kind::Event, Project::Ours)
+            && let Some(head) = heads::of_event(body)
+        {
+            self.parts.books.note_event(&head.name, head.time, *received_at);
+        }
+        self.parts.books.deliver(item.ticket, *kind);
     }
 
     /// `failed` is sorted by index.
@@ -253,7 +264,7 @@ impl MixpanelLeg {
         for (index, item) in items.into_iter().enumerate() {
             match failed.binary_search_by_key(&index, |(index, _)| *index) {
                 Ok(found) => self.bury(&item, DeadReason::Rejected, &failed[found].1)?,
-                Err(_) => self.parts.books.deliver(item.ticket, item.record.kind),
+                Err(_) => self.deliver_one(&item),
             }
         }
         Ok(())

@@ -43,6 +43,7 @@ async fn worker(store: &SqliteStore, desk: &Arc<Desk>, forget: Forget) -> (Worke
         oauth_token: None,
         oauth_pass_through: false,
         project_id: None,
+        timezone: jiff::tz::TimeZone::UTC,
         residency: Residency::Us,
         identity: IdentityMode::Simplified,
         sync: config::Sync::default(),

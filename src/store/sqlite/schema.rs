@@ -133,6 +133,9 @@ pub(super) const STATE: FileKind = FileKind {
         "
         CREATE TABLE backfills (key BLOB PRIMARY KEY, value BLOB NOT NULL) STRICT, WITHOUT ROWID;
     ",
+        "
+        CREATE TABLE days (key BLOB PRIMARY KEY, value BLOB NOT NULL) STRICT, WITHOUT ROWID;
+    ",
     ],
 };
 

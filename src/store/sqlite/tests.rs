@@ -325,7 +325,7 @@ async fn an_older_schema_is_brought_up_to_date() {
 }
 
 /// Tables that the first version did not have.
-const SINCE_VERSION_2: [Table; 10] = [
+const SINCE_VERSION_2: [Table; 11] = [
     Table::Tombstones,
     Table::Erasures,
     Table::Bases,
@@ -336,6 +336,7 @@ const SINCE_VERSION_2: [Table; 10] = [
     Table::CohortRows,
     Table::Seen,
     Table::Backfills,
+    Table::Days,
 ];
 
 fn put(table: Table, key: &str, value: &'static str) -> WriteBatch {

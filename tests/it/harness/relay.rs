@@ -191,6 +191,15 @@ impl Relay {
         .await
     }
 
+    /// Runs a subcommand on the relay's configuration: its exit code, what it said, and what it complained about.
+    pub async fn command(&self, arguments: &[&str]) -> (Option<i32>, String, String) {
+        let mut command = tokio::process::Command::new(env!("CARGO_BIN_EXE_mixrelay"));
+        command.args(arguments).arg("--config").arg(self.directory().join("mixrelay.yaml"));
+        let output = command.stdin(std::process::Stdio::null()).output().await.unwrap();
+        let text = |bytes| String::from_utf8(bytes).unwrap();
+        (output.status.code(), text(output.stdout), text(output.stderr))
+    }
+
     pub async fn metrics(&self) -> Metrics {
         Metrics::parse(&self.admin("GET", "/metrics").await.ok().body)
     }
