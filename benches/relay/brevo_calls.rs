@@ -41,15 +41,19 @@ impl Shape {
                 over: Duration::from_secs(20),
                 patience: Duration::from_secs(180),
             },
-            Ok(people) => Self {
-                people: people.parse()?,
-                updates: 2,
-                events: 1,
-                one_in: 10,
-                at_once: 2_000,
-                over: Duration::ZERO,
-                patience: Duration::from_secs(840),
-            },
+            Ok(people) => {
+                let people: u64 = people.parse()?;
+                Self {
+                    people,
+                    updates: 2,
+                    events: 1,
+                    one_in: 10,
+                    at_once: 2_000,
+                    over: Duration::ZERO,
+                    // Twice what a machine takes that has nothing else to do.
+                    patience: Duration::from_secs(600 + people / 300),
+                }
+            }
         })
     }
 
