@@ -8,11 +8,13 @@ use tokio::sync::Notify;
 
 use super::receipt::{Asked, Erasure, ErasureId, Removed, Side, Stage};
 use crate::clock::{SharedClock, UnixMillis};
+use crate::delivery::checkpoint::Checkpoint;
 use crate::mixpanel::reserved::names_nobody;
 use crate::people::address_book::stand_in;
 use crate::people::blocklist::{self, Blocklist};
 use crate::people::erase;
 use crate::privacy::{Mark, Rules, Tombstone, Tombstones};
+use crate::record::Destination;
 use crate::store::{KeyRange, State, StoreError, Table, WriteBatch, write_when_there_is_room};
 
 /// Where the key of the tombstones stands in the table of singletons.
@@ -90,6 +92,8 @@ impl Desk {
         }
         let mut known_as = ids.clone();
         known_as.extend(self.hidden.iter().flat_map(|rules| ids.iter().filter_map(|id| rules.pseudonym(id))));
+        // Before the tombstones stand: from then on the leg passes over what links these people.
+        let links_from = Checkpoint::load(&self.state, Destination::Brevo).await?.cursor.entry;
         let to_erase = erase::cluster(&self.state, &known_as).await?;
         let now = self.clock.now();
         let erased = self.tombstones.now();
@@ -104,6 +108,7 @@ impl Desk {
             subjects: subjects.iter().map(hex).collect(),
             stage: Stage::Asked,
             position: None,
+            links_from: Some(links_from),
             removed: Removed::default(),
             mixpanel,
             brevo: Side::Waiting,

@@ -1,5 +1,5 @@
 //! Forgetting people: Mixpanel's GDPR routes under the relay's own door ([`routes`]), erasures asked for and looked up
-//! ([`desk`]), carried out ([`worker`], [`vendors`]) and written down ([`receipt`]); what is held of a person ([`person`]);
+//! ([`desk`]), carried out ([`worker`], [`unread`], [`vendors`]) and written down ([`receipt`]); what is held of a person ([`person`]);
 //! and every place that holds personal data ([`register`]).
 //!
 //! Invariants:
@@ -12,6 +12,7 @@ pub mod person;
 pub mod receipt;
 pub mod register;
 pub mod routes;
+pub mod unread;
 pub mod vendors;
 pub mod worker;
 

@@ -4,7 +4,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::brevo::identifiers::{ContactId, Email, Phone};
 use crate::clock::UnixMillis;
-use crate::record::{Destination, Position};
+use crate::record::{Destination, EntryId, Position};
 use crate::store::{StoreError, Table, WriteBatch};
 
 /// Sorts by the time of asking.
@@ -98,6 +98,9 @@ pub struct Erasure {
     pub subjects: Vec<String>,
     pub stage: Stage,
     pub position: Option<Position>,
+    /// Where Brevo's leg stood when it was asked for: links that it had not read begin here.
+    #[serde(default)]
+    pub links_from: Option<EntryId>,
     pub removed: Removed,
     pub mixpanel: Side,
     pub brevo: Side,

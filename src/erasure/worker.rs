@@ -1,12 +1,14 @@
 //! Carries erasures out, one stage after the other, each written down before the next (CORE 12).
 //!
 //! ```text
-//! asked (tombstones stand) ─► marked in the journal ─► each leg stands back, with Brevo's the runs into lists: rows, debts,
-//!   shelves, dead letters go, counted as skipped ─► blocks emptied ─► files scrubbed ─► Mixpanel's task, Brevo's contacts ─► finished
+//! asked (tombstones stand) ─► marked in the journal ─► unread links looked through ─► each leg stands back, with Brevo's the
+//!   runs into lists: rows, debts, shelves, dead letters go, counted as skipped ─► blocks emptied ─► files scrubbed
+//!   ─► Mixpanel's task, Brevo's contacts ─► finished
 //! ```
 //!
-//! Brevo's leg stands back first: it is the one that links ids, and only when it has written everything down is it known
-//! which ids are these people's. Links that it has made since the asking widen the erasure there, tombstones included.
+//! Brevo's leg is the one that links ids. What it had not read when the erasure was asked for is looked through for links
+//! first ([`super::unread`]); what it had read is known once it has stood back and written everything down, which is why it
+//! does so before the other. Ids that turn up there have unread links of their own, so the looking begins anew with them.
 //!
 //! Every stage can be done again: a crash repeats the one that it interrupted. The mark is a record of the journal like any
 //! other (accepted as a profile record, for no destination), so that there is no doubt about what lies before it.
@@ -19,6 +21,7 @@ use tokio::time::Instant;
 
 use super::desk::Desk;
 use super::receipt::{ContactToGo, Erasure, ErasureId, Side, Stage};
+use super::unread::Unread;
 use super::vendors::{Outcome, Vendors};
 use crate::alerts::{Bell, Moment};
 use crate::clock::UnixMillis;
@@ -58,6 +61,7 @@ pub struct Parts {
     /// Runs that bring groups into Brevo's lists: they hold people beside the leg.
     pub lists: Shift,
     pub vendors: Vendors,
+    pub unread: Unread,
     /// Empties the places that keep answers of Mixpanel's in memory.
     pub forget: Vec<Forget>,
     pub bell: Arc<Bell>,
@@ -141,24 +145,29 @@ impl Worker {
         if !self.mark(erasures).await? {
             return Ok(());
         }
-        for (destination, before, shift) in [
-            (Destination::Brevo, Stage::Marked, &self.parts.brevo),
-            (Destination::Mixpanel, Stage::BrevoRows, &self.parts.mixpanel),
-        ] {
-            if !erasures.iter().any(|erasure| erasure.stage == before) {
-                continue;
-            }
-            let lists = match destination {
-                Destination::Brevo => Some(self.parts.lists.stand_back().await),
-                Destination::Mixpanel => None,
-            };
-            let (Some(stood_back), None | Some(Some(_))) = (shift.stand_back().await, &lists) else {
+        while erasures.iter().any(|erasure| erasure.stage == Stage::Marked) {
+            self.read_ahead(erasures).await?;
+            let lists = self.parts.lists.stand_back().await;
+            let (Some(brevo), Some(lists)) = (self.parts.brevo.stand_back().await, lists) else {
                 return std::future::pending().await;
             };
-            for erasure in erasures.iter_mut().filter(|erasure| erasure.stage == before) {
-                self.take_rows(destination, erasure).await?;
+            for erasure in erasures.iter_mut().filter(|erasure| erasure.stage == Stage::Marked) {
+                // Links may have been made since it was asked for: the leg has written down all that it knew.
+                let all = erase::cluster(&self.parts.desk.state, &erasure.to_erase).await?;
+                if !self.widen(erasure, all).await? {
+                    self.take_rows(Destination::Brevo, erasure).await?;
+                }
             }
-            drop((stood_back, lists));
+            drop((brevo, lists));
+        }
+        if erasures.iter().any(|erasure| erasure.stage == Stage::BrevoRows) {
+            let Some(stood_back) = self.parts.mixpanel.stand_back().await else {
+                return std::future::pending().await;
+            };
+            for erasure in erasures.iter_mut().filter(|erasure| erasure.stage == Stage::BrevoRows) {
+                self.take_rows(Destination::Mixpanel, erasure).await?;
+            }
+            drop(stood_back);
         }
         self.empty_journal(erasures).await?;
         if erasures.iter().any(|erasure| erasure.stage == Stage::Journal) && self.scrub().await? {
@@ -189,6 +198,47 @@ impl Worker {
         Ok(true)
     }
 
+    /// Widens those that are marked by links that wait in the journal, until none leads to anybody else.
+    async fn read_ahead(&self, erasures: &mut [Erasure]) -> Result<(), StoreError> {
+        let mut marked: Vec<&mut Erasure> =
+            erasures.iter_mut().filter(|erasure| erasure.stage == Stage::Marked).collect();
+        loop {
+            // Nothing that names one of them comes in any more behind the present end.
+            self.settled().await;
+            let below = *self.parts.journal.tip().borrow();
+            let found = self.parts.unread.look_through(&marked, below).await?;
+            let mut widened = false;
+            for (erasure, found) in marked.iter_mut().zip(found) {
+                // Mixpanel may not have read the link either.
+                if erasure.mixpanel == Side::Waiting {
+                    let known = |id: &String| !erasure.asked_for.contains(id);
+                    let new: Vec<String> = found.raw.into_iter().filter(known).collect();
+                    erasure.asked_for.extend(new);
+                }
+                let all = [erasure.to_erase.clone(), found.ids.into_iter().collect()].concat();
+                let all = erase::cluster(&self.parts.desk.state, &all).await?;
+                widened |= self.widen(erasure, all).await?;
+            }
+            if !widened {
+                return Ok(());
+            }
+        }
+    }
+
+    /// Notes that `all` are the person's ids; those that are new get their tombstones. True when there are any.
+    async fn widen(&self, erasure: &mut Erasure, all: Vec<String>) -> Result<bool, StoreError> {
+        let found: Vec<String> = all.iter().filter(|id| !erasure.to_erase.contains(id)).cloned().collect();
+        if found.is_empty() {
+            return Ok(false);
+        }
+        erasure.to_erase = all;
+        erasure.erased_ids = erasure.to_erase.len() as u64;
+        let mut batch = WriteBatch::new();
+        erasure.put(&mut batch)?;
+        self.parts.desk.entomb(&found, batch).await?;
+        Ok(true)
+    }
+
     fn forget_answers(&self) {
         self.parts.forget.iter().for_each(|forget| forget());
     }
@@ -204,13 +254,8 @@ impl Worker {
     async fn take_rows(&self, destination: Destination, erasure: &mut Erasure) -> Result<(), StoreError> {
         let desk = &self.parts.desk;
         let mut batch = WriteBatch::new();
-        let (mut skipped, mut found) = (0, Vec::new());
+        let mut skipped = 0;
         if destination == Destination::Brevo {
-            // Links may have been made since it was asked for: the leg has written down all that it knew.
-            let all = erase::cluster(&desk.state, &erasure.to_erase).await?;
-            found = all.iter().filter(|id| !erasure.to_erase.contains(id)).cloned().collect();
-            erasure.to_erase = all;
-            erasure.erased_ids = erasure.to_erase.len() as u64;
             let taken = erase::take(&desk.state, &erasure.to_erase, &mut batch).await?;
             cohorts::erase::take(&desk.state, &erasure.to_erase, &mut batch).await?;
             skipped += taken.owed + taken.parked;
@@ -239,7 +284,7 @@ impl Worker {
         }
         checkpoint.put(destination, &mut batch)?;
         erasure.put(&mut batch)?;
-        desk.entomb(&found, batch).await
+        write_when_there_is_room(desk.state.as_ref(), batch).await
     }
 
     /// Letters that are held of these people.

@@ -18,6 +18,7 @@ pub mod company;
 pub mod debt;
 pub mod erase;
 pub mod identity;
+pub mod kin;
 pub mod links;
 pub mod lists;
 pub mod lookup;

@@ -9,6 +9,7 @@ use crate::cohorts;
 use crate::config::{BrevoMode, OnGdprDeletion};
 use crate::delivery::shift::Shift;
 use crate::edge::{self, EdgeParts};
+use crate::erasure::unread::Unread;
 use crate::erasure::vendors::{Contacts, Vendors};
 use crate::erasure::worker::{self, Forget, Worker};
 use crate::erasure::{self, Desk};
@@ -83,6 +84,13 @@ impl Room {
             app_stack: stack::probe_stack(self.transport.clone(), self.budgets.clone(), MIXPANEL),
             contacts,
         };
+        let unread = Unread {
+            journal: self.journal(),
+            state: self.state(),
+            mode: self.config.mixpanel.identity,
+            hidden: self.rules(&self.config.privacy.brevo),
+            linked_by_leg: self.config.brevo.is_some(),
+        };
         Ok(Worker::new(worker::Parts {
             desk,
             journal: self.journal(),
@@ -90,6 +98,7 @@ impl Room {
             brevo,
             lists,
             vendors,
+            unread,
             forget,
             bell: self.bell.clone(),
         }))

@@ -229,6 +229,80 @@ async fn core_12_a_deletion_forwarded_to_mixpanel_erases_here_and_a_blocklisted_
     assert_eq!(sandbox.brevo_contact("somebody-new").await.unwrap()["emailBlacklisted"], true);
 }
 
+/// More events than Brevo's leg takes in while it can send none: what comes behind them stays unread.
+const MORE_THAN_WAIT: usize = 22_000;
+const VISITOR: &str = "0b87f2a1-55d0-4c3b-9e0d-aaaaaaaa1815";
+const BEFORE: &str = "ada-before-she-was-asked-1815";
+
+/// What a visitor did, and the link that makes them Ada, stand in the backlogs of both when Ada is erased.
+async fn erased_behind_a_backlog(identity: &str, visitor: &str, links: Value) {
+    let names_them = |bytes: &[u8]| {
+        let holds = |what: &str| bytes.windows(what.len()).any(|window| window == what.as_bytes());
+        [ADA, VISITOR, BEFORE].into_iter().any(holds)
+    };
+    let sandbox = Sandbox::start().await;
+    let mut tweaks = with_oauth();
+    tweaks["connectors"]["mixpanel"]["identity"] = json!(identity);
+    let mut relay = Relay::start(&sandbox, tweaks).await;
+    let profiles = [set(ADA, json!({ "$email": ADDRESS })), set("bob", json!({ "$email": "bob@example.com" }))];
+    relay.take("/engage", &json!(profiles)).await;
+    relay.drained("brevo").await;
+    for destination in ["brevo", "mixpanel"] {
+        relay.admin("POST", &format!("/v1/destinations/{destination}/pause")).await.ok();
+    }
+    let events: Vec<Value> = (0..MORE_THAN_WAIT).map(|n| event("Purchase", "bob", &format!("bob-{n}"))).collect();
+    for events in events.chunks(2_000) {
+        relay.take("/track", &json!(events)).await;
+    }
+    relay.take("/track", &json!([event("Purchase", visitor, "v-1"), event("Purchase", "bob", "bob-last")])).await;
+    relay.take("/track", &links).await;
+    let known = relay.admin("GET", &format!("/v1/people/{ADA}")).await.ok().json();
+    assert_eq!(known["ids"], json!([ADA]), "else there is nothing unread: {known}");
+
+    let begun = relay.admin("DELETE", &format!("/v1/people/{ADA}")).await.json();
+    let done = stage(&relay, begun["id"].as_str().unwrap(), "done").await;
+    let links = links.as_array().unwrap().len();
+    assert_eq!(done["erased_ids"], 1 + links, "{done}");
+    assert_eq!(done["relay"]["journal_records"], 2 + links, "a profile, an event and the links: {done}");
+
+    // Late ones of the visitor's are stopped too. Mixpanel gets two profiles, and Bob's events.
+    relay.take("/track", &json!([event("Purchase", visitor, "v-2")])).await;
+    relay.admin("POST", "/v1/destinations/mixpanel/resume").await.ok();
+    relay.drained("mixpanel").await;
+    let arrived = sandbox.mixpanel_insert_ids().await;
+    assert_eq!(arrived.len(), MORE_THAN_WAIT + 1);
+    assert!(arrived.keys().all(|id| id.starts_with("bob-")));
+    relay.kill().await;
+    for (place, bytes) in remains(&relay).await {
+        assert!(!names_them(&bytes), "found in {place}");
+    }
+}
+
+#[tokio::test]
+async fn core_12_whom_an_unread_link_makes_the_same_person_is_erased_too_in_a_simplified_project() {
+    let with_device = |name: &str, device: &str, user: &str| {
+        let mut event = event(name, user, &format!("{name}-{device}"));
+        event["properties"]["$device_id"] = json!(device);
+        event["properties"]["$user_id"] = json!(user);
+        event
+    };
+    let mut identify = with_device("$identify", VISITOR, ADA);
+    identify["properties"]["$anon_distinct_id"] = json!(format!("$device:{VISITOR}"));
+    let links = json!([identify, with_device("Purchase", BEFORE, ADA)]);
+    erased_behind_a_backlog("simplified", &format!("$device:{VISITOR}"), links).await;
+}
+
+#[tokio::test]
+async fn core_12_whom_an_unread_link_makes_the_same_person_is_erased_too_in_an_original_project() {
+    let mut identify = event("$identify", BEFORE, "i-1");
+    identify["properties"]["$identified_id"] = json!(BEFORE);
+    identify["properties"]["$anon_id"] = json!(VISITOR);
+    // The visitor is Ada by way of an id that is linked to her only afterwards.
+    let mut alias = event("$create_alias", ADA, "i-2");
+    alias["properties"]["alias"] = json!(BEFORE);
+    erased_behind_a_backlog("original", VISITOR, json!([identify, alias])).await;
+}
+
 /// A 404 that is not Brevo's own says nothing of the contact: the receipt does not call it gone.
 #[tokio::test]
 async fn core_12_somebody_elses_404_does_not_end_an_erasure() {

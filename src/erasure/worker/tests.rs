@@ -68,6 +68,13 @@ async fn worker(store: &SqliteStore, desk: &Arc<Desk>, forget: Forget) -> (Worke
         app_stack: stack::probe_stack(Transport::new().unwrap(), budgets, reader),
         contacts: Contacts::Keep { why: "a test" },
     };
+    let unread = Unread {
+        journal: store.journal.clone(),
+        state: store.state.clone(),
+        mode: IdentityMode::Simplified,
+        hidden: None,
+        linked_by_leg: true,
+    };
     let [(mixpanel, to_mixpanel), (brevo, to_brevo), (lists, to_lists)] = std::array::from_fn(|_| shift::shift());
     let parts = Parts {
         desk: desk.clone(),
@@ -76,6 +83,7 @@ async fn worker(store: &SqliteStore, desk: &Arc<Desk>, forget: Forget) -> (Worke
         brevo,
         lists,
         vendors,
+        unread,
         bell: Arc::default(),
         forget: vec![forget],
     };
