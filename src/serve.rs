@@ -16,7 +16,6 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use axum::middleware;
 use futures_util::FutureExt as _;
 use metrics_exporter_prometheus::PrometheusHandle;
 use tokio::task::JoinSet;
@@ -167,20 +166,17 @@ impl Relay {
         let kept = desk.clone();
         let forget: Vec<Forget> = vec![Box::new(edge.pass_through.forgetting()), Box::new(move || kept.forget())];
         let pushes = room.webhooks(&edge, list_routes.desk.clone());
-        let edge = edge::router(edge)
-            .merge(admin::public_router(admin.clone()))
+        let others = admin::public_router(admin.clone())
             .merge(console::router(console.clone()))
             .merge(cohorts::router(list_routes))
             .merge(list_runs.clone())
             .merge(erasure::routes::router(app))
             .merge(read_side::router(desk, &config.server.cors_origins))
             .merge(edge::lookup_tables::router(lookups))
-            .merge(webhooks::router(pushes))
-            .layer(middleware::from_fn(request_ids::name));
-        let private = admin::private_router(admin)
-            .merge(list_runs)
-            .merge(edge::health_router(store.journal.clone()))
-            .layer(middleware::from_fn(request_ids::name));
+            .merge(webhooks::router(pushes));
+        let edge = edge::router(edge).merge(request_ids::named(request_ids::traced(others), None));
+        let private = admin::private_router(admin).merge(list_runs).merge(edge::health_router(store.journal.clone()));
+        let private = request_ids::named(request_ids::traced(private), None);
         let doors = Doors::open(&config.server).await?;
         let tail = Tail { max_age: config.retention.history, max_bytes: config.retention.history_bytes };
         Ok(Self {

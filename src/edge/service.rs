@@ -19,7 +19,7 @@ use super::ingest::Ingest;
 use super::intake::IntakeLimits;
 use super::passthrough::PassThrough;
 use super::routes::{Endpoint, Methods, ROUTES, Route, Upstream};
-use super::{answer, cors};
+use super::{answer, cors, request_ids};
 use crate::alerts::Bell;
 use crate::clock::SharedClock;
 use crate::config::Config;
@@ -76,7 +76,8 @@ pub fn router(parts: EdgeParts) -> Router {
     let config = parts.config.clone();
     let tokens = Tokens::new(config.mixpanel.project_tokens.clone(), config.mixpanel.forward_tokens.clone());
     let keys = Arc::new(parts.keys);
-    let mut router = health_router(parts.journal.clone());
+    let mut ingestion = Router::new();
+    let mut others = health_router(parts.journal.clone());
     let ingest = Arc::new(Ingest {
         config: parts.config,
         journal: parts.journal,
@@ -93,22 +94,27 @@ pub fn router(parts: EdgeParts) -> Router {
     let pass_through = Arc::new(parts.pass_through);
     let prefix = config.server.path_prefix.as_deref();
     for route in ROUTES {
-        let handler = match route.endpoint {
-            Endpoint::Ingest(api) => ingestion(route, api, &ingest, &keys),
-            Endpoint::Pass(upstream) => passing(route, upstream, &pass_through),
-            Endpoint::Welcome => fixed(route, || answer::body(StatusCode::OK, "application/json", WELCOME)),
+        let (router, handler) = match route.endpoint {
+            Endpoint::Ingest(api) => (&mut ingestion, ingesting(route, api, &ingest, &keys)),
+            Endpoint::Pass(upstream) => (&mut others, passing(route, upstream, &pass_through)),
+            Endpoint::Welcome => {
+                (&mut others, fixed(route, || answer::body(StatusCode::OK, "application/json", WELCOME)))
+            }
             Endpoint::Health | Endpoint::Ready => continue,
-            Endpoint::OpenApi => fixed(route, || answer::body(StatusCode::OK, "application/yaml", OPENAPI)),
+            Endpoint::OpenApi => {
+                (&mut others, fixed(route, || answer::body(StatusCode::OK, "application/yaml", OPENAPI)))
+            }
         };
         for path in paths(route, prefix) {
-            router = router.route(&path, handler.clone());
+            *router = std::mem::take(router).route(&path, handler.clone());
         }
     }
-    router
+    let router = ingestion
+        .merge(request_ids::traced(others))
         .method_not_allowed_fallback(|| async { not_found(StatusCode::METHOD_NOT_ALLOWED, "method not allowed") })
-        .fallback(|| async { not_found(StatusCode::NOT_FOUND, "no such route") })
-        // Outermost, so that no answer leaves without it.
-        .layer(cors::layer(&config.server.cors_origins))
+        .fallback(|| async { not_found(StatusCode::NOT_FOUND, "no such route") });
+    // Outermost, so that no answer leaves without either.
+    request_ids::named(router, Some(cors::layer(&config.server.cors_origins)))
 }
 
 /// The process's health and the store's, for both listeners: whoever watches may see only one of them.
@@ -149,7 +155,7 @@ fn paths(route: &Route, prefix: Option<&str>) -> Vec<String> {
     paths
 }
 
-fn ingestion(route: &'static Route, api: Api, ingest: &Arc<Ingest>, keys: &Arc<Keys>) -> MethodRouter {
+fn ingesting(route: &'static Route, api: Api, ingest: &Arc<Ingest>, keys: &Arc<Keys>) -> MethodRouter {
     let ingest = ingest.clone();
     let metrics = Arc::new(telemetry::Hot::new(route.path));
     let handler = move |request: Request| {
