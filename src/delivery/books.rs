@@ -293,6 +293,7 @@ impl Books {
             next_entry,
             settled_unread: self.ledger.settled_unread(),
             unsettled: self.ledger.unsettled() as u64 + self.on_their_way.records + held.owed,
+            in_ledger: self.ledger.unsettled() as u64,
             parked: held.parked,
             dead_letters: self.dead_held,
             dead_letter_bytes: self.dead_bytes,

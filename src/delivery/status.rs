@@ -23,6 +23,8 @@ pub struct Snapshot {
     pub settled_unread: u64,
     /// Read and not settled, or settled for the journal but still owed (debts).
     pub unsettled: u64,
+    /// Of them, those that stand in the ledger, whose room is bounded: an event until it is sent, an update until it is folded.
+    pub in_ledger: u64,
     pub parked: u64,
     pub dead_letters: u64,
     pub dead_letter_bytes: u64,
@@ -77,6 +79,8 @@ pub struct Load {
     pub unread: u64,
     /// Read and not settled, or owed.
     pub unsettled: u64,
+    /// Of them, those that take room in the ledger.
+    pub in_ledger: u64,
 }
 
 /// One destination's leg, seen from outside. Cloning shares it.
@@ -193,7 +197,7 @@ impl LegStatus {
         let snapshot = self.snapshot();
         let unread = self.unread(&snapshot).await?;
         let groups = snapshot.groups.map_or(0, |groups| groups.records);
-        Ok(Load { unread, unsettled: snapshot.unsettled.saturating_sub(groups) })
+        Ok(Load { unread, unsettled: snapshot.unsettled.saturating_sub(groups), in_ledger: snapshot.in_ledger })
     }
 
     async fn unread(&self, snapshot: &Snapshot) -> Result<u64, StoreError> {

@@ -7,7 +7,7 @@
 //!
 //! Invariants:
 //! * a paced batch is appended only while the Brevo leg has little unread and not much unsettled ([`UNREAD`],
-//!   [`UNSETTLED`]), whatever of it is fed: live traffic goes first by that alone;
+//!   [`UNSETTLED`], [`EVENTS`]), whatever of it is fed: live traffic goes first by that alone;
 //! * nobody who is erased is appended, also when the erasure came while the batch waited;
 //! * what [`Feed::append`] returned for is durable: a puller moves its cursor after that, so a crash repeats a batch and
 //!   loses none.
@@ -20,7 +20,7 @@ use std::time::Duration;
 use tokio::sync::Mutex;
 
 use crate::clock::SharedClock;
-use crate::delivery::status::LegStatus;
+use crate::delivery::status::{LegStatus, Load};
 use crate::privacy::Tombstones;
 use crate::record::{Destinations, Kind, Origin, Project, Record};
 use crate::store::{AppendError, Journal, StoreError};
@@ -37,6 +37,9 @@ const BATCH_BYTES: usize = 512 << 10;
 const UNREAD: u64 = 1_000;
 /// Records that the leg may have to settle then: enough for one large import at Brevo (contract §3.6).
 const UNSETTLED: u64 = 10_000;
+/// Events that may stand in the leg's ledger then, where each stands until it is sent. The ledger's room is bounded in
+/// records, bytes and gaps, and once it is full the leg reads nothing, an app's records included.
+const EVENTS: u64 = 1_000;
 /// Between two looks for room. Nothing tells when the leg has settled something.
 const RECHECK: Duration = Duration::from_millis(100);
 
@@ -93,7 +96,7 @@ impl Feed {
         for batch in batches(drafts) {
             let _turn = self.turn.lock().await;
             loop {
-                self.room_for(batch.len() as u64).await?;
+                self.room_for(&batch).await?;
                 match self.append_batch(origin, destinations, &batch).await {
                     Err(AppendError::Busy | AppendError::DiskFull { .. }) => tokio::time::sleep(RECHECK).await,
                     done => {
@@ -145,11 +148,14 @@ impl Feed {
         Ok(fed)
     }
 
-    /// Waits until the leg has room for `records` more.
-    async fn room_for(&self, records: u64) -> Result<(), StoreError> {
+    /// Waits until the leg has room for `batch`.
+    async fn room_for(&self, batch: &[Draft]) -> Result<(), StoreError> {
+        let records = batch.len() as u64;
+        let of_updates = batch.iter().all(|draft| draft.kind == Kind::Profile);
         loop {
-            let load = self.leg.load().await?;
-            if load.unread + records <= UNREAD && load.unread + load.unsettled + records <= UNSETTLED {
+            let Load { unread, unsettled, in_ledger } = self.leg.load().await?;
+            let for_events = of_updates || unread + in_ledger + records <= EVENTS;
+            if for_events && unread + records <= UNREAD && unread + unsettled + records <= UNSETTLED {
                 return Ok(());
             }
             tokio::time::sleep(RECHECK).await;

@@ -54,6 +54,43 @@ async fn only_so_much_is_appended_at_a_time() {
     relay.kill().await;
 }
 
+/// Each stands in the leg's ledger until it is sent. Were there more of them, with others that are settled between them, the
+/// ledger would be full, and an app's record would not even be read.
+#[tokio::test]
+async fn only_so_many_events_stand_in_the_ledger_and_apps_go_past_them() {
+    let world = World::new(Setup::brevo()).await;
+    let relay = world.relay().await;
+    relay.append((0..50).map(|n| world.set(&format!("u{n}"), json!({"$email": format!("u{n}@x.io")}))).collect()).await;
+    relay.settled().await;
+    let leg = relay.leg(Destination::Brevo).status.clone();
+    leg.gate().pause(crate::vendor::PauseCause::ByHand);
+    let journal = relay.store.journal.clone();
+    let feed = Arc::new(Feed::new(journal.clone(), Arc::default(), leg.clone(), world.clock.clone()));
+    // Every other one is of somebody whom nobody knows.
+    let event = |n: i64| {
+        let record = world.purchase(&format!("{}{}", if n % 2 == 0 { "u" } else { "nobody" }, n % 50), n);
+        Draft::new(Kind::Event, record.body)
+    };
+    let drafts: Vec<_> = (0..12_000).map(event).collect();
+    let feeding = tokio::spawn({
+        let feed = feed.clone();
+        async move { feed.append(Origin::Pull, Destinations::BREVO, drafts).await.unwrap() }
+    });
+    // A batch of 500 leaves 250 there: it takes no more when another might not fit.
+    eventually("as many as there is room for", async || leg.snapshot().in_ledger > EVENTS / 2).await;
+    tokio::time::sleep(3 * RECHECK).await;
+    let load = leg.load().await.unwrap();
+    assert!(load.in_ledger <= EVENTS && !feeding.is_finished(), "{load:?}");
+    relay.append(vec![world.purchase("u0", 100_000)]).await;
+    eventually("read", async || leg.load().await.unwrap().unread == 0).await;
+    leg.gate().resume();
+    eventually("at Brevo", async || world.brevo_events().await.iter().any(|(n, _)| *n == 100_000)).await;
+    let before = world.brevo_events().await.iter().position(|(n, _)| *n == 100_000).unwrap();
+    assert!(before < 3_000, "{before} of 6,000 were sent before it");
+    feeding.abort();
+    relay.kill().await;
+}
+
 #[tokio::test]
 async fn the_erased_are_left_out() {
     let world = World::new(Setup::brevo()).await;

@@ -251,6 +251,64 @@ async fn the_command_line_shows_what_a_backfill_would_bring() {
     assert!(complaint.contains("`from` says on which day events begin"), "{complaint}");
 }
 
+/// How often a fault has struck.
+async fn struck(sandbox: &Sandbox) -> u64 {
+    sandbox.get("/faults").await["faults"][0]["hits"].as_u64().unwrap()
+}
+
+/// Two people, of whom one is known already.
+async fn live_events(relay: &Relay, n: u64) {
+    relay.take("/engage", &json!([set("carol", json!({ "$email": "carol@example.com" }))])).await;
+    let purchases = [("bob", n), ("carol", n + 1)].map(|(who, n)| {
+        let mut live = event("Purchase", who, &format!("live-{n}"));
+        live["properties"]["n"] = json!(n);
+        live
+    });
+    relay.take("/track", &json!(purchases)).await;
+}
+
+/// The import in which profiles of before travel never ends: what apps send goes past it, and past all who wait behind it.
+#[tokio::test]
+async fn what_apps_send_goes_past_a_backfill_of_profiles() {
+    let sandbox = Sandbox::start().await;
+    sandbox.switch(json!({ "brevo": { "import_processing_ms": 3_600_000 } })).await;
+    let relay = Relay::start(&sandbox, json!({})).await;
+    let before: Vec<Value> =
+        (0..3_000).map(|n| set(&format!("p{n}"), json!({ "$email": format!("p{n}@example.com") }))).collect();
+    profiles(&sandbox, &relay, &before).await;
+    relay.take("/engage", &json!([set("bob", json!({ "$email": "bob@example.com" }))])).await;
+    relay.drained("brevo").await;
+    begun(&relay, &json!({ "what": "profiles" })).await;
+    eventually(PATIENCE, async || {
+        let imports = sandbox.get("/brevo/requests?limit=10&path=/v3/contacts/import").await;
+        same("an import has begun", imports["requests"].as_array().is_some_and(|all| !all.is_empty()), true)
+    })
+    .await;
+    live_events(&relay, 1).await;
+    eventually(PATIENCE, async || same("at Brevo", at_brevo(&sandbox).await, BTreeMap::from([(1, 1), (2, 1)]))).await;
+    assert!(relay.balance("brevo").await.backlog > 0, "the profiles are still under way");
+}
+
+/// Brevo never answers the first call with events of before: what apps send goes past it, and past all that are behind it.
+#[tokio::test]
+async fn what_apps_send_goes_past_a_backfill_of_events() {
+    let sandbox = Sandbox::start().await;
+    let relay = Relay::start(&sandbox, json!({})).await;
+    for from in [0, 1_500] {
+        events(&sandbox, &relay, (from..from + 1_500).map(|n| (100 + n, 3_600 + n))).await;
+    }
+    let known = ["ada", "bob"].map(|who| set(who, json!({ "$email": format!("{who}@example.com") })));
+    relay.take("/engage", &json!(known)).await;
+    relay.drained("brevo").await;
+    sandbox.faults(Sandbox::fault("brevo", "/v3/events", json!({ "kind": "black_hole", "times": 1 }))).await;
+    let id = begun(&relay, &json!({ "what": "events", "from": day(1) })).await;
+    eventually(PATIENCE, async || same("calls without an answer", struck(&sandbox).await, 1)).await;
+    live_events(&relay, 1).await;
+    eventually(PATIENCE, async || same("at Brevo", at_brevo(&sandbox).await, BTreeMap::from([(1, 1), (2, 1)]))).await;
+    // There is no room for more of them.
+    assert_eq!(show(&relay, &id).await["state"], "running");
+}
+
 /// Without a name to ask for, Mixpanel would export everything for nothing.
 #[tokio::test]
 async fn a_backfill_of_events_that_nothing_maps_is_refused() {
