@@ -10,6 +10,7 @@ need() { command -v "$1" >/dev/null 2>&1 || missing+=("${@:2}"); }
 need nginx nginx-light
 if [ "${1:-}" != bench ]; then
     need node nodejs
+    need curl curl
     need npm npm
     need python3 python3 python3-venv
     need chromium chromium
@@ -39,6 +40,9 @@ venv=.cache/sdk-python
 if ! cmp -s tests/sdk/python/requirements.txt "$venv/installed.txt"; then
     rm -rf "$venv"
     python3 -m venv "$venv"
-    "$venv/bin/pip" install --quiet --disable-pip-version-check --no-deps -r tests/sdk/python/requirements.txt
+    pip=("$venv/bin/pip" install --quiet --disable-pip-version-check --no-deps)
+    # Some are built here: by this release of setuptools and no newer one, which takes their old setup files.
+    "${pip[@]}" "$(grep '^setuptools==' tests/sdk/python/requirements.txt)"
+    PYTHONPATH=tests/sdk/python/building "${pip[@]}" --no-build-isolation -r tests/sdk/python/requirements.txt
     cp tests/sdk/python/requirements.txt "$venv/installed.txt"
 fi

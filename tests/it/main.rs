@@ -34,6 +34,7 @@ mod p8_few_calls;
 mod p9_fresh;
 mod privacy_rules;
 mod published_examples;
+mod read_clients;
 mod read_side;
 mod reconciliation;
 mod sdk_browser;

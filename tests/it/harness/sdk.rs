@@ -81,6 +81,14 @@ pub async fn run_reader(base: &str, key: &str, calls: Value) -> Vec<Value> {
     report["answers"].as_array().unwrap().clone()
 }
 
+/// A client of the read side that somebody else has written (`clients.py` says which there are), with an API key of the
+/// relay's; what it has read.
+pub async fn run_client(base: &str, key: &str, mut plan: Value) -> Value {
+    plan["base"] = base.into();
+    plan["key"] = key.into();
+    report(python("clients.py"), plan).await
+}
+
 /// PyPI's `mixpanel`. `calls` are `[method, [argument, ...]]`.
 pub async fn run_python(base: &str, buffered: bool, calls: &Value) -> Vec<String> {
     let command = python("driver.py");
