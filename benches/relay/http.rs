@@ -8,7 +8,7 @@ use serde_json::Value;
 use super::Failure;
 use super::records::Template;
 
-/// Answers' JSON; an error for anything but a 200.
+/// Answers' JSON; an error for anything but success.
 pub fn call(address: SocketAddr, method: &str, path: &str, headers: &str, body: &str) -> Result<Value, Failure> {
     let request = format!(
         "{method} {path} HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n{headers}Content-Length: {}\r\n\r\n{body}",
@@ -16,7 +16,7 @@ pub fn call(address: SocketAddr, method: &str, path: &str, headers: &str, body: 
     );
     let text = exchange(address, request.as_bytes())?;
     let (head, body) = text.split_once("\r\n\r\n").ok_or("an answer without a head")?;
-    if !head.starts_with("HTTP/1.1 200") {
+    if !head.starts_with("HTTP/1.1 20") {
         return Err(format!("{method} {path}: {head}: {body}").into());
     }
     Ok(serde_json::from_str(body)?)

@@ -109,6 +109,8 @@ pub fn scratch(name: &str) -> Result<tempfile::TempDir, Failure> {
 /// `mixrelay sandbox`.
 pub struct Sandbox {
     pub control: SocketAddr,
+    /// Where Mixpanel takes events and updates.
+    pub mixpanel: SocketAddr,
     /// What it printed: a relay's configuration, less listener and store.
     configuration: String,
     _process: Process,
@@ -130,9 +132,21 @@ impl Sandbox {
         let control = control.ok_or("the sandbox names no control address")?.parse()?;
         let ours = |line: &&str| !line.starts_with("server:") && !line.starts_with("store:");
         let configuration = text.lines().filter(ours).collect::<Vec<_>>().join("\n");
-        let sandbox = Self { control, configuration, _process: process };
+        let mixpanel = text.split("ingestion: \"http://").nth(1).and_then(|rest| rest.split('"').next());
+        let mixpanel = mixpanel.ok_or("the sandbox names no address of Mixpanel's")?.parse()?;
+        let sandbox = Self { control, mixpanel, configuration, _process: process };
         http::call(control, "PUT", "/switches", "", switches)?;
         Ok(sandbox)
+    }
+
+    /// Relays in front of it take exports from somewhere else.
+    pub fn exporting_from(mut self, address: SocketAddr) -> Self {
+        let elsewhere = |line: &str| match line.trim_start().starts_with("export:") {
+            true => format!("      export: \"http://{address}\""),
+            false => line.to_owned(),
+        };
+        self.configuration = self.configuration.lines().map(elsewhere).collect::<Vec<_>>().join("\n");
+        self
     }
 
     pub fn get(&self, path: &str) -> Result<Value, Failure> {
@@ -206,10 +220,15 @@ impl Relay {
         Ok(Self { address, start_up, process, directory: directory.to_owned() })
     }
 
+    /// Its admin API.
+    pub fn ask(&self, method: &str, path: &str, body: &str) -> Result<Value, Failure> {
+        let headers = format!("Authorization: Bearer {ADMIN_TOKEN}\r\nContent-Type: application/json\r\n");
+        http::call(self.address, method, path, &headers, body)
+    }
+
     /// Mixpanel's and Brevo's.
     pub fn standing(&self) -> Result<[Standing; 2], Failure> {
-        let headers = format!("Authorization: Bearer {ADMIN_TOKEN}\r\n");
-        let status = http::call(self.address, "GET", "/v1/status", &headers, "")?;
+        let status = self.ask("GET", "/v1/status", "")?;
         let of = |name: &str| {
             let all = status["destinations"].as_array().into_iter().flatten();
             let one = all.into_iter().find(|one| one["destination"] == name).cloned().unwrap_or_default();

@@ -105,6 +105,20 @@ pub fn marked(number: usize) -> Template {
     Template::new(&head("/track?ip=1", ""), body.as_bytes(), 1)
 }
 
+/// A caller's request for the export of a day.
+pub fn export() -> String {
+    format!(
+        "GET /export?from_date=2026-01-01&to_date=2026-01-01 HTTP/1.1\r\nHost: relay.example.com\r\n{}Accept: */*\r\n\r\n",
+        credentials()
+    )
+}
+
+/// So many lines of it.
+pub fn exported(lines: usize) -> String {
+    let mut random = fastrand::Rng::with_seed(5);
+    (0..lines).map(|_| page_view(&mut random) + "\n").collect()
+}
+
 /// Basic credentials of the sandbox's service account.
 fn credentials() -> String {
     use base64::Engine as _;
