@@ -13,7 +13,10 @@ use tokio::sync::watch;
 use xxhash_rust::xxh3::xxh3_64;
 
 use crate::clock::{SharedClock, UnixMillis};
-use crate::config::{self, Config, ConfigError, ConfigErrors, Enrichment, Loaded, LookupColumns, LookupTable, Mapping};
+use crate::config::{
+    self, Config, ConfigError, ConfigErrors, Enrichment, Loaded, LookupColumns, LookupTable, MAPPING_KEYS as KEYS,
+    Mapping,
+};
 use crate::delivery::shift::Shift;
 use crate::geoip::{GeoIp, GeoIpError};
 use crate::mapping::{CompiledMapping, Enricher, MappingError, run_test};
@@ -25,18 +28,6 @@ use crate::tables::{Catalog, TableSources};
 pub type ConfigSource = Arc<dyn Fn() -> Result<Loaded, ConfigError> + Send + Sync>;
 
 const ROW: &[u8] = b"mapping version";
-
-/// The keys of the configuration that can be changed while the relay runs, and tried out.
-pub const KEYS: [&str; 8] = [
-    "event_mapping",
-    "property_mapping",
-    "group_mapping",
-    "unmapped_events",
-    "stale_after",
-    "lists",
-    "enrich",
-    "mapping_tests",
-];
 
 #[derive(Debug, thiserror::Error)]
 pub enum CompileError {
@@ -112,11 +103,19 @@ impl Version {
     }
 }
 
+/// The mapping in the words of the file; its lists may stand elsewhere in it.
+fn words(config: &Config) -> Map<String, Value> {
+    let mut words = config.mapping_words.clone();
+    words.insert("lists".to_owned(), json!(config.mapping.lists));
+    words
+}
+
 #[derive(Clone)]
 pub struct Current {
     pub mapping: Arc<CompiledMapping>,
     pub version: Version,
     said: Said,
+    words: Map<String, Value>,
 }
 
 pub struct InForce {
@@ -126,6 +125,13 @@ pub struct InForce {
     state: Arc<dyn State>,
     clock: SharedClock,
     current: watch::Sender<Arc<Current>>,
+}
+
+impl Current {
+    /// In the words of the configuration.
+    pub fn words(&self) -> &Map<String, Value> {
+        &self.words
+    }
 }
 
 /// What a reload has come to.
@@ -158,7 +164,7 @@ impl InForce {
                 version
             }
         };
-        let current = watch::Sender::new(Arc::new(Current { mapping, version, said }));
+        let current = watch::Sender::new(Arc::new(Current { mapping, version, said, words: words(&config) }));
         Ok(Self { config, source, tables, state, clock, current })
     }
 
@@ -208,7 +214,7 @@ impl InForce {
         version.put(&mut batch)?;
         note(&version, &mut batch)?;
         write_when_there_is_room(self.state.as_ref(), batch).await?;
-        self.current.send_replace(Arc::new(Current { mapping, version: version.clone(), said }));
+        self.current.send_replace(Arc::new(Current { mapping, version: version.clone(), said, words: words(&next) }));
         drop(stood_back);
         tracing::info!(version = version.number, hash = version.hash, "another mapping is in force");
         Ok(Reloaded { changed: true, version })

@@ -159,7 +159,8 @@ impl Relay {
                 .then(|| room.forecast.clone()),
             auth: AdminAuth::new(&admin_token(&config)?, &config.auth.tokens),
         };
-        let console = Console::new(admin.clone()).map_err(StartError::Console)?;
+        let known = cohorts::known_callers_router(list_routes.clone());
+        let console = Console::new(admin.clone(), known).map_err(StartError::Console)?;
         let list_runs = cohorts::admin_router(list_routes.clone(), admin.auth.clone());
         let (keys, tombstones, bell) = (room.keys.clone(), room.tombstones.clone(), room.bell.clone());
         let edge = EdgeParts { keys, tombstones, bell, ..EdgeParts::new(config.clone(), journal, clock.clone())? };

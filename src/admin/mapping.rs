@@ -63,6 +63,18 @@ struct Previewed {
     differs: Option<bool>,
 }
 
+/// The mapping that is in force, in the words of the configuration.
+#[derive(Serialize)]
+pub struct Shown {
+    version: Value,
+    mapping: Map<String, Value>,
+}
+
+pub async fn show(Extract(parts): Extract<Parts>) -> Json<Shown> {
+    let now = parts.mapping.now();
+    Json(Shown { version: now.version.shown(), mapping: now.words().clone() })
+}
+
 pub async fn preview(
     Extract(parts): Extract<Parts>,
     Extension(sight): Extension<Sight>,

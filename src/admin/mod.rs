@@ -69,6 +69,7 @@ pub const OPERATIONS: &[(&str, &str)] = &[
     ("post", "/v1/dead-letters/replay"),
     ("get", "/v1/audit"),
     ("get", "/v1/trace"),
+    ("get", "/v1/mapping"),
     ("post", "/v1/mapping/preview"),
     ("post", "/v1/mapping/reload"),
     ("post", "/v1/destinations/{name}/pause"),
@@ -95,6 +96,7 @@ fn api() -> Router<Parts> {
         .route("/v1/dead-letters/replay", post(dead_letters::replay))
         .route("/v1/audit", get(audit::list))
         .route("/v1/trace", get(trace::trace))
+        .route("/v1/mapping", get(mapping::show))
         .route(PREVIEW, post(mapping::preview))
         .route("/v1/mapping/reload", post(mapping::reload))
         .route("/v1/destinations/{name}/pause", post(status::pause))

@@ -1,4 +1,4 @@
-//! `GET /v1/trace`: what became of records, found by their `$insert_id`, a distinct_id or an address.
+//! `GET /v1/trace`: what became of records, found by their `$insert_id`, a distinct_id or an address; or of the last ones.
 //!
 //! The journal's tail is read from its end, a bounded piece for each request; `next` says where the following one begins.
 //! Nothing is kept for it besides what is kept anyway: how a record stands is read from where it would be counted.
@@ -33,12 +33,16 @@ const DEFAULT_LIMIT: usize = 100;
 const MAX_LIMIT: usize = 1_000;
 /// Decoded bytes that one request looks at, about.
 const MOST_BYTES: usize = 64 << 20;
+const KINDS: [&str; 3] = ["event", "profile", "group"];
 
 #[derive(Debug, Default, Deserialize)]
 pub struct Asked {
     insert_id: Option<String>,
     distinct_id: Option<String>,
     email: Option<String>,
+    /// Only records of this kind, and events of this name.
+    kind: Option<String>,
+    event: Option<String>,
     limit: Option<usize>,
     /// `next` of the answer before.
     cursor: Option<String>,
@@ -63,8 +67,9 @@ struct Item {
     destinations: BTreeMap<&'static str, Value>,
 }
 
-/// What is looked for.
+/// Whose records are looked for.
 enum Wanted {
+    Anybody,
     InsertId(String),
     /// Records of any of these ids, without `$device:`.
     People(BTreeSet<String>),
@@ -81,7 +86,7 @@ pub async fn trace(
         None => Backwards::new(parts.journal.clone()),
     };
     let (wanted, distinct_ids) = wanted(&parts, &asked).await?;
-    let look = Look::new(&wanted);
+    let look = Look::new(&wanted, &asked)?;
     let standing = Standing::load(&parts).await?;
     let (mut items, mut bytes) = (Vec::new(), 0);
     let next = 'looked: loop {
@@ -125,9 +130,10 @@ async fn wanted(parts: &Parts, asked: &Asked) -> Result<(Wanted, BTreeSet<String
                 }
             }
         }
+        (None, None, None) => return Ok((Wanted::Anybody, BTreeSet::new())),
         _ => {
             let message = "what is looked for?".to_owned();
-            return Err(AdminError::invalid(message, "give one of insert_id, distinct_id and email"));
+            return Err(AdminError::invalid(message, "give one of insert_id, distinct_id and email, or none of them"));
         }
     };
     let ids: BTreeSet<String> = erase::cluster(&parts.state, &[id]).await?.into_iter().collect();
@@ -141,31 +147,49 @@ fn bare(id: &str) -> &str {
 /// Finds records quickly: only those whose bytes hold what is looked for are parsed.
 struct Look<'a> {
     wanted: &'a Wanted,
+    kind: Option<&'a str>,
+    event: Option<&'a str>,
     /// `None`: a text that can be written in several ways; everything is parsed.
     finders: Option<Vec<Finder<'a>>>,
 }
 
 impl<'a> Look<'a> {
-    fn new(wanted: &'a Wanted) -> Self {
+    fn new(wanted: &'a Wanted, asked: &'a Asked) -> Result<Self, AdminError> {
+        let kind = asked.kind.as_deref();
+        if let Some(unknown) = kind.filter(|kind| !KINDS.contains(kind)) {
+            return Err(AdminError::invalid(format!("kind: no {unknown}"), "event, profile and group are the kinds"));
+        }
         let texts: Vec<&str> = match wanted {
+            Wanted::Anybody => Vec::new(),
             Wanted::InsertId(id) => vec![id],
             Wanted::People(ids) => ids.iter().map(String::as_str).collect(),
         };
         let plain = |text: &&str| text.bytes().all(|b| b.is_ascii_graphic() && !matches!(b, b'"' | b'\\' | b'/'));
-        let finders = texts.iter().all(plain).then(|| texts.iter().map(|text| Finder::new(*text)).collect());
-        Self { wanted, finders }
+        let sought = !texts.is_empty() && texts.iter().all(plain);
+        let finders = sought.then(|| texts.iter().map(|text| Finder::new(*text)).collect());
+        Ok(Self { wanted, kind, event: asked.event.as_deref(), finders })
     }
 
     fn finds(&self, record: &Record) -> bool {
         let holds = |finders: &Vec<Finder<'_>>| finders.iter().any(|finder| finder.find(&record.body).is_some());
-        if record.is_erased() || !self.finders.as_ref().is_none_or(holds) {
+        if record.is_erased()
+            || self.kind.is_some_and(|kind| kind != record.kind.label())
+            || !self.finders.as_ref().is_none_or(holds)
+        {
             return false;
         }
-        match self.wanted {
+        let theirs = match self.wanted {
+            Wanted::Anybody => true,
             Wanted::InsertId(wanted) => insert_id(record).is_some_and(|id| id == *wanted),
             Wanted::People(ids) => keys::people(record.kind, &record.body).iter().any(|id| ids.contains(bare(id))),
-        }
+        };
+        theirs && self.event.is_none_or(|wanted| event(record).is_some_and(|name| name == wanted))
     }
+}
+
+fn event(record: &Record) -> Option<String> {
+    let body: Value = serde_json::from_slice(&record.body).ok()?;
+    body["event"].as_str().map(str::to_owned)
 }
 
 fn insert_id(record: &Record) -> Option<String> {
@@ -285,9 +309,15 @@ mod tests {
             r#"{"event":"e","properties":{"distinct_id":"$device:d","$insert_id":"i-1","note":"u"}}"#,
         );
         let escaped = record(Kind::Profile, r#"{"$distinct_id":"J\u00f6rg","$set":{}}"#);
-        let finds = |wanted: Wanted, record: &Record| Look::new(&wanted).finds(record);
+        let finds = |wanted: Wanted, record: &Record| Look::new(&wanted, &Asked::default()).unwrap().finds(record);
+        let only = |kind: &str, event: Option<&str>, record: &Record| {
+            let asked = Asked { kind: Some(kind.to_owned()), event: event.map(str::to_owned), ..Asked::default() };
+            Look::new(&Wanted::Anybody, &asked).unwrap().finds(record)
+        };
         let people = |ids: &[&str]| Wanted::People(ids.iter().map(|id| (*id).to_owned()).collect());
         assert!(finds(Wanted::InsertId("i-1".to_owned()), &event));
+        assert!(finds(Wanted::Anybody, &event) && only("event", Some("e"), &event) && only("profile", None, &escaped));
+        assert!(!only("event", Some("f"), &event) && !only("group", None, &event) && !only("event", None, &escaped));
         assert!(!finds(Wanted::InsertId("i".to_owned()), &event), "a part of an id is another");
         assert!(finds(people(&["x", "d"]), &event));
         assert!(!finds(people(&["u"]), &event), "a property is nobody's id");

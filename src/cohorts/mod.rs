@@ -50,7 +50,7 @@ mod worker;
 pub use desk::{AskError, Desk};
 pub use members::{MappingNow, Member, Resolver};
 
-pub use routes::{OPERATIONS, Parts as RouteParts, admin_router, router, target_list};
+pub use routes::{OPERATIONS, Parts as RouteParts, admin_router, known_callers_router, router, target_list};
 pub use run::{Counts, Ended, Order, Outcome, Run, RunId, Source, Stage, Trigger, Unmatched};
 pub use schedule::Planned;
 pub use sessions::{Push, PushError};

@@ -5,6 +5,15 @@ use std::path::PathBuf;
 
 pub use super::yaml::SyntaxError;
 
+/// Why [`super::block`] gave nothing.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum BlockError {
+    #[error("line {line}: {error}")]
+    Syntax { line: usize, error: SyntaxError },
+    #[error("this is no block of keys, such as event_mapping: and what follows it")]
+    Shape,
+}
+
 /// Why [`super::load`] gave no configuration.
 #[derive(Debug, thiserror::Error)]
 pub enum ConfigError {

@@ -21,7 +21,7 @@ mod yaml;
 
 use std::path::Path;
 
-pub use error::{Bad, ConfigError, ConfigErrors, KeyHint, Problem, Remedy, SyntaxError, Wrong};
+pub use error::{Bad, BlockError, ConfigError, ConfigErrors, KeyHint, Problem, Remedy, SyntaxError, Wrong};
 pub use model::*;
 pub use notice::{About, Addition, Notice, Weight};
 pub use values::is_private;
@@ -34,6 +34,18 @@ pub struct Loaded {
     pub notices: Vec<Notice>,
 }
 
+/// The keys of the configuration that make the mapping: they can be changed while the relay runs, and tried out.
+pub const MAPPING_KEYS: [&str; 8] = [
+    "event_mapping",
+    "property_mapping",
+    "group_mapping",
+    "unmapped_events",
+    "stale_after",
+    "lists",
+    "enrich",
+    "mapping_tests",
+];
+
 /// Reads the file at `path`. `env` looks up one variable of the environment.
 pub fn load(path: &Path, env: &dyn Fn(&str) -> Option<String>) -> Result<Loaded, ConfigError> {
     let text = std::fs::read_to_string(path).map_err(|source| ConfigError::Read { path: path.to_owned(), source })?;
@@ -45,8 +57,10 @@ pub fn parse(text: &str, source: &str, env: &dyn Fn(&str) -> Option<String>) -> 
     let report = reader::Report::new(env);
     let config = match yaml::read(text) {
         Ok(mut tree) => {
+            // Before the environment's values, which may be secrets, take their places.
+            let words = reader::words(&tree, &MAPPING_KEYS);
             interpolate::resolve(&mut tree, &report);
-            read::config(&tree, &report)
+            read::config(&tree, &report).map(|config| Config { mapping_words: words, ..config })
         }
         Err((line, error)) => {
             report.problem("", Some(line), Wrong::Syntax(error));
@@ -58,6 +72,12 @@ pub fn parse(text: &str, source: &str, env: &dyn Fn(&str) -> Option<String>) -> 
         Some(config) if problems.is_empty() => Ok(Loaded { config, notices }),
         _ => Err(ConfigErrors { source: source.to_owned(), problems }),
     }
+}
+
+/// A block of YAML as JSON, for whoever hands a part of a configuration on.
+pub fn block(text: &str) -> Result<serde_json::Map<String, serde_json::Value>, BlockError> {
+    let tree = yaml::read(text).map_err(|(line, error)| BlockError::Syntax { line, error })?;
+    reader::block(&tree).ok_or(BlockError::Shape)
 }
 
 #[cfg(test)]

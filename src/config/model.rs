@@ -51,6 +51,8 @@ pub struct Config {
     /// `None` without a `brevo` block and without `BREVO_API_KEY`: records are skipped for Brevo, rule `disabled`.
     pub brevo: Option<Brevo>,
     pub mapping: Mapping,
+    /// What the file says of the mapping, for showing: by its keys, `${NAME}` as it is written.
+    pub mapping_words: serde_json::Map<String, serde_json::Value>,
     pub privacy: Privacy,
     pub server: Server,
     pub store: Store,

@@ -398,6 +398,22 @@ fn json(node: &Node) -> serde_json::Value {
     }
 }
 
+/// A block of keys as JSON; `None` for anything else. Nothing at all is a block without keys.
+pub(super) fn block(node: &Node) -> Option<serde_json::Map<String, serde_json::Value>> {
+    match &node.value {
+        Value::Null => Some(serde_json::Map::new()),
+        Value::Map(entries) => Some(entries.iter().map(|(key, node)| (key.text.clone(), json(node))).collect()),
+        Value::Scalar(_) | Value::List(_) => None,
+    }
+}
+
+/// What stands at `keys`, at the top of a configuration.
+pub(super) fn words(tree: &Node, keys: &[&str]) -> serde_json::Map<String, serde_json::Value> {
+    let mut words = block(tree).unwrap_or_default();
+    words.retain(|key, _| keys.contains(&key.as_str()));
+    words
+}
+
 /// `https://user:password@host`.
 fn may_hold_login(text: &str) -> bool {
     text.contains("//") && text.contains('@')

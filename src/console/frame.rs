@@ -11,10 +11,15 @@ pub const FRAGMENT: &str = "x-fragment";
 /// Name and address of each page, in the order of the bar.
 const PAGES: &[(&str, &str)] = &[
     ("Overview", "/console"),
+    ("Records", "/console/records"),
     ("People", "/console/people"),
     ("Dead letters", "/console/dead-letters"),
+    ("Mapping", "/console/mapping"),
+    ("Cohorts", "/console/cohorts"),
+    ("Backfills", "/console/backfills"),
     ("Lookup tables", "/console/lookup-tables"),
     ("Erasures", "/console/erasures"),
+    ("Audit", "/console/audit"),
 ];
 
 /// A page with the bar on top; `here` is the page's own address.

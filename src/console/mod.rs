@@ -36,9 +36,10 @@ pub struct Console {
 }
 
 impl Console {
-    pub fn new(admin: admin::Parts) -> Result<Self, getrandom::Error> {
+    /// `list_runs`: the admin API of the runs into lists, for callers who are known.
+    pub fn new(admin: admin::Parts, list_runs: Router) -> Result<Self, getrandom::Error> {
         let sessions = Sessions::new(admin.auth.clone(), admin.clock.clone())?;
-        Ok(Self { sessions, pulse: Pulse::new(), api: Api::new(admin::known_callers_router(admin)) })
+        Ok(Self { sessions, pulse: Pulse::new(), api: Api::new(admin::known_callers_router(admin).merge(list_runs)) })
     }
 
     /// Takes the samples that the overview's charts are drawn from, for as long as the process lives.
@@ -53,6 +54,15 @@ pub fn router(console: Console) -> Router {
         .route("/console", get(pages::overview::page))
         .route("/console/live", get(pages::overview::live))
         .route("/console/destinations/{name}/{what}", post(pages::overview::gate))
+        .route("/console/records", get(pages::records::page))
+        .route("/console/records/live", get(pages::records::live))
+        .route("/console/mapping", get(pages::mapping::page).post(pages::mapping::act))
+        .route("/console/cohorts", get(pages::cohorts::page).post(pages::cohorts::begin))
+        .route("/console/cohorts/live", get(pages::cohorts::live))
+        .route("/console/cohorts/runs/{id}", get(pages::cohorts::run))
+        .route("/console/backfills", get(pages::backfills::page).post(pages::backfills::act))
+        .route("/console/backfills/live", get(pages::backfills::live))
+        .route("/console/audit", get(pages::audit::page))
         .route("/console/people", get(pages::people::page))
         .route("/console/people/erase", post(pages::people::erase))
         .route("/console/dead-letters", get(pages::dead_letters::page).post(pages::dead_letters::act))

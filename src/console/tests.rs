@@ -91,8 +91,26 @@ async fn nothing_is_shown_without_a_session() {
     let door = Door::new(json!({}));
     let good = door.log_in("all").await;
     let forged = good.replacen("=A", "=B", 1);
-    for path in ["/console", "/console/people", "/console/dead-letters", "/console/lookup-tables", "/console/erasures"]
-    {
+    let pages = [
+        "",
+        "/live",
+        "/records",
+        "/records/live",
+        "/people",
+        "/dead-letters",
+        "/dead-letters/export",
+        "/mapping",
+        "/cohorts",
+        "/cohorts/live",
+        "/cohorts/runs/1",
+        "/backfills",
+        "/backfills/live",
+        "/lookup-tables",
+        "/erasures",
+        "/audit",
+    ];
+    for path in pages.map(|page| format!("/console{page}")) {
+        let path = &*path;
         for cookie in ["", "mixrelay_session=x", &forged] {
             let response = door.ask("GET", path, cookie, "").await;
             assert_eq!(response.status(), StatusCode::SEE_OTHER, "{path} {cookie}");
@@ -169,7 +187,15 @@ async fn what_a_record_says_is_text() {
 async fn personal_data_is_asked_for_masked_until_somebody_who_may_wants_to_see_it() {
     let door = Door::new(json!({}));
     let (viewer, admin) = (door.log_in("look").await, door.log_in("all").await);
-    for page in ["/console/dead-letters?", "/console/dead-letters/export?", "/console/people?id=u&"] {
+    let pages = [
+        "/console/dead-letters?",
+        "/console/dead-letters/export?",
+        "/console/people?id=u&",
+        "/console/records?",
+        "/console/records/live?",
+        "/console/cohorts/runs/1?",
+    ];
+    for page in pages {
         for (cookie, unmask, masked) in [
             (&viewer, "", "masked=true"),
             (&viewer, "unmask=true", "masked=true"),
@@ -181,6 +207,44 @@ async fn personal_data_is_asked_for_masked_until_somebody_who_may_wants_to_see_i
             let asked = door.asked();
             assert!(!asked.is_empty() && asked.iter().all(|(_, path, _)| path.contains(masked)), "{page} {asked:?}");
         }
+    }
+}
+
+#[tokio::test]
+async fn a_backfill_is_asked_for_in_the_forms_words() {
+    let door = Door::new(json!({ "dry_run": true }));
+    let cookie = door.log_in("all").await;
+    let csrf = door.csrf(&cookie).await;
+    door.asked();
+    let form = "what=events&from=2026-01-01&to=&events=A%0D%0A+B+%0D%0A&dry_run=yes";
+    let page = text(door.ask("POST", "/console/backfills", &cookie, &format!("csrf={csrf}&{form}")).await).await;
+    assert!(page.contains("Begun."), "{page}");
+    let (method, path, body) = door.asked().into_iter().next().unwrap();
+    assert_eq!((&*method, &*path), ("POST", "/v1/backfills"));
+    let asked = json!({ "what": "events", "from": "2026-01-01", "events": ["A", "B"], "dry_run": true, "trigger_automations": false });
+    assert_eq!(serde_json::from_str::<Value>(&body).unwrap(), asked);
+    door.ask("POST", "/console/backfills", &cookie, &format!("csrf={csrf}&cancel=a/b")).await;
+    assert_eq!(door.asked()[0].1, "/v1/backfills/a%2Fb/cancel");
+}
+
+#[tokio::test]
+async fn a_mapping_is_tried_as_it_is_written_in_the_file() {
+    let door = Door::new(json!({}));
+    let cookie = door.log_in("look").await;
+    let csrf = door.csrf(&cookie).await;
+    let tried = async |form: &str| {
+        door.asked();
+        let response = door.ask("POST", "/console/mapping", &cookie, &format!("csrf={csrf}&order=try&{form}")).await;
+        let asked = door.asked().into_iter().find(|(method, ..)| method == "POST");
+        (response.status(), asked.map(|(_, path, body)| (path, serde_json::from_str::<Value>(&body).unwrap())))
+    };
+    let (_, asked) = tried("recent=50&unmask=true&mapping=event_mapping:%0A++A:+%22yes%22&records={}").await;
+    let (path, body) = asked.unwrap();
+    assert_eq!(path, "/v1/mapping/preview?masked=true", "a viewer sees nothing unmasked");
+    assert_eq!(body, json!({ "records": [{}], "recent": 50, "mapping": { "event_mapping": { "A": "yes" } } }));
+    for wrong in ["mapping=[", "mapping=a", "records={"] {
+        let (status, asked) = tried(wrong).await;
+        assert!(status == StatusCode::BAD_REQUEST && asked.is_none(), "{wrong}");
     }
 }
 

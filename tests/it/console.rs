@@ -11,10 +11,15 @@ use crate::harness::{PATIENCE, Relay, Sandbox, eventually, same};
 /// Every page, and what it says of itself.
 const PAGES: &[(&str, &str)] = &[
     ("/console", "Overview"),
+    ("/console/records", "Records"),
     ("/console/people?id=u-1", "People"),
     ("/console/dead-letters", "Dead letters"),
+    ("/console/mapping", "Mapping"),
+    ("/console/cohorts", "Cohorts"),
+    ("/console/backfills", "Backfills"),
     ("/console/lookup-tables", "Lookup tables"),
     ("/console/erasures", "Erasures"),
+    ("/console/audit", "Audit"),
 ];
 
 async fn text(browser: &mut Browser) -> String {
@@ -139,6 +144,176 @@ async fn dead_letters_are_looked_through_sent_again_and_let_go() {
     for action in ["purge", "replay", "unmask", "export"] {
         assert!(actions.contains(&action), "no {action} in {audit}");
     }
+}
+
+#[tokio::test]
+async fn a_mapping_is_tried_on_what_has_just_passed_and_taken_up() {
+    let sandbox = Sandbox::start().await;
+    let (mut relay, mut browser) = opened(&sandbox).await;
+    relay.take("/track", &json!([event("Purchase", "u-1", "n1")])).await;
+    relay.take("/track", &json!([event("Viewed", "u-1", "n2")])).await;
+    relay.drained("brevo").await;
+    browser.call("goto", json!([relay.url("/console/mapping")])).await;
+    says(&mut browser, "Version 1").await;
+
+    // What cannot be a mapping is told, and what was written is still there.
+    browser.call("fill", json!(["#mapping", "event_mapping: { Viewed: page_viewed"])).await;
+    press(&mut browser, "Show what Brevo would get").await;
+    says(&mut browser, "The mapping: line").await;
+    let mapping = "event_mapping:\n  Purchase: order_completed\n  Viewed: page_viewed";
+    browser.call("fill", json!(["#mapping", mapping])).await;
+    press(&mut browser, "Show what Brevo would get").await;
+    says(&mut browser, "1 of 3 records would be sent otherwise.").await;
+    says(&mut browser, "page_viewed").await;
+    let shown = text(&mut browser).await;
+    assert!(shown.contains("skip unmapped event: 1") && !shown.contains("ada@example.com"), "{shown}");
+    looks_well(&mut browser, "trial").await;
+
+    // One's own record.
+    let own = json!({ "event": "Viewed", "properties": { "distinct_id": "u-1", "page": "/home" } });
+    browser.call("fill", json!(["#records", own.to_string()])).await;
+    browser.call("selectOption", json!(["#recent", ""])).await;
+    press(&mut browser, "Show what Brevo would get").await;
+    says(&mut browser, "1 of 1 records would be sent otherwise.").await;
+    says(&mut browser, "/home").await;
+
+    // In force once it stands in the file.
+    press(&mut browser, "Reload the file's mapping").await;
+    says(&mut browser, "The file says what is in force already.").await;
+    relay.configure(json!({ "event_mapping": { "Viewed": "page_viewed" } }));
+    press(&mut browser, "Reload the file's mapping").await;
+    says(&mut browser, "Version 2 is in force.").await;
+    relay.take("/track", &json!([event("Viewed", "u-1", "n3")])).await;
+    eventually(PATIENCE, async || same("sent", sandbox.brevo_events().await.len(), 2)).await;
+    // A refusal is an answer with a status of its own, which Chromium tells its console.
+    let complaints = browser.complaints().await;
+    let others: Vec<_> = complaints.as_array().unwrap().iter().filter(|one| !one.to_string().contains("400")).collect();
+    assert!(others.is_empty(), "{complaints}");
+}
+
+#[tokio::test]
+async fn records_appear_as_they_come_and_say_what_became_of_them() {
+    let sandbox = Sandbox::start().await;
+    let (relay, mut browser) = opened(&sandbox).await;
+    browser.call("goto", json!([relay.url("/console/records?event=Purchase")])).await;
+    says(&mut browser, "No record is like that.").await;
+    relay.take("/track", &json!([event("Purchase", "u-1", "n1"), event("Viewed", "u-1", "n2")])).await;
+    says(&mut browser, "Brevo: done").await;
+    assert!(!text(&mut browser).await.contains("Viewed"), "another event");
+    browser.call("goto", json!([relay.url("/console/records")])).await;
+    says(&mut browser, "Viewed").await;
+    says(&mut browser, "Brevo: skipped").await;
+    looks_well(&mut browser, "tail").await;
+    browser.call("selectOption", json!(["#by", "email"])).await;
+    browser.call("fill", json!(["#of", "ada@example.com"])).await;
+    browser.call("selectOption", json!(["#kind", "profile"])).await;
+    press(&mut browser, "Filter").await;
+    says(&mut browser, "profile update").await;
+    assert!(!text(&mut browser).await.contains("Purchase"));
+    press(&mut browser, "Show personal data").await;
+    browser.call("click", json!(["ol.letters summary"])).await;
+    says(&mut browser, "ada@example.com").await;
+    same("complaints", browser.complaints().await, Value::Array(Vec::new())).unwrap();
+}
+
+#[tokio::test]
+async fn cohorts_and_backfills_are_begun_followed_and_written_down() {
+    let sandbox = Sandbox::start().await;
+    let (relay, mut browser) = opened(&sandbox).await;
+    sandbox.control("POST", "/brevo/seed", json!({ "lists": [{ "id": 16, "name": "Engaged" }] })).await;
+    let cohort = json!({ "id": 7, "name": "Engaged users", "members": ["u-1", "stranger"] });
+    let profile = json!({ "distinct_id": "u-1", "properties": { "$email": "ada@example.com" } });
+    sandbox.control("POST", "/mixpanel/seed", json!({ "profiles": [profile], "cohorts": [cohort] })).await;
+
+    browser.call("goto", json!([relay.url("/console/cohorts")])).await;
+    says(&mut browser, "No cohort has been brought into a list.").await;
+    press(&mut browser, "Ask Mixpanel for its cohorts").await;
+    says(&mut browser, "Engaged users").await;
+    browser.call("fill", json!(["#cohort", "7"])).await;
+    browser.call("fill", json!(["#list", "16"])).await;
+    press(&mut browser, "Bring it into the list").await;
+    for part in ["into list 16", "Engaged users", "done", "no address"] {
+        says(&mut browser, part).await;
+    }
+    assert!(!text(&mut browser).await.contains("stranger"));
+    looks_well(&mut browser, "run").await;
+    press(&mut browser, "Show personal data").await;
+    says(&mut browser, "stranger").await;
+    press(&mut browser, "All runs").await;
+    says(&mut browser, "Engaged users").await;
+    looks_well(&mut browser, "runs").await;
+
+    // First a dry run, which counts; then the same for good.
+    browser.call("goto", json!([relay.url("/console/backfills")])).await;
+    says(&mut browser, "There has been no backfill.").await;
+    browser.call("click", json!(["text=Begin a backfill"])).await;
+    press(&mut browser, "/^Begin$/").await;
+    says(&mut browser, "Begun. Nothing is sent").await;
+    says(&mut browser, "Do it for good").await;
+    press(&mut browser, "Do it for good").await;
+    eventually(PATIENCE, async || {
+        let found = text(&mut browser).await;
+        if found.matches("done").count() == 2 { Ok(()) } else { Err(found) }
+    })
+    .await;
+    looks_well(&mut browser, "backfill").await;
+
+    browser.call("goto", json!([relay.url("/console/audit")])).await;
+    for action in ["sync", "backfill", "unmask"] {
+        says(&mut browser, action).await;
+    }
+    looks_well(&mut browser, "audited").await;
+    same("complaints", browser.complaints().await, Value::Array(Vec::new())).unwrap();
+}
+
+/// The pictures of docs/console.md are made here: `MIXRELAY_TEST_SCREENSHOTS=$PWD/docs/images` and this test alone.
+#[tokio::test]
+async fn a_refusal_is_found_mended_and_sent_again() {
+    let sandbox = Sandbox::start().await;
+    // A list that somebody has deleted at Brevo.
+    let mut relay = Relay::start(&sandbox, json!({ "lists": { "all_users": 99 } })).await;
+    let people = ["ada", "bob", "eve"].map(|name| {
+        json!({ "$token": TOKEN, "$distinct_id": name, "$set": { "$email": format!("{name}@example.com"), "plan": "pro" } })
+    });
+    relay.take("/engage", &json!(people)).await;
+    relay.dead_letters("brevo", 3).await;
+    let mut browser = Browser::open().await;
+    browser.log_in(&relay).await;
+    says(&mut browser, "3 records were refused by Brevo and are held as dead letters.").await;
+    browser.screenshot("console-refused").await;
+
+    // Why.
+    press(&mut browser, "See each with the vendor's answer").await;
+    says(&mut browser, "List ID 99 does not exist").await;
+    browser.screenshot("console-dead-letters").await;
+
+    // The mapping names the list that is there; it is taken up.
+    browser.call("goto", json!([relay.url("/console/mapping")])).await;
+    relay.configure(json!({ "lists": { "all_users": 15 } }));
+    press(&mut browser, "Reload the file's mapping").await;
+    says(&mut browser, "Version 2 is in force.").await;
+    browser.screenshot("console-mapping").await;
+
+    // What would be sent now, and then it is.
+    browser.call("goto", json!([relay.url("/console/dead-letters")])).await;
+    press(&mut browser, "Send again all…").await;
+    says(&mut browser, "Send 3 letters again?").await;
+    browser.screenshot("console-replay").await;
+    browser.call("press", json!([".asks button[type=submit]", "Enter"])).await;
+    says(&mut browser, "3 letters are sent again.").await;
+    relay.drained("brevo").await;
+    browser.call("goto", json!([relay.url("/console")])).await;
+    says(&mut browser, "Nothing is stuck.").await;
+    browser.screenshot("console-overview").await;
+    for name in ["ada", "bob", "eve"] {
+        let contact = sandbox.brevo_contact(&format!("{name}@example.com")).await.unwrap();
+        assert_eq!(
+            (&contact["listIds"], &contact["attributes"]["PLAN_TYPE"]),
+            (&json!([15]), &json!("pro")),
+            "{contact}"
+        );
+    }
+    same("complaints", browser.complaints().await, Value::Array(Vec::new())).unwrap();
 }
 
 #[tokio::test]

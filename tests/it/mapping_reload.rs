@@ -124,9 +124,14 @@ async fn a_record_is_traced_by_its_id_its_person_and_their_address() {
         query = format!("distinct_id=other&limit=5&cursor={next}");
     }
     assert_eq!(count, 40);
-    for (query, status) in
-        [("", 400), ("email=x@example.com", 404), ("insert_id=a&email=b", 400), ("insert_id=a&cursor=x", 400)]
-    {
+    for (query, status) in [
+        ("", 200),
+        ("kind=profile", 200),
+        ("kind=x", 400),
+        ("email=x@example.com", 404),
+        ("insert_id=a&email=b", 400),
+        ("insert_id=a&cursor=x", 400),
+    ] {
         assert_eq!(relay.admin("GET", &format!("/v1/trace?{query}")).await.status, status, "{query}");
     }
 }

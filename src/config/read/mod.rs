@@ -45,6 +45,7 @@ pub(super) fn config(tree: &Node, report: &Report<'_>) -> Option<Config> {
         mixpanel: mixpanel?,
         brevo: brevo.ok()?,
         mapping,
+        mapping_words: serde_json::Map::new(),
         privacy,
         server,
         store,

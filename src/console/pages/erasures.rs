@@ -9,7 +9,7 @@ use serde_json::Value;
 use crate::console::Console;
 use crate::console::frame::{self, number};
 use crate::console::json::{count, items, pretty, text};
-use crate::console::pieces::{Column, address, column, figures, folded, table};
+use crate::console::pieces::{Column, address, column, figures, folded, moment, table};
 use crate::console::session::Session;
 
 const HERE: &str = "/console/erasures";
@@ -70,7 +70,7 @@ fn row(erasure: &Value) -> Markup {
     };
     html! {
         tr {
-            td { (text(erasure, "requested_at")) }
+            td { (moment(text(erasure, "requested_at"))) }
             td { (text(erasure, "asked").replace('_', " ")) }
             td .number { (number(count(erasure, "erased_ids"))) }
             td { (text(&erasure["relay"], "stage").replace('_', " ")) }

@@ -1,8 +1,13 @@
 //! One file for each page.
 
+pub mod audit;
+pub mod backfills;
+pub mod cohorts;
 pub mod dead_letters;
 pub mod erasures;
 mod forecast;
 pub mod lookup_tables;
+pub mod mapping;
 pub mod overview;
 pub mod people;
+pub mod records;

@@ -11,7 +11,7 @@ use crate::console::Console;
 use crate::console::frame::{self, chart, duration, number};
 use crate::console::json::{count, encoded, items, text};
 use crate::console::pages::forecast;
-use crate::console::pieces::{Outcome, column, figures, order, table, vendor as label};
+use crate::console::pieces::{Outcome, address, column, figures, order, table, vendor as label};
 use crate::console::pulse::Lines;
 use crate::console::session::Session;
 
@@ -62,11 +62,11 @@ fn shown(session: &Session, status: &Value, lines: &Lines) -> Markup {
 
 /// One sentence for each thing that is wrong, or that nothing is.
 fn verdict(status: &Value, legs: &[Value]) -> Markup {
-    let mut troubles: Vec<(bool, String, String)> = Vec::new();
+    let mut troubles: Vec<(bool, String, Markup)> = Vec::new();
     if let Some(why) = status["store"]["refuses"].as_str() {
         let next =
             "Free disk space, or give the store a larger disk: apps keep what they cannot send for a while only.";
-        troubles.push((true, format!("Nothing is accepted: {why}."), next.to_owned()));
+        troubles.push((true, format!("Nothing is accepted: {why}."), html! { (next) }));
     }
     for leg in legs {
         let name = label(text(leg, "destination"));
@@ -78,23 +78,25 @@ fn verdict(status: &Value, legs: &[Value]) -> Markup {
         match text(&leg["state"], "is") {
             "paused" => {
                 let advice = text(leg, "advice");
-                troubles.push((true, format!("{name} is paused: {advice}."), format!("{waiting}.{}", lasts(leg))));
+                troubles.push((true, format!("{name} is paused: {advice}."), html! { (waiting) "." (lasts(leg)) }));
             }
             "backing_off" => {
                 let failures = count(&leg["state"], "failures");
                 let why = format!("{name} does not answer, or answers with errors ({failures} times in a row).");
-                troubles.push((true, why, format!("The relay tries again by itself. {waiting}.{}", lasts(leg))));
+                troubles.push((true, why, html! { "The relay tries again by itself. " (waiting) "." (lasts(leg)) }));
             }
             _ if leg["oldest_undelivered_seconds"].as_f64().is_some_and(|age| age > YOUNG) => {
                 let next = "Look at the budgets below: a call that has to wait for its vendor's limit waits here.";
-                troubles.push((false, format!("{name} is behind: {waiting}."), next.to_owned()));
+                troubles.push((false, format!("{name} is behind: {waiting}."), html! { (next) }));
             }
             _ => {}
         }
         let dead = count(leg, "dead_letters");
         if dead > 0 {
             let why = format!("{} records were refused by {name} and are held as dead letters.", number(dead));
-            troubles.push((false, why, "Dead letters shows each with the vendor's answer.".to_owned()));
+            let path = address("/console/dead-letters", &[("destination", text(leg, "destination"))]);
+            let next = html! { a href=(path) { "See each with the vendor's answer" } ", mend the reason, and send them again." };
+            troubles.push((false, why, next));
         }
     }
     html! {

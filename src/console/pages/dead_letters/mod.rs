@@ -16,7 +16,7 @@ use crate::console::Console;
 use crate::console::frame;
 use crate::console::guard::Form;
 use crate::console::json::{items, pretty, text};
-use crate::console::pieces::{Choice, address, beside, choice, field, unmasking, vendor};
+use crate::console::pieces::{Choice, address, beside, choice, field, moment, unmasking, vendor};
 use crate::console::session::Session;
 use crate::settlement::DeadReason;
 
@@ -76,7 +76,11 @@ pub async fn act(
     Extension(form): Extension<Form>,
 ) -> Response {
     let outcome = Order::read(&form).given(&console, &session, &filter).await;
-    let list = listed(&console, &session, &filter).await;
+    let list = if outcome.is_question() {
+        html! {}
+    } else {
+        listed(&console, &session, &filter).await
+    };
     outcome.on(|said| put_together(&session, said, list))
 }
 
@@ -157,7 +161,7 @@ fn entry(session: &Session, filter: &Filter, letter: &Value) -> Markup {
                 }
                 strong { (vendor(text(letter, "destination"))) " refused this " (text(letter, "kind")) }
                 span .badge .bad { (text(letter, "reason").replace('_', " ")) }
-                span .quiet { (text(letter, "died_at")) " " code { (id) } }
+                span .quiet { (moment(text(letter, "died_at"))) " " code { (id) } }
             }
             (beside(&[
                 ("The record", &pretty(&letter["record"])),

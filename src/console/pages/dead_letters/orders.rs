@@ -13,7 +13,7 @@ use crate::console::api::Refusal;
 use crate::console::frame::{self, number};
 use crate::console::guard::Form;
 use crate::console::json::{count, items, pretty, text};
-use crate::console::pieces::{Outcome, address, beside, order};
+use crate::console::pieces::{Outcome, address, beside, fate, order};
 use crate::console::session::Session;
 
 /// Calls of the API, of up to a thousand letters each, that one press makes; the page then offers to go on.
@@ -224,25 +224,10 @@ fn difference(letters: &[Value]) -> Markup {
     html! {
         h3 { "What would be sent now, by today's mapping" }
         @for letter in letters {
-            @let now = &letter["now"];
-            p {
-                strong { (text(now, "decision").replace('_', " ")) } " " code { (text(letter, "id")) } " "
-                (text(now, "explanation"))
-            }
-            (beside(&[("The record", &pretty(&letter["record"])), ("Now", &pretty(&shortened(now)))]))
+            p { code { (text(letter, "id")) } }
+            (beside(&[("The record", &pretty(&letter["record"])), ("Now", &fate(&letter["now"]))]))
         }
     }
-}
-
-/// The calls, or what else there is to say, without what stands above it.
-fn shortened(now: &Value) -> Value {
-    let Value::Object(fields) = now else { return now.clone() };
-    let said = ["kind", "decision", "explanation"];
-    fields
-        .iter()
-        .filter(|(key, _)| !said.contains(&key.as_str()))
-        .map(|(key, value)| (key.clone(), value.clone()))
-        .collect()
 }
 
 fn buttons(session: &Session, label: impl Fn(&str) -> String) -> Markup {
