@@ -98,6 +98,26 @@ async fn each_cause_is_told_once_signed_and_not_again_after_a_restart() {
     }
 }
 
+/// CORE 12: an erasure that a vendor refuses for good does not end in silence.
+#[tokio::test]
+async fn core_12_an_erasure_that_mixpanel_refuses_is_told() {
+    let sandbox = Sandbox::start().await;
+    let (receiver, url) = Receiver::start().await;
+    let alerts = json!({ "webhooks": [{ "url": url, "secret": format!("whsec_{SECRET}") }] });
+    let mixpanel = json!({ "mixpanel": { "oauth_token": "sandbox-oauth" } });
+    let relay = Relay::start(&sandbox, json!({ "alerts": alerts, "connectors": mixpanel })).await;
+    let refusal =
+        json!({ "kind": "status", "status": 403, "body": { "status": "error", "error": "no such privilege" } });
+    sandbox.faults(Sandbox::fault("mixpanel", "/api/app/data-deletions", refusal)).await;
+    relay.admin("DELETE", "/v1/people/ada").await;
+    receiver.has(&["mixrelay.erasure_failed"]).await;
+    let receipt = relay.admin("GET", "/v1/erasures").await.ok().json()["items"][0].clone();
+    assert_eq!(receipt["mixpanel"]["state"]["is"], "failed", "{receipt}");
+    assert_eq!(receipt["brevo"]["state"]["is"], "done", "{receipt}");
+    assert!(receipt["mixpanel"]["said"].as_str().unwrap().contains("no such privilege"), "{receipt}");
+    assert!(receipt["finished_at"].is_string(), "{receipt}");
+}
+
 #[test]
 fn the_rules_for_prometheus_fire_on_what_they_name_and_on_nothing_else() {
     let dir = concat!(env!("CARGO_MANIFEST_DIR"), "/deploy/prometheus");

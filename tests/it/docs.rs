@@ -35,3 +35,29 @@ fn the_architecture_names_files_that_exist() {
         assert!(places.iter().any(|path| path.exists()), "docs/architecture.md: {name}");
     }
 }
+
+fn sources(directory: &Path, all: &mut String) {
+    for entry in std::fs::read_dir(directory).unwrap() {
+        let path = entry.unwrap().path();
+        if path.is_dir() {
+            sources(&path, all);
+        } else if path.extension().is_some_and(|extension| extension == "rs") {
+            all.push_str(&std::fs::read_to_string(&path).unwrap());
+        }
+    }
+}
+
+#[test]
+fn the_traces_of_the_core_are_tests_that_exist() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let text = std::fs::read_to_string(root.join("docs/architecture.md")).unwrap();
+    let section = text.split("\n## ").find(|section| section.starts_with("Where each trace")).unwrap();
+    let mut all = String::new();
+    ["src", "tests"].iter().for_each(|directory| sources(&root.join(directory), &mut all));
+    let tests = section.lines().filter_map(|line| line.strip_suffix(" |")?.rsplit_once("| ")).map(|(_, tests)| tests);
+    let names: Vec<&str> = tests.flat_map(|tests| tests.split('`').skip(1).step_by(2)).collect();
+    for name in &names {
+        assert!(all.contains(&format!("fn {name}(")), "docs/architecture.md: no test {name}");
+    }
+    assert!(names.len() > 30, "{names:?}");
+}

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use serde_json::json;
 
+use crate::clock::Clock as _;
 use crate::delivery::testing::{PATIENCE, Setup, World, eventually, text};
 use crate::record::{Destination, Destinations, EntryId, Kind};
 use crate::settlement::SkipRule;
@@ -172,6 +173,27 @@ async fn core8_a_resend_is_known_at_every_moment() {
     assert_eq!(relay.skipped(BREVO, SkipRule::Duplicate), 150);
     relay.drain().await;
     assert_eq!(world.brevo_events().await.len(), 150);
+}
+
+/// The window is bounded: beyond it the same event is an event again.
+#[tokio::test]
+async fn core8_a_resend_is_known_as_long_as_the_window_is() {
+    let world = World::new(Setup { dedup_window: Duration::from_hours(1), ..Setup::brevo() }).await;
+    let relay = world.relay().await;
+    let mut resend = world.purchase("u", 1);
+    relay.append(vec![world.set("u", json!({"$email": "u@example.com"})), resend.clone()]).await;
+    relay.append(vec![resend.clone()]).await;
+    relay.settled().await;
+    // From here on it is what is stored that counts.
+    relay.drain().await;
+    world.clock.shift(3 * 3_600_000);
+    let relay = world.relay().await;
+    resend.received_at = world.clock.now();
+    relay.append(vec![resend]).await;
+    relay.settled().await;
+    assert_eq!(relay.skipped(BREVO, SkipRule::Duplicate), 1);
+    relay.drain().await;
+    assert_eq!(numbers(&world.brevo_events().await), [1, 1]);
 }
 
 #[tokio::test]

@@ -1,13 +1,16 @@
 //! Who waits for long takes nothing from the others.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use serde_json::json;
 
 use crate::config::Parking;
 use crate::delivery::testing::{Setup, World, eventually};
+use crate::people::shelf;
 use crate::record::Destination;
 use crate::settlement::SkipRule;
+use crate::store::State;
 use crate::vendor::verdict::PauseCause;
 
 const BREVO: Destination = Destination::Brevo;
@@ -70,4 +73,62 @@ async fn core_7_rows_that_wait_for_the_vendor_do_not_keep_others_from_expiring()
     assert_eq!(relay.skipped(BREVO, SkipRule::Expired), 1);
     assert_eq!(relay.report(BREVO).await.parked, 600);
     relay.kill().await;
+}
+
+/// CORE 7: 429 and 5xx are the destination's affair. What waits for it waits in order, and on nobody's shelf.
+#[tokio::test]
+async fn core_7_trouble_of_the_destination_fills_no_shelf() {
+    for status in [429, 503] {
+        let world = World::new(Setup::brevo()).await;
+        let relay = world.relay().await;
+        let people: Vec<String> = (0..3).map(|n| format!("u{n}")).collect();
+        let known = people.iter().map(|id| world.set(id, json!({"$email": format!("{id}@example.com")})));
+        relay.append(known.collect()).await;
+        relay.settled().await;
+        world.faults(json!({"vendor": "brevo", "kind": "status", "status": status})).await;
+        let mut last = relay.append(vec![world.set("u0", json!({"plan": "pro"}))]).await;
+        for n in 0..300 {
+            last = relay.append(vec![world.purchase(&people[n % 3], n as i64)]).await;
+        }
+        eventually("tried again", async || world.requests("brevo", "/v3/events").await > 1).await;
+        let status = &relay.leg(BREVO).status;
+        eventually("read", async || status.snapshot().next_entry > last.entry).await;
+        let report = relay.report(BREVO).await;
+        assert_eq!((report.parked, report.backlog), (0, 301));
+        world.heal().await;
+        relay.settled().await;
+        relay.drain().await;
+        let sent = world.brevo_events().await;
+        for person in 0..3 {
+            let theirs: Vec<i64> = sent.iter().map(|(n, _)| *n).filter(|n| n % 3 == person).collect();
+            assert_eq!(theirs, (0..100).map(|n| 3 * n + person).collect::<Vec<_>>());
+        }
+    }
+}
+
+/// CORE 7: shelves are bounded in bytes too, and the oldest are out first.
+#[tokio::test]
+async fn core_7_shelves_that_hold_too_many_bytes_let_the_oldest_go() {
+    let mut world = World::new(Setup::brevo()).await;
+    let relay = world.relay().await;
+    let events: Vec<_> = (0..60).map(|n| world.purchase("u", n)).collect();
+    for event in &events {
+        relay.append(vec![event.clone()]).await;
+    }
+    relay.until(BREVO, "parked", |report| report.parked == 60).await;
+    relay.drain().await;
+    let bound = 20 * events[59].body.len() as u64;
+    world.setup.parking.max_bytes = bound;
+    // A start looks for surplus at once.
+    let relay = world.relay().await;
+    let state: Arc<dyn State> = relay.store.state.clone();
+    eventually("within its bounds", async || shelf::totals(&state).await.unwrap().1 <= bound).await;
+    drop(state);
+    let parked = relay.report(BREVO).await.parked;
+    assert!(parked > 0 && relay.skipped(BREVO, SkipRule::Expired) == 60 - parked, "{parked}");
+    relay.append(vec![world.set("u", json!({"$email": "u@example.com"}))]).await;
+    relay.until(BREVO, "done", |report| report.backlog == 0 && report.parked == 0).await;
+    relay.drain().await;
+    let arrived: Vec<i64> = world.brevo_events().await.iter().map(|(n, _)| *n).collect();
+    assert_eq!(arrived, (60 - parked as i64..60).collect::<Vec<_>>());
 }
