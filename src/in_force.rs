@@ -292,9 +292,11 @@ async fn compiled(config: &Config, said: &Said, tables: &Arc<Catalog>) -> Result
     };
     let places = geoip.is_some();
     let sources = Arc::new(TableSources::new(tables.clone(), geoip));
-    Ok(mapping
+    mapping
         .with_enrichment(Enricher::new(&said.columns, places, sources))
         .with_privacy(Rules::new(&config.privacy.brevo, config.privacy.hash_key.as_ref()))
         .with_consent(&config.privacy.consent)
-        .with_profile_deletion(config.deletion.on_profile_delete))
+        .with_profile_deletion(config.deletion.on_profile_delete)
+        .with_datasets(&config.cohorts.datasets)
+        .map_err(CompileError::Mapping)
 }

@@ -17,6 +17,7 @@ pub mod clock;
 pub mod cohorts;
 pub mod config;
 pub mod console;
+pub mod datasets;
 pub mod delivery;
 pub mod edge;
 pub mod erasure;

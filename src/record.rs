@@ -91,10 +91,12 @@ pub enum Origin {
     MixpanelStream,
     /// The relay itself: marks where in the journal an erasure was asked for (CORE 12). For no destination.
     Erasure,
+    /// A row of a data set. Its body names the data set, whose columns its properties are.
+    Dataset,
 }
 
 impl Origin {
-    pub const ALL: [Origin; 8] = [
+    pub const ALL: [Origin; 9] = [
         Origin::App,
         Origin::Replay,
         Origin::ReplayToTrigger,
@@ -103,6 +105,7 @@ impl Origin {
         Origin::BrevoWebhook,
         Origin::MixpanelStream,
         Origin::Erasure,
+        Origin::Dataset,
     ];
 
     /// The origin as it is stored: a byte that never changes its meaning.
@@ -116,6 +119,7 @@ impl Origin {
             Origin::Erasure => 5,
             Origin::PullToTrigger => 6,
             Origin::ReplayToTrigger => 7,
+            Origin::Dataset => 8,
         }
     }
 
@@ -126,7 +130,7 @@ impl Origin {
 
     /// Whether the relay has read the record at Mixpanel: it goes behind an app's, and waits for nobody's identity.
     pub fn is_pulled(self) -> bool {
-        matches!(self, Origin::Pull | Origin::PullToTrigger)
+        matches!(self, Origin::Pull | Origin::PullToTrigger | Origin::Dataset)
     }
 
     /// Whether somebody has asked that it sets off automations however old it is.
@@ -143,6 +147,7 @@ impl Origin {
             Origin::BrevoWebhook => "brevo_webhook",
             Origin::MixpanelStream => "mixpanel_stream",
             Origin::Erasure => "erasure",
+            Origin::Dataset => "dataset",
         }
     }
 }

@@ -29,6 +29,7 @@ use crate::clock::SharedClock;
 use crate::cohorts;
 use crate::config::{BrevoMode, Config, WhenFull};
 use crate::console::{self, Console};
+use crate::datasets;
 use crate::delivery::brevo_leg::BrevoLeg;
 use crate::delivery::dead_letters::orders::Orders;
 use crate::delivery::mixpanel_leg::MixpanelLeg;
@@ -68,7 +69,7 @@ pub struct Relay {
     erasures: Arc<Desk>,
     /// What an erasure empties in memory.
     forget: Vec<Forget>,
-    lists: cohorts::Worker,
+    lists: lists::Workers,
     edge: axum::Router,
     doors: Doors,
     private: axum::Router,
@@ -132,10 +133,11 @@ impl Relay {
 
         let app = room.app_routes(erasures.clone())?;
         let desk = Arc::new(ReadSide::new(&config, room.keys.clone(), budgets.clone(), clock.clone())?);
-        let pulls = room.pulls(room.feed(&legs[1]), desk.clone())?;
+        let feed = room.feed(&legs[1]);
+        let pulls = room.pulls(feed.clone(), desk.clone())?;
         let reconciler = room.reconciler(&legs)?;
         let lookups = room.lookup_routes()?;
-        let lists::Lists { routes: list_routes, worker: lists, .. } = room.lists(&legs[1]).await?;
+        let lists::Lists { routes: list_routes, dataset_routes, workers: lists } = room.lists(&legs[1], feed).await?;
         let pace = SharedPace::default();
         let admin = admin::Parts {
             legs: Arc::new(legs.clone()),
@@ -161,7 +163,8 @@ impl Relay {
         };
         let known = cohorts::known_callers_router(list_routes.clone());
         let console = Console::new(admin.clone(), known).map_err(StartError::Console)?;
-        let list_runs = cohorts::admin_router(list_routes.clone(), admin.auth.clone());
+        let list_runs = cohorts::admin_router(list_routes.clone(), admin.auth.clone())
+            .merge(datasets::admin_router(dataset_routes, admin.auth.clone()));
         let (keys, tombstones, bell) = (room.keys.clone(), room.tombstones.clone(), room.bell.clone());
         let edge = EdgeParts { keys, tombstones, bell, ..EdgeParts::new(config.clone(), journal, clock.clone())? };
         let kept = desk.clone();

@@ -43,6 +43,8 @@ pub enum Action {
     Unmask,
     /// A day's counts, held against the vendors'.
     Compare,
+    /// A run of a data set, of which one that writes confirms the definition.
+    Dataset,
 }
 
 /// One line of the list.

@@ -19,8 +19,8 @@ use super::sight::Sight;
 use crate::clock::{SharedClock, UnixMillis};
 use crate::delivery::shift::Shift;
 use crate::in_force::{self, InForce, MappingRefused, Version};
-use crate::mapping::{CompiledMapping, preview_again};
-use crate::record::Record;
+use crate::mapping::{Came, CompiledMapping, preview_again};
+use crate::record::{Origin, Record};
 use crate::store::backwards::Backwards;
 use crate::store::{StoreError, WriteBatch};
 
@@ -91,7 +91,13 @@ pub async fn preview(
     let now = parts.clock.now();
     let mut items = Vec::new();
     for record in &asked.records {
-        items.push(previewed(None, record.get(), (now, now), &present.mapping, tried.as_ref()));
+        items.push(previewed(
+            None,
+            record.get(),
+            (Came { at: now, origin: Origin::App }, now),
+            &present.mapping,
+            tried.as_ref(),
+        ));
     }
     let recent = recent(&parts, asked.recent.unwrap_or(0).min(MOST)).await?;
     if !recent.is_empty() {
@@ -99,7 +105,8 @@ pub async fn preview(
     }
     for (position, record) in recent {
         let body = String::from_utf8_lossy(&record.body);
-        items.push(previewed(Some(position), &body, (record.received_at, now), &present.mapping, tried.as_ref()));
+        let came = Came { at: record.received_at, origin: record.origin };
+        items.push(previewed(Some(position), &body, (came, now), &present.mapping, tried.as_ref()));
     }
     let differing = tried.map(|_| items.iter().filter(|item| item.differs == Some(true)).count());
     Ok(sight.answer(&Preview { version: present.version.shown(), items, differing }, mask::previewed)?)
@@ -108,11 +115,11 @@ pub async fn preview(
 fn previewed(
     position: Option<String>,
     record: &str,
-    (received_at, now): (UnixMillis, UnixMillis),
+    (came, now): (Came, UnixMillis),
     present: &CompiledMapping,
     tried: Option<&CompiledMapping>,
 ) -> Previewed {
-    let shown = |mapping: &CompiledMapping| preview_again(record, mapping, received_at, Some(now));
+    let shown = |mapping: &CompiledMapping| preview_again(record, mapping, came, Some(now));
     let (now, then) = (shown(present), tried.map(shown));
     let differs = then.as_ref().map(|then| *then != now);
     let record = serde_json::from_str(record).unwrap_or_else(|_| Value::from(record));

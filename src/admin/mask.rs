@@ -166,9 +166,11 @@ pub fn previewed(preview: &mut Value) {
     });
 }
 
-/// A cohort's run with the people who could not be matched.
+/// A run of a cohort or a data set, with the people who could not be matched.
 pub fn run(run: &mut Value) {
-    each(run, "people", |unmatched| unmatched.get_mut("distinct_id").into_iter().for_each(value));
+    for people in ["people", "unmatched_people"] {
+        each(run, people, |unmatched| unmatched.get_mut("distinct_id").into_iter().for_each(value));
+    }
 }
 
 fn each(answer: &mut Value, key: &str, mask: impl FnMut(&mut Value)) {
@@ -250,6 +252,15 @@ mod tests {
             shown["items"][1],
             json!({ "record": { "a": "Ad…" }, "now": { "distinct_id": "Ad…" }, "position": "1.2.0" })
         );
+    }
+
+    #[test]
+    fn whoever_was_not_matched_is_not_named() {
+        let row = json!({ "distinct_id": "ada-1", "why": "no_address" });
+        let shown = json!({ "distinct_id": "ad…", "why": "no_address" });
+        assert_eq!(masked(run, json!({ "people": [row] })), json!({ "people": [shown] }));
+        let of_a_dataset = json!({ "people": 3, "unmatched_people": [row] });
+        assert_eq!(masked(run, of_a_dataset), json!({ "people": 3, "unmatched_people": [shown] }));
     }
 
     #[test]

@@ -36,6 +36,7 @@ fn the_document_has_exactly_the_operations_that_are_served() {
         .iter()
         .chain(crate::erasure::routes::OPERATIONS)
         .chain(crate::cohorts::OPERATIONS)
+        .chain(crate::datasets::OPERATIONS)
         .chain(crate::edge::lookup_tables::OPERATIONS)
         .chain(crate::webhooks::OPERATIONS)
         .map(|(method, path)| ((*method).to_owned(), (*path).to_owned()));

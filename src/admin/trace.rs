@@ -19,7 +19,7 @@ use super::mask;
 use super::sight::Sight;
 use crate::delivery::checkpoint::Checkpoint;
 use crate::delivery::dead_letters::{self, DeadLetterId, replay};
-use crate::mapping::preview_again;
+use crate::mapping::{Came, preview_again};
 use crate::mixpanel::keys;
 use crate::people::address_book::{self, Sought};
 use crate::people::roster::{self, PersonId, Roster};
@@ -220,7 +220,8 @@ impl Standing {
                 // As it would have been judged when it came; the mapping is the one in force.
                 let body = String::from_utf8_lossy(&record.body);
                 let mapping = parts.mapping.now().mapping.clone();
-                standing["mapping"] = preview_again(&body, &mapping, record.received_at, Some(record.received_at));
+                let came = Came { at: record.received_at, origin: record.origin };
+                standing["mapping"] = preview_again(&body, &mapping, came, Some(record.received_at));
             }
             destinations.insert(destination.label(), standing);
         }

@@ -56,7 +56,9 @@ pub(super) fn compiled(config: &Config) -> Result<CompiledMapping, InputError> {
     let sources = Arc::new(TableSources::new(Arc::new(lookup_tables(config)?), geoip));
     let mapping = mapping.with_enrichment(Enricher::new(&config.enrichment.columns, places, sources));
     let mapping = mapping.with_privacy(Rules::new(&config.privacy.brevo, config.privacy.hash_key.as_ref()));
-    Ok(mapping.with_consent(&config.privacy.consent).with_profile_deletion(config.deletion.on_profile_delete))
+    let mapping =
+        mapping.with_consent(&config.privacy.consent).with_profile_deletion(config.deletion.on_profile_delete);
+    mapping.with_datasets(&config.cohorts.datasets).map_err(InputError::Mapping)
 }
 
 /// Describes every record of `input`, one JSON value a line or, `pretty`, spread for people.

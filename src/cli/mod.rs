@@ -8,6 +8,7 @@ mod admin;
 mod backfill;
 mod check;
 mod cohorts;
+mod datasets;
 mod dead_letters;
 mod demo;
 mod health;
@@ -56,6 +57,9 @@ enum Command {
     /// Show Mixpanel's cohorts and bring them into Brevo lists, through the running relay.
     #[command(subcommand)]
     Cohorts(cohorts::Command),
+    /// Show data sets, and run them: what a question to Mixpanel says of people, as attributes and list members.
+    #[command(subcommand)]
+    Datasets(datasets::Command),
     /// Run the relay against both simulated vendors, send it what five SDKs send, and show what became of it.
     Demo(demo::Arguments),
     /// Ask the running relay whether it is alive.
@@ -91,6 +95,8 @@ enum Failure {
     Tls(#[source] reqwest::Error),
     #[error(transparent)]
     Cohorts(#[from] cohorts::CohortsError),
+    #[error(transparent)]
+    Dataset(#[from] datasets::NoSuch),
     #[error(transparent)]
     Backfill(#[from] backfill::BackfillError),
     #[error(transparent)]
@@ -133,6 +139,7 @@ pub fn run(args: impl IntoIterator<Item = OsString>) -> ExitCode {
         Command::Check(arguments) => check::run(&cli.config, arguments),
         Command::DeadLetters(command) => dead_letters::run(&cli.config, command),
         Command::Cohorts(command) => cohorts::run(&cli.config, command),
+        Command::Datasets(command) => datasets::run(&cli.config, command),
         Command::Demo(arguments) => demo::run(arguments),
         Command::Health => health::run(&cli.config),
         Command::Init(arguments) => init::run(&cli.config, arguments),

@@ -74,6 +74,7 @@ mod tests {
             mode: SyncMode::Mirror,
             force: false,
             of_a_mirror: false,
+            dry_run: false,
             trigger: Trigger::Request,
         };
         let stage = Stage::Collecting { session: None, page: 0, restarts: 0 };

@@ -1,6 +1,7 @@
 //! Who a member is at Brevo, and whether they may be there: from an id and what Mixpanel says of its profile, through the
 //! mapping and its privacy rules as an update would pass, to whatever the relay knows of the person.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -9,6 +10,7 @@ use serde_json::{Map, Value};
 use super::rows::MemberRow;
 use super::run::Unmatched;
 use crate::brevo::identifiers::{ContactRef, Email, Phone};
+use crate::brevo::names::AttributeName;
 use crate::config::{BrevoMode, SyncMode};
 use crate::delivery::brevo_leg::{address, in_pilot};
 use crate::mapping::{Change, CompiledMapping, Operation, ProfileDecision, ProfileView, map_profile};
@@ -97,21 +99,11 @@ impl Resolver {
     ) -> Resolved {
         let known = person.is_some();
         let mut person = person.unwrap_or_default();
-        if person.deletion.is_some() {
-            return Err(Unmatched::Erased);
-        }
         person.email = person.email.or(profile.email);
         person.phone = person.phone.or(profile.phone);
         let said = profile.attributes;
-        // Nobody has to agree to be taken out.
-        if let (Some(rule), SyncMode::Mirror | SyncMode::Add) = (&mapping.consent, mode) {
-            let answer = person.attributes.get(&rule.name).or_else(|| said.get(&rule.name));
-            if person.consent.withheld || !rule.given(answer) {
-                return Err(Unmatched::NoConsent);
-            }
-        }
-        if !in_pilot(self.mode, &self.pilot_emails, &person) {
-            return Err(Unmatched::NotPilot);
+        if let Some(why) = self.refusal(mapping, mode, &person, &said) {
+            return Err(why);
         }
         let mut row = MemberRow { person: id.to_string(), ..MemberRow::default() };
         match &person.contact {
@@ -130,6 +122,27 @@ impl Resolver {
             row.attributes = said.into_iter().filter(|(name, _)| !name.is_kept_back()).collect();
         }
         Ok(row)
+    }
+
+    /// Why the person may not be brought to Brevo, for what `mode` says. `said`: what Mixpanel says of them just now.
+    pub fn refusal(
+        &self,
+        mapping: &CompiledMapping,
+        mode: SyncMode,
+        person: &Person,
+        said: &BTreeMap<AttributeName, Value>,
+    ) -> Option<Unmatched> {
+        if person.deletion.is_some() {
+            return Some(Unmatched::Erased);
+        }
+        // Nobody has to agree to be taken out.
+        if let (Some(rule), SyncMode::Mirror | SyncMode::Add) = (&mapping.consent, mode) {
+            let answer = person.attributes.get(&rule.name).or_else(|| said.get(&rule.name));
+            if person.consent.withheld || !rule.given(answer) {
+                return Some(Unmatched::NoConsent);
+            }
+        }
+        (!in_pilot(self.mode, &self.pilot_emails, person)).then_some(Unmatched::NotPilot)
     }
 
     /// The person to write a contact from, as they are now. `Err`: they may not be there any more, or never could.

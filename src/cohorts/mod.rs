@@ -51,10 +51,11 @@ pub use desk::{AskError, Desk};
 pub use members::{MappingNow, Member, Resolver};
 
 pub use routes::{OPERATIONS, Parts as RouteParts, admin_router, known_callers_router, router, target_list};
-pub use run::{Counts, Ended, Order, Outcome, Run, RunId, Source, Stage, Trigger, Unmatched};
-pub use schedule::Planned;
+pub use rows::UnmatchedRow;
+pub use run::{Counts, Ended, Order, Outcome, Run, RunId, Source, Stage, Trigger, Unmatched, next_id};
+pub use schedule::{Planned, due};
 pub use sessions::{Push, PushError};
-pub use vendors::{BrevoSide, MixpanelSide, Vendors};
+pub use vendors::{BrevoSide, MixpanelSide, NotAnswered, Vendors};
 pub use worker::{Engine, Worker};
 
 #[cfg(test)]

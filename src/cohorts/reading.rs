@@ -2,7 +2,7 @@
 
 use super::members::phone_of;
 use super::rows::{Kind, MEMBER, Mark, MemberRow, REMOVAL, Rows, hash};
-use super::run::{Outcome, Run, Stage};
+use super::run::{Outcome, Run, Source, Stage};
 use super::worker::{Engine, StepError};
 use crate::alerts::Moment;
 use crate::brevo::identifiers::{ContactId, ContactRef, Email};
@@ -145,10 +145,13 @@ impl Engine {
 
     /// Everybody has been looked at: the brake, then the changes.
     async fn compared(&self, run: &mut Run, batch: WriteBatch) -> Result<(), StepError> {
-        if self.resolver.mode == BrevoMode::Observe {
-            return Ok(self.desk.end(run, batch, Outcome::Observed, None).await?);
+        let stops =
+            run.order.brakes() && too_many(run.counts.to_remove, run.counts.list_before, self.max_removal_share);
+        if self.resolver.mode == BrevoMode::Observe || run.order.dry_run {
+            let why = (stops && run.order.dry_run).then(|| "max_removal_share would stop it".to_owned());
+            return Ok(self.desk.end(run, batch, Outcome::Observed, why).await?);
         }
-        if run.order.brakes() && too_many(run.counts.to_remove, run.counts.list_before, self.max_removal_share) {
+        if stops {
             let why = braked(run, self.max_removal_share);
             self.bell.ring(Moment::BrakePulled);
             return Ok(self.desk.end(run, batch, Outcome::Stopped, Some(why)).await?);
@@ -194,10 +197,15 @@ fn known_by(contact: &Contact) -> Vec<PersonHash> {
 /// be back by then. The whole group says who is to go.
 fn braked(run: &Run, share: f64) -> String {
     let counts = &run.counts;
-    let again = if run.order.of_a_mirror {
-        "if that is right, run the whole cohort once by \"syncMode\": \"mirror\" and \"force\": true, or have Mixpanel push all of it"
-    } else {
-        "ask again with \"force\": true, or `mixrelay cohorts sync --force`, to let it go on"
+    let again = match &run.order.source {
+        _ if run.order.of_a_mirror => {
+            "if that is right, run the whole cohort once by \"syncMode\": \"mirror\" and \"force\": true, or have Mixpanel push all of it"
+                .to_owned()
+        }
+        Source::Dataset { name, .. } => format!("`mixrelay datasets run {name} --force` lets it go on"),
+        Source::Cohort { .. } | Source::Pushed { .. } => {
+            "ask again with \"force\": true, or `mixrelay cohorts sync --force`, to let it go on".to_owned()
+        }
     };
     format!(
         "{} of the {} people in list {} would leave it, which is more than max_removal_share ({share}) allows: {again}",

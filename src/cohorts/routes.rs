@@ -129,7 +129,8 @@ impl Parts {
             AdminError::invalid("targetList is neither a list's id nor a name under lists".to_owned(), hint)
         })?;
         let (mode, force, trigger) = (asked.sync_mode, asked.force, Trigger::Request);
-        Ok(Order { source: Source::Cohort { id }, list, mode, force, of_a_mirror: false, trigger })
+        let source = Source::Cohort { id };
+        Ok(Order { source, list, mode, force, of_a_mirror: false, dry_run: false, trigger })
     }
 
     async fn ask(&self, order: Order) -> Result<Run, AdminError> {

@@ -24,8 +24,8 @@ pub enum Source {
     Cohort { id: u64 },
     /// A cohort that Mixpanel pushes, by its session.
     Pushed { id: u64, session: String },
-    /// A data set, by its name.
-    Dataset { name: String },
+    /// A data set, by its name, and the run of it that has found them.
+    Dataset { name: String, run: String },
 }
 
 impl Source {
@@ -41,7 +41,7 @@ impl Source {
     pub fn label(&self) -> String {
         match self {
             Source::Cohort { id } | Source::Pushed { id, .. } => format!("cohort {id}"),
-            Source::Dataset { name } => format!("data set {name}"),
+            Source::Dataset { name, .. } => format!("data set {name}"),
         }
     }
 }
@@ -65,6 +65,9 @@ pub struct Order {
     /// Who is taken out leaves a mirror: somebody else has found the difference.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub of_a_mirror: bool,
+    /// Look, and change nothing.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub dry_run: bool,
     pub trigger: Trigger,
 }
 
@@ -81,7 +84,11 @@ impl Order {
 
     /// The list, and the group that is brought into it, however it comes here.
     pub(super) fn place(&self) -> (ListId, Source) {
-        (self.list, self.source.cohort().map_or_else(|| self.source.clone(), |id| Source::Cohort { id }))
+        let group = match &self.source {
+            Source::Cohort { id } | Source::Pushed { id, .. } => Source::Cohort { id: *id },
+            Source::Dataset { name, .. } => Source::Dataset { name: name.clone(), run: RunId::new() },
+        };
+        (self.list, group)
     }
 }
 
@@ -310,7 +317,7 @@ pub(super) fn key(id: &str) -> Vec<u8> {
 }
 
 /// A new run's id; `after`: the newest one so far, which it sorts behind.
-pub(super) fn next_id(now: UnixMillis, after: Option<&RunId>) -> RunId {
+pub fn next_id(now: UnixMillis, after: Option<&RunId>) -> RunId {
     let after = after.and_then(|id| u64::from_str_radix(id, 16).ok());
     let wanted = now.0 << 8;
     format!("{:016x}", after.map_or(wanted, |after| wanted.max(after + 1)))
@@ -337,12 +344,15 @@ mod tests {
             mode: SyncMode::Mirror,
             force: false,
             of_a_mirror: false,
+            dry_run: false,
             trigger: Trigger::Request,
         };
         let asked = order(Source::Cohort { id: 7 });
         assert!(asked.same_place(&order(Source::Pushed { id: 7, session: "s".to_owned() })));
         assert!(!asked.same_place(&order(Source::Cohort { id: 8 })));
-        assert!(!asked.same_place(&order(Source::Dataset { name: "7".to_owned() })));
+        let dataset = |name: &str, run: &str| order(Source::Dataset { name: name.to_owned(), run: run.to_owned() });
+        assert!(!asked.same_place(&dataset("7", "a")));
+        assert!(dataset("x", "a").same_place(&dataset("x", "b")) && !dataset("x", "a").same_place(&dataset("y", "a")));
         assert!(!asked.same_place(&Order { list: ListId(2), ..asked.clone() }));
     }
 }

@@ -36,22 +36,27 @@ impl Planned {
         format!("{} {}", self.order.source.label(), self.order.list.0)
     }
 
-    /// When it is due, having been begun at `last`, or never; `start` is when this process began. A time that has passed
-    /// while nobody was there is due soon, and one that lies ahead by more than the plan's own distance (the clock was
-    /// set back) counts from the start.
+    /// As [`due`].
     pub(super) fn due(&self, last: Option<UnixMillis>, start: UnixMillis) -> UnixMillis {
-        let jitter = self.jitter();
-        match last {
-            Some(last) if last <= start + self.every => (last + self.every + jitter).max(start),
-            Some(_) | None => start + jitter,
-        }
+        due(&self.name(), self.every, last, start)
     }
+}
 
-    /// Always the same for one plan: up to a tenth of its distance.
-    fn jitter(&self) -> Duration {
-        let most = (self.every / 10).min(MAX_JITTER).as_millis() as u64;
-        Duration::from_millis(xxh3_64(self.name().as_bytes()) % most.max(1))
+/// When the plan `name` is due, having been begun at `last`, or never; `start` is when this process began. A time that has
+/// passed while nobody was there is due soon, and one that lies ahead by more than the plan's own distance (the clock was set
+/// back) counts from the start.
+pub fn due(name: &str, every: Duration, last: Option<UnixMillis>, start: UnixMillis) -> UnixMillis {
+    let jitter = jitter(name, every);
+    match last {
+        Some(last) if last <= start + every => (last + every + jitter).max(start),
+        Some(_) | None => start + jitter,
     }
+}
+
+/// Always the same for one plan: up to a tenth of its distance.
+fn jitter(name: &str, every: Duration) -> Duration {
+    let most = (every / 10).min(MAX_JITTER).as_millis() as u64;
+    Duration::from_millis(xxh3_64(name.as_bytes()) % most.max(1))
 }
 
 #[cfg(test)]
@@ -70,6 +75,7 @@ mod tests {
             mode: SyncMode::Mirror,
             force: false,
             of_a_mirror: false,
+            dry_run: false,
             trigger: Trigger::Schedule,
         };
         Planned { order, every: Duration::from_millis(HOUR) }

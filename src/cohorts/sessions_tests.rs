@@ -21,6 +21,7 @@ fn page_of(sessions: &Sessions, session: usize, page: u32) -> Push {
         mode,
         force: false,
         of_a_mirror: false,
+        dry_run: false,
         trigger: Trigger::Webhook,
     };
     let members = people(&[&format!("s{session}p{page}")]);

@@ -54,6 +54,7 @@ fn page(session: &str, page: u32, pages: u32, ids: &[&str]) -> Push {
         mode: SyncMode::Mirror,
         force: false,
         of_a_mirror: false,
+        dry_run: false,
         trigger: Trigger::Webhook,
     };
     Push { order, name: Some("Few".to_owned()), page, pages, members: people(ids) }
@@ -103,6 +104,7 @@ async fn what_is_asked_for_twice_is_one_run_over_a_restart_too() {
         mode,
         force: false,
         of_a_mirror: false,
+        dry_run: false,
         trigger: Trigger::Request,
     };
     let first = desk(&held, true).await.ask(order(SyncMode::Mirror)).await.unwrap();
@@ -250,4 +252,23 @@ async fn runs_are_kept_for_their_time() {
     let left = held.state.scan(crate::store::Table::CohortRuns, crate::store::KeyRange::all(), 10).await.unwrap();
     assert_eq!(left.iter().map(|(key, _)| key.as_slice()).collect::<Vec<_>>(), [b"v"], "nor anything that leads to it");
     assert_eq!(Rows { state: held.state.as_ref(), run: &run.id }.count(rows::MEMBER).await.unwrap(), 0);
+}
+
+/// Whoever was killed between the last page and its own note of it.
+#[tokio::test]
+async fn a_data_sets_last_page_that_comes_again_is_told_of_the_run_that_has_ended() {
+    let directory = directory();
+    let held = store(&directory);
+    let desk = desk(&held, true).await;
+    let page = |run: &str, number: u32| {
+        let mut push = page("s", number, 2, &[if number == 1 { "a" } else { "b" }]);
+        push.order.source = Source::Dataset { name: "dormant".to_owned(), run: run.to_owned() };
+        push
+    };
+    desk.push(page("r1", 1)).await.unwrap();
+    let mut run = desk.push(page("r1", 2)).await.unwrap();
+    desk.end(&mut run, WriteBatch::new(), Outcome::Done, None).await.unwrap();
+    desk.ended(&run.id).await.unwrap();
+    assert_eq!(desk.push(page("r1", 2)).await.unwrap().id, run.id);
+    assert_ne!(desk.push(page("r2", 1)).await.unwrap().id, run.id, "another run of the same data set");
 }

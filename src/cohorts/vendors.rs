@@ -104,7 +104,7 @@ async fn persist(
 
 /// Why Mixpanel has not answered a query.
 #[derive(Debug, thiserror::Error)]
-pub(super) enum NotAnswered {
+pub enum NotAnswered {
     #[error(transparent)]
     Store(#[from] StoreError),
     #[error("Mixpanel's answer is too long")]
@@ -124,7 +124,7 @@ pub struct MixpanelSide {
 
 impl MixpanelSide {
     /// A definite answer, which may be a refusal.
-    pub(super) async fn ask(&self, mut request: VendorRequest) -> Result<VendorAnswer, NotAnswered> {
+    pub async fn ask(&self, mut request: VendorRequest) -> Result<VendorAnswer, NotAnswered> {
         request.priority = Priority::Cohorts;
         let (mut wait, mut last) = (FIRST_WAIT, String::new());
         for _ in 0..QUERY_ATTEMPTS {

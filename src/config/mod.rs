@@ -10,7 +10,6 @@
 
 mod endpoints;
 mod error;
-mod idle;
 mod interpolate;
 mod model;
 mod notice;

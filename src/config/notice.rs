@@ -25,10 +25,6 @@ pub enum About {
     Placeholder {
         variable: Option<&'static str>,
     },
-    /// The key is valid, and this version does nothing with it.
-    NotActedOn {
-        meanwhile: &'static str,
-    },
     /// No cohort or data set fills this list.
     ListWithoutCohort {
         list: String,
@@ -56,7 +52,6 @@ impl Notice {
     pub fn weight(&self) -> Weight {
         match self.about {
             About::Placeholder { variable: None }
-            | About::NotActedOn { .. }
             | About::ConsentNotChosen
             | About::RuleBreaks { .. }
             | About::NothingFills
@@ -114,9 +109,6 @@ impl fmt::Display for About {
             }
             About::Placeholder { variable: None } => {
                 f.write_str("still holds the documentation's placeholder; write your own value")
-            }
-            About::NotActedOn { meanwhile } => {
-                write!(f, "accepted, not acted on in this version: {meanwhile}")
             }
             About::ListWithoutCohort { list } => write!(f, "list {list} has no cohort, so nothing fills it"),
             About::ConsentNotChosen => f.write_str(

@@ -7,7 +7,6 @@ use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::error::{Bad, KeyHint, Problem, Wrong};
-use super::idle;
 use super::notice::{About, Notice};
 use super::values;
 use super::yaml::{Key, Node, Scalar, Value};
@@ -171,11 +170,7 @@ impl<'a> Section<'a> {
         if matches!(node.value, Value::Null) {
             return None;
         }
-        let item = Item { path: self.path.join(key), node, report: self.report };
-        if let Some(meanwhile) = idle::meanwhile(&item.path.pattern) {
-            item.notice(About::NotActedOn { meanwhile });
-        }
-        Some(item)
+        Some(Item { path: self.path.join(key), node, report: self.report })
     }
 
     /// The block at `key`; an empty one when it is absent.

@@ -364,6 +364,17 @@ pub(super) fn company_attribute(scalar: &Scalar) -> Parsed<String> {
     Err(Bad::new("is not a company attribute's internal name", "letters, digits, _ and -, such as industry"))
 }
 
+/// A name that is part of a path.
+pub(super) fn dataset_name(scalar: &Scalar) -> Parsed<String> {
+    let legal = |c: char| c.is_ascii_alphanumeric() || c == '_' || c == '-';
+    let name = &scalar.text;
+    match name.as_str() {
+        "runs" => Err(Bad::new("is a path of the relay itself", "another name")),
+        _ if (1..=64).contains(&name.len()) && name.chars().all(legal) => Ok(name.clone()),
+        _ => Err(Bad::new("is not a name for a data set", "up to 64 letters, digits, _ and -")),
+    }
+}
+
 /// A value as YAML means it: true, 12 and "12" are three different ones.
 pub(super) fn json(scalar: &Scalar) -> Parsed<serde_json::Value> {
     if !scalar.quoted {

@@ -77,6 +77,12 @@ pub fn of_table(table: Table) -> Holding {
             "while its run is under way; then `retention.runs`",
             ROWS,
         ),
+        Table::DatasetRows => Holding::of_people(
+            place,
+            "ids and columns of a data set's rows; then ids of those not matched",
+            "while its run is under way; then `retention.runs`",
+            ROWS,
+        ),
         Table::CohortRuns
         | Table::Checkpoints
         | Table::Budgets
@@ -84,6 +90,7 @@ pub fn of_table(table: Table) -> Holding {
         | Table::Audit
         | Table::Backfills
         | Table::Days
+        | Table::Datasets
         | Table::Meta => Holding::of_nobody(place),
     }
 }
@@ -205,6 +212,7 @@ mod tests {
         ("store/sqlite/readers", "connections"),
         ("store/sqlite/watermark", "free space"),
         ("cohorts", "which runs are under way"),
+        ("datasets", "which runs are under way"),
         ("vendor/budget", "budgets"),
         ("vendor/gate", "whether a destination takes calls"),
         ("erasure/worker", "counts of one erasure under way"),

@@ -26,6 +26,7 @@ use super::vendors::{Outcome, Vendors};
 use crate::alerts::{Bell, Moment};
 use crate::clock::UnixMillis;
 use crate::cohorts;
+use crate::datasets;
 use crate::delivery::checkpoint::Checkpoint;
 use crate::delivery::dead_letters::{self, DeadLetter, DeadLetterId, replay};
 use crate::delivery::shift::Shift;
@@ -258,6 +259,7 @@ impl Worker {
         if destination == Destination::Brevo {
             let taken = erase::take(&desk.state, &erasure.to_erase, &mut batch).await?;
             cohorts::erase::take(&desk.state, &erasure.to_erase, &mut batch).await?;
+            datasets::erase::take(&desk.state, &erasure.to_erase, &mut batch).await?;
             skipped += taken.owed + taken.parked;
             erasure.removed.people += taken.people.len() as u64;
             erasure.removed.owed += taken.owed;

@@ -3,6 +3,7 @@
 use bytes::Bytes;
 use serde_json::{Map, Value, json};
 
+use crate::mapping::DATASET;
 use crate::record::Kind;
 
 /// One record as the journal is to hold it: a JSON object in Mixpanel's own form, whoever it comes from.
@@ -24,6 +25,12 @@ impl Draft {
         if !unset.is_empty() {
             update["$unset"] = unset.into();
         }
+        Self::new(Kind::Profile, Bytes::from(update.to_string()))
+    }
+
+    /// A row of the data set `dataset`: its columns, of which null says that there is no value.
+    pub fn row(dataset: &str, distinct_id: &str, columns: &Map<String, Value>) -> Self {
+        let update = json!({ "$distinct_id": distinct_id, DATASET: dataset, "$set": columns });
         Self::new(Kind::Profile, Bytes::from(update.to_string()))
     }
 }

@@ -12,7 +12,7 @@ use super::rule::{EventRule, is};
 use crate::brevo::account::AttributeToCreate;
 use crate::brevo::identifiers::ListId;
 use crate::brevo::names::{AttributeName, AttributeNameError, EventName};
-use crate::config::{AttributeRule, Consent, GroupMapping, Mapping, OnProfileDelete, Sync, UnmappedEvents};
+use crate::config::{AttributeRule, Consent, Dataset, GroupMapping, Mapping, OnProfileDelete, Sync, UnmappedEvents};
 use crate::mixpanel::reserved::is_identity_event;
 use crate::privacy::{Rules, Unruly};
 use crate::record::Kind;
@@ -36,6 +36,8 @@ pub enum MappingError {
     AttributeName { property: String, target: String, error: AttributeNameError },
     #[error("property_mapping: {property} is mapped to {target}, which Brevo or the relay fills itself")]
     Reserved { property: String, target: AttributeName },
+    #[error("datasets: the attribute {target} of {dataset} is filled by {other} already; write it at one of the two")]
+    Owned { dataset: String, target: AttributeName, other: String },
 }
 
 /// What the configuration says of attributes besides their names.
@@ -88,6 +90,8 @@ pub struct CompiledMapping {
     pub attribute_rules: AttributeRules,
     lists: BTreeMap<String, ListId>,
     groups: BTreeMap<String, GroupMapping>,
+    /// Data set → column → where it goes.
+    datasets: HashMap<String, HashMap<String, Target>>,
     unmapped_events: UnmappedEvents,
     enricher: Option<Enricher>,
     privacy: Option<Rules>,
@@ -135,6 +139,7 @@ impl CompiledMapping {
             attribute_rules,
             lists,
             groups: mapping.groups.clone(),
+            datasets: HashMap::new(),
             unmapped_events,
             enricher: None,
             privacy: None,
@@ -143,6 +148,38 @@ impl CompiledMapping {
             sync,
             stale_after,
         })
+    }
+
+    /// With `datasets`. An attribute belongs to one data set, and then no property of a profile fills it; addresses and numbers
+    /// may come from everywhere.
+    pub fn with_datasets(mut self, datasets: &[Dataset]) -> Result<Self, Vec<MappingError>> {
+        let mut owners: HashMap<AttributeName, String> = HashMap::new();
+        for (property, target) in &self.properties {
+            if let Target::Attribute(name) = target {
+                owners.insert(name.clone(), format!("property_mapping.{property}"));
+            }
+        }
+        let mut errors = Vec::new();
+        for dataset in datasets {
+            let mut columns = HashMap::new();
+            for (column, target) in &dataset.attributes {
+                let target = match parse_target(column, target) {
+                    Ok(target) => target,
+                    Err(error) => {
+                        errors.push(error);
+                        continue;
+                    }
+                };
+                if let Target::Attribute(name) = &target
+                    && let Some(other) = owners.insert(name.clone(), format!("datasets.{}.{column}", dataset.name))
+                {
+                    errors.push(MappingError::Owned { dataset: dataset.name.clone(), target: name.clone(), other });
+                }
+                columns.insert(column.clone(), target);
+            }
+            self.datasets.insert(dataset.name.clone(), columns);
+        }
+        if errors.is_empty() { Ok(self) } else { Err(errors) }
     }
 
     /// With `privacy.brevo`, which comes before everything else but `enrich`.
@@ -226,6 +263,19 @@ impl CompiledMapping {
     /// Every attribute that the mapping may write, identifiers left out.
     pub fn attributes(&self) -> impl Iterator<Item = &AttributeName> {
         self.properties.values().filter_map(|target| match target {
+            Target::Attribute(name) => Some(name),
+            Target::Email | Target::Phone => None,
+        })
+    }
+
+    /// Where a data set's column goes.
+    pub fn column(&self, dataset: &str, column: &str) -> Option<&Target> {
+        self.datasets.get(dataset)?.get(column)
+    }
+
+    /// Every attribute that data sets may write, identifiers left out.
+    pub fn computed(&self) -> impl Iterator<Item = &AttributeName> {
+        self.datasets.values().flat_map(HashMap::values).filter_map(|target| match target {
             Target::Attribute(name) => Some(name),
             Target::Email | Target::Phone => None,
         })

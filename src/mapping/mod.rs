@@ -33,6 +33,8 @@ pub use event::{EventDecision, EventView, MappedEvent, map_event};
 pub use fields::Unreadable;
 pub use group::{GroupDecision, GroupOp, map_group};
 pub use operation::{Assignment, Change, Operation};
-pub use preview::{preview, preview_again};
-pub use profile::{GroupView, Operator, ProfileChange, ProfileDecision, ProfileView, map_profile};
+pub use preview::{Came, preview, preview_again};
+pub use profile::{
+    DATASET, GroupView, Operator, ProfileChange, ProfileDecision, ProfileView, dataset_of, map_profile, map_row,
+};
 pub use testing::{Mismatch, run_test};

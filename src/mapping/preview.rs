@@ -10,7 +10,7 @@ use super::event::{EventDecision, EventView, MappedEvent, map_event};
 use super::fields::{Fields, Unreadable, scalar_text};
 use super::group::{GroupDecision, GroupOp, map_group};
 use super::operation::{Change, Operation};
-use super::profile::{GroupView, ProfileChange, ProfileDecision, ProfileView, map_profile};
+use super::profile::{GroupView, ProfileChange, ProfileDecision, ProfileView, dataset_of, map_profile, map_row};
 use crate::brevo::account::AccountModel;
 use crate::brevo::coerce::{AttributeValue, Clearing, Unplaced, coerce};
 use crate::brevo::identifiers::{ListId, Membership};
@@ -19,7 +19,7 @@ use crate::brevo::wire::{Attributes, ContactUpsert, EventIdentifiers};
 use crate::clock::UnixMillis;
 use crate::config::OnProfileDelete;
 use crate::mixpanel::reserved::is_identity_event;
-use crate::record::Kind;
+use crate::record::{Kind, Origin};
 use crate::settlement::SkipRule;
 
 /// Describes the way of one record (one JSON object) to Brevo:
@@ -31,35 +31,39 @@ use crate::settlement::SkipRule;
 /// changes are then under `company`) or `unreadable`. Without `account`, attributes are taken to have the type that fits the value. Identity is not resolved: the contact is
 /// addressed by the record's own distinct_id.
 pub fn preview(record: &str, mapping: &CompiledMapping, account: Option<&AccountModel>, now: UnixMillis) -> Value {
-    described(record, mapping, account, now, Some(now)).unwrap_or_else(|error| unreadable(&error))
+    let came = Came { at: now, origin: Origin::App };
+    described(record, mapping, account, came, Some(now)).unwrap_or_else(|error| unreadable(&error))
+}
+
+/// When a record came, and from whom.
+#[derive(Clone, Copy, Debug)]
+pub struct Came {
+    pub at: UnixMillis,
+    pub origin: Origin,
 }
 
 /// The same for a record that was received some time ago; without `now`, however old an event is.
-pub fn preview_again(
-    record: &str,
-    mapping: &CompiledMapping,
-    received_at: UnixMillis,
-    now: Option<UnixMillis>,
-) -> Value {
-    described(record, mapping, None, received_at, now).unwrap_or_else(|error| unreadable(&error))
+pub fn preview_again(record: &str, mapping: &CompiledMapping, came: Came, now: Option<UnixMillis>) -> Value {
+    described(record, mapping, None, came, now).unwrap_or_else(|error| unreadable(&error))
 }
 
 fn described(
     record: &str,
     mapping: &CompiledMapping,
     account: Option<&AccountModel>,
-    received_at: UnixMillis,
+    came: Came,
     now: Option<UnixMillis>,
 ) -> Result<Value, Unreadable> {
     let kind = kind_of(record)?;
+    let dataset = (came.origin == Origin::Dataset).then(|| dataset_of(record.as_bytes())).flatten();
     let visible = match mapping.visible(kind, &Bytes::copy_from_slice(record.as_bytes())) {
         Ok(Some(visible)) => visible,
         Ok(None) => return Ok(skipped(kind.label(), None, SkipRule::Private)),
         Err(error) => return Ok(unreadable(&error)),
     };
     match kind {
-        Kind::Event | Kind::Identity => event(&visible, kind, mapping, received_at, now),
-        Kind::Profile => profile(&visible, mapping, account),
+        Kind::Event | Kind::Identity => event(&visible, kind, mapping, came.at, now),
+        Kind::Profile => profile(&visible, dataset.as_deref(), mapping, account),
         Kind::Group => group(&visible, mapping),
     }
 }
@@ -161,11 +165,20 @@ fn deleted(distinct_id: Option<&str>, then: OnProfileDelete) -> Value {
     json!({"kind": Kind::Profile.label(), "distinct_id": distinct_id, "decision": "fold", "explanation": explanation})
 }
 
-fn profile(record: &[u8], mapping: &CompiledMapping, account: Option<&AccountModel>) -> Result<Value, Unreadable> {
+fn profile(
+    record: &[u8],
+    dataset: Option<&str>,
+    mapping: &CompiledMapping,
+    account: Option<&AccountModel>,
+) -> Result<Value, Unreadable> {
     let view = ProfileView::parse(record)?;
     let distinct_id = view.distinct_id.as_deref();
     let kind = Kind::Profile.label();
-    let change = match map_profile(&view, mapping) {
+    let decision = match dataset {
+        Some(dataset) => map_row(dataset, &view, mapping),
+        None => map_profile(&view, mapping),
+    };
+    let change = match decision {
         ProfileDecision::Skip(rule) => return Ok(skipped(kind, distinct_id, rule)),
         ProfileDecision::Change(change) => change,
     };

@@ -140,6 +140,34 @@ impl ProfileChange {
     }
 }
 
+/// The member of a row's body that names its data set. Only the relay's own records are looked at for it.
+pub const DATASET: &str = "$dataset";
+
+/// The data set that a record of [`crate::record::Origin::Dataset`] is a row of. `body`: as it is stored, since privacy rules
+/// may leave the name out.
+pub fn dataset_of(body: &[u8]) -> Option<String> {
+    let update: Fields<'_> = serde_json::from_slice(body).ok()?;
+    update.get(DATASET).and_then(fields::scalar_text).map(Cow::into_owned)
+}
+
+/// What a row of a data set changes of a contact. A column that was taken out of the configuration says nothing any more.
+pub fn map_row(dataset: &str, view: &ProfileView<'_>, mapping: &CompiledMapping) -> ProfileDecision {
+    if !mapping.sync.profiles {
+        return ProfileDecision::Skip(SkipRule::ProfilesOff);
+    }
+    let mut collector = Collector { mapping, change: ProfileChange::default(), touched: false };
+    for operator in &view.operators {
+        if let Operator::Set(columns) = operator {
+            collector.row(dataset, columns);
+        }
+    }
+    if collector.touched {
+        ProfileDecision::Change(collector.change)
+    } else {
+        ProfileDecision::Skip(SkipRule::NoMappedProperty)
+    }
+}
+
 pub fn map_profile(view: &ProfileView<'_>, mapping: &CompiledMapping) -> ProfileDecision {
     let off = !mapping.sync.profiles;
     // Whether the person agrees counts for their events too.
@@ -178,7 +206,7 @@ impl<'m> Collector<'m> {
             Operator::Unset(properties) => properties.iter().for_each(|property| self.unset(property)),
             Operator::Delete => {
                 self.touched = true;
-                let values = self.mapping.kept().cloned().collect();
+                let values = self.mapping.kept().chain(self.mapping.computed()).cloned().collect();
                 let identifiers = self.mapping.on_profile_delete == OnProfileDelete::DeleteContact;
                 self.push(Operation::Delete { values, identifiers });
             }
@@ -205,6 +233,23 @@ impl<'m> Collector<'m> {
                 Some(Target::Email) => self.email(property, change),
                 Some(Target::Phone) => self.phone(property, change),
                 None => {}
+            }
+        }
+    }
+
+    fn row(&mut self, dataset: &str, columns: &Fields<'_>) {
+        for (column, raw) in columns.iter() {
+            let Some(target) = self.mapping.column(dataset, column) else { continue };
+            self.touched = true;
+            let Ok(value) = serde_json::from_str::<Value>(raw.get()) else {
+                self.unplaced(column, Unplaced::Unreadable, &Value::Null);
+                continue;
+            };
+            let Some(change) = set(value) else { continue };
+            match target {
+                Target::Attribute(name) => self.push(Operation::Attribute(name.clone(), change)),
+                Target::Email => self.email(column, change),
+                Target::Phone => self.phone(column, change),
             }
         }
     }

@@ -192,3 +192,49 @@ fn profiles_can_be_switched_off() {
     let view = ProfileView::parse(br#"{"$set":{"plan":"x"}}"#).unwrap();
     assert_eq!(map_profile(&view, &mapping), ProfileDecision::Skip(SkipRule::ProfilesOff));
 }
+
+fn with_dormant(attributes: &[(&str, &str)]) -> Result<CompiledMapping, Vec<crate::mapping::compiled::MappingError>> {
+    let dataset = crate::config::Dataset {
+        name: "dormant".to_owned(),
+        question: crate::config::DatasetQuestion::Insights(7),
+        every: std::time::Duration::from_hours(24),
+        id: "distinct_id".to_owned(),
+        attributes: attributes.iter().map(|(column, to)| ((*column).to_owned(), (*to).to_owned())).collect(),
+        list: None,
+        mode: crate::config::SyncMode::Mirror,
+    };
+    published(UnmappedEvents::Skip).with_datasets(&[dataset])
+}
+
+#[test]
+fn a_rows_columns_go_where_the_data_set_says_and_nowhere_else() {
+    let mapping = with_dormant(&[("days", "DAYS_AWAY"), ("mail", "email")]).unwrap();
+    let row = |columns: Value| {
+        let body = json!({ "$distinct_id": "u", "$dataset": "dormant", "$set": columns }).to_string();
+        assert_eq!(dataset_of(body.as_bytes()).as_deref(), Some("dormant"));
+        map_row("dormant", &ProfileView::parse(body.as_bytes()).unwrap(), &mapping)
+    };
+    // A property's name is none of a column's.
+    let ProfileDecision::Change(change) = row(json!({ "days": 40, "mail": "A@x.io", "plan": "pro" })) else { panic!() };
+    let operations: Vec<String> = change.operations.iter().map(|operation| format!("{operation:?}")).collect();
+    assert_eq!(operations.len(), 2, "{operations:?}");
+    assert!(change.operations.contains(&Operation::Attribute(name("DAYS_AWAY"), Change::Set(json!(40)))));
+    let ProfileDecision::Change(change) = row(json!({ "days": null })) else { panic!() };
+    assert_eq!(change.operations, [Operation::Attribute(name("DAYS_AWAY"), Change::Unset)]);
+    assert!(matches!(row(json!({ "plan": "pro" })), ProfileDecision::Skip(SkipRule::NoMappedProperty)));
+    // What an app sends under that name is an app's property.
+    let app = json!({ "$distinct_id": "u", "$dataset": "dormant", "$set": { "days": 1 } });
+    let view = app.to_string();
+    let decision = map_profile(&ProfileView::parse(view.as_bytes()).unwrap(), &mapping);
+    assert!(matches!(decision, ProfileDecision::Skip(SkipRule::NoMappedProperty)));
+}
+
+#[test]
+fn an_attribute_has_one_owner() {
+    let errors = with_dormant(&[("days", "LTV")]).unwrap_err();
+    let said = errors[0].to_string();
+    assert!(said.contains("dormant") && said.contains("property_mapping.total_revenue"), "{said}");
+    let errors = with_dormant(&[("a", "SAME"), ("b", "SAME")]).unwrap_err();
+    assert!(errors[0].to_string().contains("datasets.dormant.a"), "{errors:?}");
+    assert!(with_dormant(&[("a", "email"), ("b", "SMS")]).is_ok(), "addresses may come from everywhere");
+}

@@ -17,6 +17,7 @@ pub mod keys;
 pub mod lookup;
 pub mod profiles;
 pub mod quota;
+pub mod reports;
 pub mod reserved;
 pub mod validate;
 pub mod wire;

@@ -3,6 +3,9 @@
 //! A pulled profile fills what is unknown, and follows Mixpanel in what an earlier pull has filled. What an app has set
 //! through the relay stays, and so does what waits for a base: the base is read with a word about its position, which a
 //! pull has not. A pull that finds nothing new changes nothing, so Brevo is owed nothing for it.
+//!
+//! A row of a data set goes further: its attributes are the data set's own, so the newest row has the last word on them,
+//! whoever had it before. Addresses and numbers it fills as a pull does.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -97,10 +100,29 @@ impl Profile {
 impl Person {
     /// Folds a pulled profile. `None` when `position` was folded before.
     pub fn fill(&mut self, position: Position, change: ProfileChange) -> Option<Folded> {
-        if self.applied.is_some_and(|applied| applied >= position) {
+        self.take_found(Some(position), change, Person::takes)
+    }
+
+    /// Folds a row of a data set. `None` when `position` was folded before.
+    pub fn take_row(&mut self, position: Position, change: ProfileChange) -> Option<Folded> {
+        self.take_found(Some(position), change, Person::takes_of_a_row)
+    }
+
+    /// What [`Person::take_row`] would change.
+    pub fn would_take(&self, change: ProfileChange) -> Folded {
+        self.clone().take_found(None, change, Person::takes_of_a_row).unwrap_or_default()
+    }
+
+    fn take_found(
+        &mut self,
+        position: Option<Position>,
+        change: ProfileChange,
+        takes: fn(&Person, &AttributeName, &Value) -> bool,
+    ) -> Option<Folded> {
+        if position.is_some_and(|position| self.applied.is_some_and(|applied| applied >= position)) {
             return None;
         }
-        self.applied = Some(position);
+        self.applied = position.or(self.applied);
         let mut folded = Folded::default();
         let Profile { mut email, mut phone, values } = Profile::of(change);
         // It may have been read before the profile was deleted, and would bring the contact back: apps alone do.
@@ -108,7 +130,8 @@ impl Person {
             (email, phone) = (None, None);
         }
         for (name, value) in values {
-            if self.takes(&name, &value) {
+            if takes(self, &name, &value) {
+                self.unknown.forget(&name);
                 self.pulled.fill(&name);
                 self.attributes.insert(name.clone(), value);
                 folded.attributes.push(name);
@@ -143,6 +166,14 @@ impl Person {
         match held {
             Some(held) if self.pulled.filled.contains(name) => held != value,
             // Known and never told.
+            Some(_) | None => !value.is_null(),
+        }
+    }
+
+    /// The same for a row, whose own the attribute is.
+    fn takes_of_a_row(&self, name: &AttributeName, value: &Value) -> bool {
+        match self.attributes.get(name) {
+            Some(held) if !self.pulled.was_read(name) => held != value,
             Some(_) | None => !value.is_null(),
         }
     }

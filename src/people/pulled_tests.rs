@@ -112,3 +112,26 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn a_row_has_the_last_word_on_its_attributes_and_fills_addresses_alone() {
+    let mut person = Person::default();
+    person.fold(at(1), change(vec![set("DAYS", json!(3)), email("app@x.io")]), Position::default()).unwrap();
+    let row = change(vec![set("DAYS", json!(40)), email("row@x.io")]);
+    assert_eq!(owed(&person.would_take(row.clone())), ["DAYS"]);
+    assert_eq!(person.attributes[&name("DAYS")], json!(3), "it was only asked");
+    let folded = person.take_row(at(2), row.clone()).unwrap();
+    assert_eq!((owed(&folded), folded.identifiers), (vec!["DAYS"], false));
+    assert_eq!(person.email.as_ref().map(Email::as_str), Some("app@x.io"));
+    // The same again, and again after a crash.
+    assert_eq!(person.take_row(at(3), row.clone()), Some(Folded::default()));
+    assert_eq!(person.take_row(at(3), row), None);
+    // Null clears what is held, and says nothing of what never was.
+    let cleared = person.take_row(at(4), change(vec![unset("DAYS"), unset("SCORE")])).unwrap();
+    assert_eq!((owed(&cleared), &person.attributes[&name("DAYS")]), (vec!["DAYS"], &Value::Null));
+    assert_eq!(person.take_row(at(5), change(vec![unset("DAYS")])), Some(Folded::default()));
+
+    let mut stranger = Person::default();
+    let folded = stranger.take_row(at(1), change(vec![email("row@x.io")])).unwrap();
+    assert!(folded.identifiers && folded.owes());
+}

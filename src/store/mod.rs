@@ -220,12 +220,18 @@ pub enum Table {
     /// `destination, day, chapter, name of an event` → how many of them were delivered; `day` → how they compare with the
     /// vendors' own counts (JSON). No personal data.
     Days,
+    /// A data set's run, as it is; when a planned one was last begun; which definition was confirmed (the rows are in
+    /// `datasets`). No personal data.
+    Datasets,
+    /// What a data set's run knows of people: its rows with ids and columns while it is under way, afterwards the ids of those
+    /// who could not be matched. Personal data.
+    DatasetRows,
     /// Small singletons of the relay itself (generated admin token excluded: that is a file). No personal data.
     Meta,
 }
 
 impl Table {
-    pub const ALL: [Table; 21] = [
+    pub const ALL: [Table; 23] = [
         Table::Checkpoints,
         Table::People,
         Table::Debts,
@@ -246,6 +252,8 @@ impl Table {
         Table::Seen,
         Table::Backfills,
         Table::Days,
+        Table::Datasets,
+        Table::DatasetRows,
         Table::Meta,
     ];
 
@@ -272,6 +280,8 @@ impl Table {
             Table::Seen => "seen",
             Table::Backfills => "backfills",
             Table::Days => "days",
+            Table::Datasets => "datasets",
+            Table::DatasetRows => "dataset_rows",
             Table::Meta => "meta",
         }
     }

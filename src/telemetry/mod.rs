@@ -33,6 +33,8 @@ const VENDOR_REQUESTS: &str = "mixrelay_vendor_requests_total";
 const BUDGET_REMAINING: &str = "mixrelay_budget_remaining";
 const COHORT_RUNS: &str = "mixrelay_cohort_runs_total";
 const COHORT_PEOPLE: &str = "mixrelay_cohort_people_total";
+const DATASET_RUNS: &str = "mixrelay_dataset_runs_total";
+const DATASET_PEOPLE: &str = "mixrelay_dataset_people_total";
 const LOOKUPS: &str = "mixrelay_lookups_total";
 const ALERTS: &str = "mixrelay_alerts_total";
 const STORE_ROOM: &str = "mixrelay_store_room_bytes";
@@ -73,7 +75,10 @@ fn describe() {
     metrics::describe_histogram!(HTTP_SECONDS, "Time from a request's head to its answer.");
     metrics::describe_counter!(ACCEPTED, "Records stored and acknowledged, since the store was created.");
     metrics::describe_counter!(FED, "Records that the relay has fetched or received by itself, and stored.");
-    metrics::describe_counter!(PULLED, "Profiles and events that the relay has read at Mixpanel by itself.");
+    metrics::describe_counter!(
+        PULLED,
+        "Profiles, events and rows of data sets that the relay has read at Mixpanel by itself."
+    );
     metrics::describe_counter!(REJECTED, "Records refused at the edge, by reason.");
     metrics::describe_histogram!(APPEND_SECONDS, "Time from handing records to the store to their sync.");
     metrics::describe_counter!(DELIVERED, "Records that the destination has confirmed.");
@@ -95,6 +100,8 @@ fn describe() {
     metrics::describe_gauge!(DISK_HOURS, "Hours until the watermark at the present rate, if nothing is delivered.");
     metrics::describe_counter!(COHORT_RUNS, "Runs that have brought a group into a list, by how they ended.");
     metrics::describe_counter!(COHORT_PEOPLE, "People whom runs have added, removed, or not matched.");
+    metrics::describe_counter!(DATASET_RUNS, "Runs of data sets, by how they ended.");
+    metrics::describe_counter!(DATASET_PEOPLE, "People of whom data sets have changed something, or not matched.");
     metrics::describe_counter!(LOOKUPS, "Look-ups in tables for Brevo, by result.");
     metrics::describe_gauge!(
         EVENTS_MISSING,
@@ -233,7 +240,7 @@ mod emit {
         metrics::counter!(FED, "origin" => origin.label(), "kind" => kind.label()).increment(1);
     }
 
-    /// `what`: `profiles` or `events`.
+    /// `what`: `profiles`, `events` or `dataset_rows`.
     pub fn pulled(what: &'static str, count: u64) {
         metrics::counter!(PULLED, "what" => what).increment(count);
     }
@@ -298,6 +305,17 @@ mod emit {
     /// `change` is `added`, `removed` or `unmatched`.
     pub fn cohort_people(change: &'static str, people: u64) {
         metrics::counter!(COHORT_PEOPLE, "change" => change).increment(people);
+    }
+
+    /// `outcome` is how a data set's run has ended.
+    pub fn dataset_run(outcome: &'static str, dry_run: bool) {
+        let dry_run = if dry_run { "true" } else { "false" };
+        metrics::counter!(DATASET_RUNS, "outcome" => outcome, "dry_run" => dry_run).increment(1);
+    }
+
+    /// `change` is `changed` or `unmatched`.
+    pub fn dataset_people(change: &'static str, people: u64) {
+        metrics::counter!(DATASET_PEOPLE, "change" => change).increment(people);
     }
 
     pub fn looked_up(result: Lookup) {

@@ -12,7 +12,7 @@ use super::{VendorAnswer, VendorRequest};
 use crate::store::StoreError;
 
 /// Answers longer than this are of no use to anyone: the longest that a write endpoint sends is a list of failed records.
-const MAX_ANSWER: usize = 4 << 20;
+pub(super) const MAX_ANSWER: usize = 4 << 20;
 
 /// Why there is no answer.
 #[derive(Clone, Debug, thiserror::Error)]
@@ -45,6 +45,8 @@ impl TransportError {
 #[derive(Clone, Debug)]
 pub struct Transport {
     client: reqwest::Client,
+    /// Longest answer that is read, in bytes.
+    max_answer: usize,
 }
 
 impl Transport {
@@ -59,7 +61,12 @@ impl Transport {
             .tcp_nodelay(true)
             .user_agent(concat!("mixrelay/", env!("CARGO_PKG_VERSION")))
             .build()?;
-        Ok(Self { client })
+        Ok(Self { client, max_answer: MAX_ANSWER })
+    }
+
+    /// The same for answers of up to `max_answer` bytes.
+    pub fn reading_up_to(self, max_answer: usize) -> Self {
+        Self { max_answer, ..self }
     }
 
     /// The pool underneath, for callers that stream.
@@ -78,24 +85,25 @@ impl Service<VendorRequest> for Transport {
     }
 
     fn call(&mut self, request: VendorRequest) -> Self::Future {
-        let client = self.client.clone();
+        let (client, max_answer) = (self.client.clone(), self.max_answer);
         Box::pin(async move {
             let body = request.body.clone();
-            exchange(&client, request, body.into()).await
+            exchange(&client, request, body.into(), max_answer).await
         })
     }
 }
 
-/// Sends `body` in place of the request's own.
+/// Sends `body` in place of the request's own, and reads up to `max_answer` bytes.
 pub(super) async fn exchange(
     client: &reqwest::Client,
     request: VendorRequest,
     body: reqwest::Body,
+    max_answer: usize,
 ) -> Result<VendorAnswer, TransportError> {
     let sending = client.request(request.method, request.url).headers(request.headers).body(body).send();
     let response = sending.await.map_err(classify)?;
     let (status, headers) = (response.status(), response.headers().clone());
-    let body = read_capped(response, MAX_ANSWER).await?;
+    let body = read_capped(response, max_answer).await?;
     Ok(VendorAnswer::new(status, headers, body))
 }
 

@@ -11,7 +11,7 @@ use http::header::{CONTENT_LENGTH, HeaderValue};
 use tokio_util::io::ReaderStream;
 use tower::Service;
 
-use super::transport::exchange;
+use super::transport::{MAX_ANSWER, exchange};
 use super::{Transport, TransportError, VendorAnswer, VendorRequest};
 
 /// A [`Service`] that sends a file, from its beginning, in place of the request's own body. One call at a time: calls
@@ -51,7 +51,7 @@ impl Service<VendorRequest> for Upload {
             // Nothing has left yet.
             let (body, length) = body.map_err(|error| TransportError::Connect(error.to_string()))?;
             request.headers.insert(CONTENT_LENGTH, HeaderValue::from(length));
-            exchange(&client, request, body).await
+            exchange(&client, request, body, MAX_ANSWER).await
         })
     }
 }

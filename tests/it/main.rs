@@ -7,6 +7,7 @@ mod cli;
 mod cohorts;
 mod conservation;
 mod console;
+mod datasets;
 mod dead_letters;
 mod demo;
 mod deploy;

@@ -10,10 +10,10 @@ use super::super::answers::AdminError;
 use super::Item;
 use crate::delivery::dead_letters::later::{Later, later_updates};
 use crate::delivery::dead_letters::{DeadLetter, DeadLetterId};
-use crate::mapping::{Operation, ProfileDecision, ProfileView, map_profile, preview_again};
+use crate::mapping::{Came, Operation, ProfileDecision, ProfileView, dataset_of, map_profile, map_row, preview_again};
 use crate::people::person::Person;
 use crate::people::roster::{self, PersonId, Roster};
-use crate::record::{Destination, Kind};
+use crate::record::{Destination, Kind, Origin};
 use crate::store::StoreError;
 
 /// A letter of a dry run.
@@ -71,12 +71,18 @@ fn at_mixpanel(held_back: Option<Later>) -> Value {
 async fn at_brevo(parts: &Parts, letter: &DeadLetter, any_age: bool) -> Result<Value, StoreError> {
     let mapping = parts.mapping.now().mapping.clone();
     let now = (!any_age).then(|| parts.clock.now());
-    let mut shown = preview_again(&letter.record, &mapping, letter.received_at, now);
+    let came = Came { at: letter.received_at, origin: letter.origin };
+    let mut shown = preview_again(&letter.record, &mapping, came, now);
     if letter.kind != Kind::Profile {
         return Ok(shown);
     }
     let Ok(view) = ProfileView::parse(letter.record.as_bytes()) else { return Ok(shown) };
-    let touched: Vec<String> = match (&letter.write, map_profile(&view, &mapping)) {
+    let dataset = (letter.origin == Origin::Dataset).then(|| dataset_of(letter.record.as_bytes())).flatten();
+    let decision = match dataset {
+        Some(dataset) => map_row(&dataset, &view, &mapping),
+        None => map_profile(&view, &mapping),
+    };
+    let touched: Vec<String> = match (&letter.write, decision) {
         (Some(write), _) => write.attributes.iter().cloned().collect(),
         (None, ProfileDecision::Change(change)) => change.operations.iter().filter_map(attribute).collect(),
         (None, ProfileDecision::Skip(_)) => return Ok(shown),

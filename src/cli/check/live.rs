@@ -8,7 +8,7 @@ use serde_json::Value;
 use tower::ServiceExt as _;
 use url::Url;
 
-use super::{brevo, cohorts, mixpanel};
+use super::{brevo, cohorts, datasets, mixpanel};
 use crate::config::Config;
 use crate::vendor::{Cost, Family, Priority, Transport, TransportError, VendorAnswer, VendorRequest};
 
@@ -50,6 +50,7 @@ pub(in crate::cli) async fn all(config: &Config, vendors: &Vendors) -> Vec<Findi
     let (mut findings, brevo) = tokio::join!(mixpanel::check(config, vendors), brevo::check(config, vendors));
     findings.extend(brevo);
     findings.extend(cohorts::check(config, vendors).await);
+    findings.extend(datasets::check(config));
     findings
 }
 

@@ -2,6 +2,7 @@
 
 mod brevo;
 mod cohorts;
+mod datasets;
 pub(super) mod live;
 mod mixpanel;
 mod report;

@@ -72,18 +72,27 @@ pub enum SyncMode {
     Remove,
 }
 
-/// People that a JQL script finds.
+/// What a question to Mixpanel says of people.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Dataset {
+    /// Letters, digits, `-` and `_`; of no other data set.
     pub name: String,
-    pub jql: PathBuf,
+    pub question: DatasetQuestion,
     pub every: Duration,
     /// The column that holds the `distinct_id`.
     pub id: String,
-    /// Column → Brevo attribute.
+    /// Column → Brevo attribute, no other's but `email` and `SMS`.
     pub attributes: BTreeMap<String, String>,
     pub list: Option<u64>,
     pub mode: SyncMode,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum DatasetQuestion {
+    /// The file of a JQL script.
+    Jql(PathBuf),
+    /// A saved Insights report, by its id (`bookmark_id`).
+    Insights(u64),
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

@@ -5,7 +5,8 @@ use std::collections::BTreeMap;
 
 use crate::config::error::{Bad, Remedy};
 use crate::config::model::{
-    CohortSync, Cohorts, Dataset, Enrichment, LookupColumns, LookupTable, SyncMode, WebhookLogin, Webhooks,
+    CohortSync, Cohorts, Dataset, DatasetQuestion, Enrichment, LookupColumns, LookupTable, SyncMode, WebhookLogin,
+    Webhooks,
 };
 use crate::config::reader::{Item, Section};
 use crate::config::values;
@@ -22,7 +23,7 @@ pub(super) fn cohorts(root: &mut Section<'_>, lists: &Lists) -> Cohorts {
     let default = Cohorts::default();
     Cohorts {
         cohorts: root.list("cohorts", |item| cohort(item, lists)),
-        datasets: root.list("datasets", |item| dataset(item, lists)),
+        datasets: datasets(root, lists),
         max_removal_share: root.scalar("max_removal_share", values::share).unwrap_or(default.max_removal_share),
     }
 }
@@ -43,25 +44,48 @@ fn cohort(item: Item<'_>, lists: &Lists) -> Option<CohortSync> {
     Some(CohortSync { id: id?, list: list?, mode, every })
 }
 
-fn dataset(item: Item<'_>, lists: &Lists) -> Option<Dataset> {
+fn datasets(root: &mut Section<'_>, lists: &Lists) -> Vec<Dataset> {
+    let mut names: Vec<String> = Vec::new();
+    root.list("datasets", |item| {
+        let dataset = dataset(item, lists, &names)?;
+        names.push(dataset.name.clone());
+        Some(dataset)
+    })
+}
+
+/// `taken`: the names of those before it.
+fn dataset(item: Item<'_>, lists: &Lists, taken: &[String]) -> Option<Dataset> {
     let mut block = item.section()?;
-    let name = block.scalar("name", values::text);
-    let jql = block.scalar("jql", values::path);
+    let named = block.holds("name");
+    let name = block.scalar("name", |scalar| {
+        let name = values::dataset_name(scalar)?;
+        if taken.contains(&name) { Err(Bad::new("is the name of another of `datasets`", "another")) } else { Ok(name) }
+    });
+    let (scripted, saved) = (block.holds("jql"), block.holds("insights"));
+    let jql = block.scalar("jql", values::path).map(DatasetQuestion::Jql);
+    let insights = block.scalar("insights", |scalar| match scripted {
+        true => Err(Bad::new("stands beside `jql`", "one of the two")),
+        false => values::positive(scalar).map(DatasetQuestion::Insights),
+    });
     let every = block.scalar("schedule", values::schedule).unwrap_or(DAILY);
     let id = block.scalar("id", values::text).unwrap_or_else(|| "distinct_id".to_owned());
+    let (has_attributes, has_list) = (block.holds("attributes"), block.holds("list"));
     let attributes = block.pairs("attributes").into_iter();
     let attributes = attributes.filter_map(|(column, item)| item.scalar(values::attribute).map(|to| (column, to)));
     let attributes = attributes.collect();
     let list = block.scalar("list", |scalar| list_id(scalar, lists));
     let mode = block.scalar("mode", values::choice(&MODES)).unwrap_or_default();
-    if name.is_none() {
+    if !named {
         block.missing("name", "a name of your choice");
     }
-    if jql.is_none() {
-        block.missing("jql", "the file that holds the script");
+    if !scripted && !saved {
+        block.missing("jql", "the file that holds the script, or a saved report's id as `insights`");
+    }
+    if !has_attributes && !has_list {
+        block.missing("attributes", "a block of `column: ATTRIBUTE`, or a `list`");
     }
     block.finish();
-    Some(Dataset { name: name?, jql: jql?, every, id, attributes, list, mode })
+    Some(Dataset { name: name?, question: jql.or(insights)?, every, id, attributes, list, mode })
 }
 
 /// A list by its name in `lists`, or by its id at Brevo.

@@ -120,19 +120,6 @@ fn the_complete_file_loads_into_the_model() {
 }
 
 #[test]
-fn what_this_version_leaves_idle_is_told() {
-    let loaded = loaded(COMPLETE);
-    let idle: Vec<&str> = loaded
-        .notices
-        .iter()
-        .filter(|notice| matches!(notice.about, About::NotActedOn { .. }))
-        .map(|notice| notice.key.as_str())
-        .collect();
-    assert!(idle.contains(&"datasets"), "idle in silence: {idle:?}");
-    assert!(!idle.contains(&"stale_after"));
-}
-
-#[test]
 fn a_list_without_a_cohort_is_named_with_the_block_to_add() {
     let loaded = loaded(PUBLISHED);
     let about = |list: &str| About::ListWithoutCohort { list: list.to_owned() };

@@ -1,6 +1,5 @@
 //! The example and the documentation say all that the loader knows.
 
-use super::super::idle;
 use super::super::*;
 use super::{COMPLETE, PUBLISHED};
 
@@ -63,8 +62,6 @@ fn written_keys(node: &yaml::Node, path: &str, known: &[String], out: &mut Vec<S
 fn the_example_loads_as_it_stands() {
     let loaded = parse(EXAMPLE, "mixrelay.example.yaml", &every_variable).unwrap_or_else(|errors| panic!("{errors}"));
     assert_eq!(loaded.config.brevo.unwrap().mode, BrevoMode::Observe);
-    let idle = loaded.notices.iter().filter(|notice| matches!(notice.about, About::NotActedOn { .. }));
-    assert_eq!(idle.count(), 0, "the example should not set what is not acted on");
 }
 
 #[test]
@@ -96,16 +93,6 @@ fn every_known_key_is_documented() {
         .filter(|key| !DOCUMENT.contains(&format!("`{key}`")))
         .collect();
     assert!(missing.is_empty(), "docs/configuration.md does not name {missing:?}");
-}
-
-#[test]
-fn what_is_idle_is_marked_in_the_document() {
-    for line in DOCUMENT.lines().filter(|line| line.starts_with("| `")) {
-        let key = line.split('`').nth(1).unwrap();
-        let parts = key.char_indices().filter(|(_, c)| matches!(c, '.' | '[')).map(|(at, _)| &key[..at]);
-        let idle = parts.chain([key]).any(|prefix| idle::meanwhile(prefix).is_some());
-        assert!(idle == line.contains("` ○"), "{key} should {}be marked", if idle { "" } else { "not " });
-    }
 }
 
 #[test]

@@ -1,4 +1,5 @@
-//! Pulled profiles: what they add to a person, and what Brevo is owed for it (CORE 11, [`crate::people::pulled`]).
+//! Pulled profiles and rows of data sets: what they add to a person, and what Brevo is owed for it (CORE 11,
+//! [`crate::people::pulled`]).
 //!
 //! A pull that brings nothing new changes nothing here either: neither the person's row nor a contact. Somebody who has no
 //! address is not kept waiting on a shelf: there are as many of them as Mixpanel has visitors, and they would push an
@@ -13,6 +14,7 @@ use crate::mapping::ProfileChange;
 use crate::people::debt::Debt;
 use crate::people::person::{Contact, Person};
 use crate::people::roster::PersonId;
+use crate::record::Origin;
 use crate::settlement::SkipRule;
 
 impl BrevoLeg {
@@ -26,7 +28,11 @@ impl BrevoLeg {
         }
         let before = self.roster.get(id).map(|resident| resident.person.clone()).unwrap_or_default();
         let mut person = before.clone();
-        let Some(mut folded) = person.fill(position, change) else {
+        let folded = match item.record.origin {
+            Origin::Dataset => person.take_row(position, change),
+            _ => person.fill(position, change),
+        };
+        let Some(mut folded) = folded else {
             // Folded before a crash: what is owed for it is in the person's debt already.
             return self.parts.books.hand_over(item.ticket);
         };

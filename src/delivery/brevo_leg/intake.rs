@@ -7,7 +7,7 @@ use crate::config::IdentityMode;
 use crate::mapping::membership::{self, Belonging};
 use crate::mapping::{
     CompiledMapping, DedupKey, EventDecision, EventView, GroupOp, MappedEvent, ProfileChange, ProfileDecision,
-    ProfileView, dedup_key, echo_key, map_event, map_profile,
+    ProfileView, dataset_of, dedup_key, echo_key, map_event, map_profile, map_row,
 };
 use crate::people::company::GroupId;
 use crate::people::identity::{self, Link};
@@ -84,10 +84,11 @@ pub fn intake(record: &Record, mapping: &CompiledMapping, mode: IdentityMode) ->
         Ok(None) => return only(Wish::Skip(SkipRule::Private)),
         Err(error) => return only(Wish::Unreadable(error.to_string())),
     };
+    let dataset = dataset(record);
     let record = &Record { body, ..record.clone() };
     only(match record.kind {
         Kind::Event | Kind::Identity => return event(record, mapping, mode),
-        Kind::Profile => return profile(record, mapping),
+        Kind::Profile => return profile(record, dataset.as_deref(), mapping),
         Kind::Group => group(record, mapping),
     })
 }
@@ -130,7 +131,13 @@ fn belongings(
     if groups.is_empty() { None } else { person().map(|person| Box::new((person, groups))) }
 }
 
-fn profile(record: &Record, mapping: &CompiledMapping) -> Intake {
+/// The data set that the record is a row of. No app can say so.
+fn dataset(record: &Record) -> Option<String> {
+    if record.origin == Origin::Dataset { dataset_of(&record.body) } else { None }
+}
+
+/// `dataset`: whose row it is, if it is one.
+fn profile(record: &Record, dataset: Option<&str>, mapping: &CompiledMapping) -> Intake {
     let view = match ProfileView::parse(&record.body) {
         Ok(view) => view,
         Err(error) => return Intake { link: None, wish: Wish::Unreadable(error.to_string()), groups: None },
@@ -139,8 +146,10 @@ fn profile(record: &Record, mapping: &CompiledMapping) -> Intake {
         let id = view.distinct_id.as_deref().filter(|id| identity::names_somebody(id));
         id.map(PersonId::from)
     };
-    let groups = belongings(membership::of_profile(&view, mapping), person);
-    Intake { link: None, wish: profile_wish(view, mapping), groups }
+    // Columns of a data set are no group's properties.
+    let said = if dataset.is_some() { Vec::new() } else { membership::of_profile(&view, mapping) };
+    let groups = belongings(said, person);
+    Intake { link: None, wish: profile_wish(view, dataset, mapping), groups }
 }
 
 /// Whose profile the record updates, whatever it does there.
@@ -149,8 +158,12 @@ pub fn person_of_profile(record: &Record) -> Option<PersonId> {
     view.distinct_id.filter(|id| identity::names_somebody(id)).map(PersonId::from)
 }
 
-fn profile_wish(view: ProfileView<'_>, mapping: &CompiledMapping) -> Wish {
-    let change = match map_profile(&view, mapping) {
+fn profile_wish(view: ProfileView<'_>, dataset: Option<&str>, mapping: &CompiledMapping) -> Wish {
+    let decision = match dataset {
+        Some(dataset) => map_row(dataset, &view, mapping),
+        None => map_profile(&view, mapping),
+    };
+    let change = match decision {
         ProfileDecision::Change(change) => change,
         ProfileDecision::Skip(rule) => return Wish::Skip(rule),
     };

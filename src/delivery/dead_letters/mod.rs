@@ -158,7 +158,12 @@ impl DeadLetter {
         let triggers = self.replay.is_some_and(|replay| replay.trigger_automations);
         Record {
             kind: self.kind,
-            origin: if triggers { Origin::ReplayToTrigger } else { Origin::Replay },
+            origin: match self.origin {
+                // How the body is to be read goes with it; a row sets off nothing.
+                Origin::Dataset => Origin::Dataset,
+                _ if triggers => Origin::ReplayToTrigger,
+                _ => Origin::Replay,
+            },
             destinations: destination.into(),
             project: if self.foreign { Project::Foreign } else { Project::Ours },
             received_at: self.received_at,

@@ -237,6 +237,7 @@ async fn core_12_runs_into_lists_stand_back_and_lose_what_they_hold_of_the_perso
             mode: config::SyncMode::Mirror,
             force: false,
             of_a_mirror: false,
+            dry_run: false,
             trigger: cohorts::Trigger::Webhook,
         };
         let members = vec![member("ada"), member("bob")];

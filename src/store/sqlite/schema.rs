@@ -136,6 +136,10 @@ pub(super) const STATE: FileKind = FileKind {
         "
         CREATE TABLE days (key BLOB PRIMARY KEY, value BLOB NOT NULL) STRICT, WITHOUT ROWID;
     ",
+        "
+        CREATE TABLE datasets (key BLOB PRIMARY KEY, value BLOB NOT NULL) STRICT, WITHOUT ROWID;
+        CREATE TABLE dataset_rows (key BLOB PRIMARY KEY, value BLOB NOT NULL) STRICT, WITHOUT ROWID;
+    ",
     ],
 };
 

@@ -325,7 +325,7 @@ async fn an_older_schema_is_brought_up_to_date() {
 }
 
 /// Tables that the first version did not have.
-const SINCE_VERSION_2: [Table; 11] = [
+const SINCE_VERSION_2: [Table; 13] = [
     Table::Tombstones,
     Table::Erasures,
     Table::Bases,
@@ -337,6 +337,8 @@ const SINCE_VERSION_2: [Table; 11] = [
     Table::Seen,
     Table::Backfills,
     Table::Days,
+    Table::Datasets,
+    Table::DatasetRows,
 ];
 
 fn put(table: Table, key: &str, value: &'static str) -> WriteBatch {

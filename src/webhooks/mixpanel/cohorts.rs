@@ -66,7 +66,7 @@ impl CohortSyncs {
                 let source = Source::Pushed { id: page.cohort, session: page.session.clone() };
                 let (of_a_mirror, trigger) = (page.action.is_of_mirrors(), Trigger::Webhook);
                 let push = Push {
-                    order: Order { source, list, mode, force: false, of_a_mirror, trigger },
+                    order: Order { source, list, mode, force: false, of_a_mirror, dry_run: false, trigger },
                     name: page.name.clone(),
                     page: page.page,
                     pages: page.pages,
