@@ -58,6 +58,11 @@ impl AdminError {
         )
     }
 
+    /// The role is enough for the route, but not for this question.
+    pub fn forbidden_as(message: String, hint: &'static str) -> Self {
+        Self::new(StatusCode::FORBIDDEN, "forbidden", message, hint)
+    }
+
     /// For routes of callers, not of the people who run the relay.
     pub fn bad_key() -> Self {
         Self::new(

@@ -83,6 +83,14 @@ pub async fn preview(
     if asked.records.len() > MOST {
         return Err(AdminError::invalid(format!("records: more than {MOST}"), "send fewer at once"));
     }
+    let wanted = asked.recent.unwrap_or(0).min(MOST);
+    if wanted > 0 && asked.mapping.is_some() && !sight.may_unmask() {
+        let message = "another mapping is tried on what others have sent by operators only".to_owned();
+        return Err(AdminError::forbidden_as(
+            message,
+            "its conditions would find out what is masked; send `records` of your own, or leave `mapping` out",
+        ));
+    }
     let present = parts.mapping.now();
     let tried = match &asked.mapping {
         Some(given) => Some(parts.mapping.tried(given).await?),
@@ -99,7 +107,7 @@ pub async fn preview(
             tried.as_ref(),
         ));
     }
-    let recent = recent(&parts, asked.recent.unwrap_or(0).min(MOST)).await?;
+    let recent = recent(&parts, wanted).await?;
     if !recent.is_empty() {
         sight.noted(&parts.state, now, "records").await?;
     }

@@ -51,6 +51,11 @@ impl Sight {
         self.masked
     }
 
+    /// Whether the caller has only to ask.
+    pub fn may_unmask(&self) -> bool {
+        self.caller.role >= Role::Operator
+    }
+
     /// Notes that somebody looks at `what` as it is. Comes before the answer.
     pub async fn noted(&self, state: &Arc<dyn State>, now: UnixMillis, what: &'static str) -> Result<(), StoreError> {
         let detail = json!({ "of": what });

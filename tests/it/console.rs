@@ -317,6 +317,46 @@ async fn a_refusal_is_found_mended_and_sent_again() {
 }
 
 #[tokio::test]
+async fn a_viewer_finds_out_why_and_neither_who_nor_how_to_change_it() {
+    let sandbox = Sandbox::start().await;
+    let tokens = json!([{ "name": "growth", "role": "viewer", "token": "look" }]);
+    let relay = Relay::start(&sandbox, json!({ "auth": { "tokens": tokens } })).await;
+    let update = json!([{ "$token": TOKEN, "$distinct_id": "u-1", "$set": { "$email": "ada@example.com" } }]);
+    relay.take("/engage", &update).await;
+    relay.drained("brevo").await;
+    let fault = json!({ "kind": "status", "status": 400, "body": { "code": "x", "message": "no ada@example.com" } });
+    sandbox.faults(Sandbox::fault("brevo", "/v3/events", fault)).await;
+    relay.take("/track", &json!([event("Purchase", "u-1", "n1")])).await;
+    relay.dead_letters("brevo", 1).await;
+    let mut browser = Browser::open().await;
+    browser.log_in_with(&relay, "look").await;
+    for (path, says_so) in [
+        ("/console", "One record was refused by Brevo"),
+        ("/console/records?unmask=true", "Brevo: refused"),
+        ("/console/people?id=u-1&unmask=true", "a…@example.com"),
+        ("/console/dead-letters?unmask=true", "no a…@example.com"),
+        ("/console/mapping", "Version 1"),
+        ("/console/cohorts", "No cohort has been brought into a list."),
+        ("/console/backfills", "There has been no backfill."),
+        ("/console/audit", "unmask"),
+    ] {
+        browser.call("goto", json!([relay.url(path)])).await;
+        says(&mut browser, says_so).await;
+        let shown = text(&mut browser).await;
+        assert!(!shown.contains("ada@example.com") && !shown.contains("Show personal data"), "{path}: {shown}");
+        let buttons = "return [...document.querySelectorAll('main button')].map((one) => one.textContent).join();";
+        let buttons = browser.run(buttons).await.as_str().unwrap().to_owned();
+        let harmless = ["", "Filter", "Find", "Show what Brevo would get"];
+        assert!(harmless.contains(&&*buttons), "{path}: {buttons}");
+        same(path, browser.inaccessible().await, json!([])).unwrap();
+    }
+    browser.call("goto", json!([relay.url("/console/mapping")])).await;
+    press(&mut browser, "Show what Brevo would get").await;
+    says(&mut browser, "What Brevo gets of 2 records").await;
+    same("complaints", browser.complaints().await, Value::Array(Vec::new())).unwrap();
+}
+
+#[tokio::test]
 async fn personal_data_is_shown_only_when_asked_for() {
     let sandbox = Sandbox::start().await;
     let (relay, mut browser) = opened(&sandbox).await;

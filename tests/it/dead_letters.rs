@@ -63,6 +63,12 @@ async fn letters_are_read_sent_again_and_let_go() {
     let recent = as_token(&relay, "v", "POST", "/v1/mapping/preview", &json!({ "recent": 20 })).await.unwrap();
     assert!(recent.to_string().contains("u…@example.com") && !recent.to_string().contains("u@example.com"), "{recent}");
 
+    let probe =
+        json!({ "recent": 20, "mapping": { "event_mapping": { "Purchase": { "name": "x", "when": { "a": 1 } } } } });
+    assert_eq!(as_token(&relay, "v", "POST", "/v1/mapping/preview", &probe).await, Err(403));
+    let own = json!({ "records": [event("Purchase", "u", "own")], "mapping": probe["mapping"] });
+    assert_eq!(as_token(&relay, "v", "POST", "/v1/mapping/preview", &own).await.unwrap()["differing"], 1);
+
     // Roles: a viewer looks, an operator sends again, an admin lets go.
     let order = json!({ "ids": [ids[0]] });
     assert_eq!(as_token(&relay, "v", "POST", REPLAY, &order).await, Err(403));

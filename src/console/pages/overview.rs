@@ -93,7 +93,10 @@ fn verdict(status: &Value, legs: &[Value]) -> Markup {
         }
         let dead = count(leg, "dead_letters");
         if dead > 0 {
-            let why = format!("{} records were refused by {name} and are held as dead letters.", number(dead));
+            let why = match dead {
+                1 => format!("One record was refused by {name} and is held as a dead letter."),
+                dead => format!("{} records were refused by {name} and are held as dead letters.", number(dead)),
+            };
             let path = address("/console/dead-letters", &[("destination", text(leg, "destination"))]);
             let next = html! { a href=(path) { "See each with the vendor's answer" } ", mend the reason, and send them again." };
             troubles.push((false, why, next));

@@ -159,8 +159,13 @@ impl Browser {
 
     /// Opens the relay's console as its admin.
     pub async fn log_in(&mut self, relay: &Relay) {
+        self.log_in_with(relay, ADMIN_TOKEN).await;
+    }
+
+    /// As whoever the token stands for.
+    pub async fn log_in_with(&mut self, relay: &Relay, token: &str) {
         self.call("goto", json!([relay.url("/console")])).await;
-        self.call("fill", json!(["#token", ADMIN_TOKEN])).await;
+        self.call("fill", json!(["#token", token])).await;
         self.call("press", json!(["#token", "Enter"])).await;
         self.call("waitForSelector", json!(["section[data-live]"])).await;
     }

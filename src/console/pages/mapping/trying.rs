@@ -66,12 +66,16 @@ impl Trial {
     }
 
     pub(super) fn form(&self, session: &Session, in_force: &str) -> Markup {
-        let mapping = if self.is_other() { &self.mapping } else { in_force };
+        // Whoever may not try one on what others have sent begins with what is in force.
+        let mapping = if self.is_other() || !session.operates() { &self.mapping } else { in_force };
         let recent = if self.recent.is_empty() && self.records.is_empty() { "50" } else { &self.recent };
         html! {
             section .card aria-label="Try one out" {
                 h2 { "Try one out" }
-                p .quiet { "Nothing is changed and nothing is sent. What you leave out stays as it is in force." }
+                p .quiet {
+                    "Nothing is changed and nothing is sent. What you leave out stays as it is in force."
+                    @if !session.operates() { " On the last records an operator can try another mapping; you can on records of your own." }
+                }
                 form method="post" action=(HERE) {
                     (frame::csrf(session))
                     div .beside {
