@@ -131,8 +131,8 @@ impl Relay {
         let [(mixpanel_shift, mixpanel_requests), (brevo_shift, brevo_requests)] = [shift::shift(), shift::shift()];
         let (lists_shift, lists_requests) = shift::shift();
 
-        let app = room.app_routes(erasures.clone())?;
         let desk = Arc::new(ReadSide::new(&config, room.keys.clone(), budgets.clone(), clock.clone())?);
+        let app = room.app_routes(erasures.clone(), desk.clone())?;
         let feed = room.feed(&legs[1]);
         let pulls = room.pulls(feed.clone(), desk.clone())?;
         let reconciler = room.reconciler(&legs)?;

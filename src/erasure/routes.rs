@@ -11,7 +11,7 @@ use axum::routing::{self, MethodRouter};
 use axum::{Json, Router};
 use bytes::Bytes;
 use http::header::{CONTENT_TYPE, HeaderValue, RETRY_AFTER};
-use http::{Method, StatusCode};
+use http::{HeaderMap, Method, StatusCode};
 use http_body_util::{BodyExt as _, Limited};
 use serde::Serialize;
 use serde_json::Value;
@@ -23,6 +23,7 @@ use super::receipt::{Asked, Side};
 use crate::clock::SharedClock;
 use crate::edge::auth::{Claim, Identity, Keys};
 use crate::mixpanel::app::{AppCalls, Task, task_id};
+use crate::read_side::{AccessError, ReadSide};
 use crate::telemetry;
 use crate::vendor::stack::Stack;
 use crate::vendor::{VendorAnswer, VendorRequest};
@@ -57,6 +58,8 @@ pub struct Parts {
     /// One attempt, past the destination's gate.
     pub stack: Stack,
     pub clock: SharedClock,
+    /// What says whether a caller's own OAuth token may go out.
+    pub read_side: Arc<ReadSide>,
     /// Where a deletion that Mixpanel has taken becomes one of the relay's own.
     pub desk: Arc<Desk>,
 }
@@ -154,16 +157,20 @@ impl Door {
     async fn forward(&self, task: Option<Task>, id: Option<&str>, request: Request) -> Result<VendorAnswer, Refusal> {
         let (head, body) = request.into_parts();
         let claim = self.parts.keys.claim(&head.headers);
-        if matches!(claim, Claim::Nobody | Claim::Wrong) {
-            return Err(Refusal::Unauthorized);
-        }
+        let own = match claim {
+            Claim::Nobody => return Err(Refusal::Unauthorized),
+            Claim::Wrong => Some(self.own_token(&head.headers).await?),
+            _ => None,
+        };
         let body = tokio::time::timeout(BODY_TIME, Limited::new(body, MAX_BODY).collect()).await;
         let body = body.ok().and_then(Result::ok).ok_or(Refusal::BadBody)?.to_bytes();
-        self.admit(claim, &body)?;
+        if own.is_none() {
+            self.admit(claim, &body)?;
+        }
         let deletion = task == Some(Task::Deletion) && head.method == Method::POST;
         let request = match task {
-            None => self.parts.calls.me(head.uri.query()).ok_or(Refusal::NoCredentials)?,
-            Some(task) => self.task(task, head.method, head.uri.query(), id, body.clone())?,
+            None => self.parts.calls.me(head.uri.query(), own).ok_or(Refusal::NoCredentials)?,
+            Some(task) => self.task(task, head.method, head.uri.query(), (id, body.clone()), own)?,
         };
         let answer = self.send(request).await?;
         if deletion {
@@ -195,6 +202,15 @@ impl Door {
         }
     }
 
+    /// The caller's, where the operator lets those pass: it goes out in place of the relay's.
+    async fn own_token(&self, headers: &HeaderMap) -> Result<HeaderValue, Refusal> {
+        match self.parts.read_side.passed_through(headers).await {
+            Ok(token) => token.ok_or(Refusal::Unauthorized),
+            Err(AccessError::NoAnswer) => Err(Refusal::NoAnswer),
+            Err(_) => Err(Refusal::Unauthorized),
+        }
+    }
+
     /// The read side's door: the service account, an API key or a signature; a project token is a name, not a secret.
     fn admit(&self, claim: Claim, body: &[u8]) -> Result<(), Refusal> {
         match claim {
@@ -214,13 +230,13 @@ impl Door {
         task: Task,
         method: Method,
         query: Option<&str>,
-        id: Option<&str>,
-        body: Bytes,
+        (id, body): (Option<&str>, Bytes),
+        own: Option<HeaderValue>,
     ) -> Result<VendorRequest, Refusal> {
         let query = query.unwrap_or_default().as_bytes();
         let asked = form_urlencoded::parse(query).find(|(key, _)| key == "token").map(|(_, token)| token);
         let token = self.parts.calls.token(asked.as_deref()).ok_or(Refusal::Token)?;
-        self.parts.calls.task(task, method, token, id, body).ok_or(Refusal::NoOauth)
+        self.parts.calls.task(task, method, token, id, body, own).ok_or(Refusal::NoOauth)
     }
 
     async fn send(&self, request: VendorRequest) -> Result<VendorAnswer, Refusal> {

@@ -59,7 +59,12 @@ impl Vendors {
     pub async fn mixpanel(&self, side: &Side, ids: &[String], compliance: &str) -> Outcome {
         match side {
             Side::UnderWay { task, .. } => {
-                let Some(request) = self.app.deletion_progress(task) else { return not_configured() };
+                let Some(request) = self.app.deletion_progress(task) else {
+                    // A caller's own token has asked for it, and is not kept.
+                    let why =
+                        format!("Mixpanel has it as task {task}; following it takes connectors.mixpanel.oauth_token");
+                    return Outcome::Now(Side::NotAsked { why });
+                };
                 match send(&self.app_stack, request).await {
                     Err(outcome) => outcome,
                     Ok(answer) => match app::progress(&answer) {

@@ -73,15 +73,16 @@ impl AppCalls {
         found.map(String::as_str)
     }
 
-    /// `GET /api/app/me`; `None` without any credentials.
-    pub fn me(&self, query: Option<&str>) -> Option<VendorRequest> {
-        let authorization = self.account.as_ref().or(self.oauth.as_ref())?.clone();
+    /// `GET /api/app/me`, with a caller's own `authorization` where there is one; `None` without any credentials.
+    pub fn me(&self, query: Option<&str>, authorization: Option<HeaderValue>) -> Option<VendorRequest> {
+        let authorization = authorization.or_else(|| self.account.clone()).or_else(|| self.oauth.clone())?;
         let mut url = join(&self.base, "/api/app/me/");
         url.set_query(query);
         Some(request(Method::GET, url, authorization, Bytes::new(), "/api/app/me", Family::MixpanelApp))
     }
 
-    /// A new task, or (`id`) a look at one or its cancellation. `None` without an OAuth token.
+    /// A new task, or (`id`) a look at one or its cancellation, with a caller's own `authorization` where there is one. `None`
+    /// without an OAuth token.
     pub fn task(
         &self,
         task: Task,
@@ -89,24 +90,32 @@ impl AppCalls {
         token: &str,
         id: Option<&str>,
         body: Bytes,
+        authorization: Option<HeaderValue>,
     ) -> Option<VendorRequest> {
         let mut url = join(&self.base, task.path());
         if let (Some(id), Ok(mut segments)) = (id, url.path_segments_mut()) {
             segments.pop_if_empty().push(id);
         }
         url.query_pairs_mut().append_pair("token", token);
-        Some(request(method, url, self.oauth.clone()?, body, task.endpoint(), Family::MixpanelGdpr))
+        Some(request(
+            method,
+            url,
+            authorization.or_else(|| self.oauth.clone())?,
+            body,
+            task.endpoint(),
+            Family::MixpanelGdpr,
+        ))
     }
 
     /// A deletion of `distinct_ids`, at most [`MAX_DELETION`].
     pub fn deletion(&self, distinct_ids: &[String], compliance: &str) -> Option<VendorRequest> {
         let body = json!({ "distinct_ids": distinct_ids, "compliance_type": compliance }).to_string();
-        self.task(Task::Deletion, Method::POST, self.token(None)?, None, body.into())
+        self.task(Task::Deletion, Method::POST, self.token(None)?, None, body.into(), None)
     }
 
     /// Asks how far a deletion is.
     pub fn deletion_progress(&self, id: &str) -> Option<VendorRequest> {
-        self.task(Task::Deletion, Method::GET, self.token(None)?, Some(id), Bytes::new())
+        self.task(Task::Deletion, Method::GET, self.token(None)?, Some(id), Bytes::new(), None)
     }
 }
 
@@ -199,12 +208,12 @@ mod tests {
             .unwrap()
         };
         let with = calls(", oauth_token: o, project_id: \"1\"");
-        let request = with.task(Task::Deletion, Method::GET, "t", Some("a/../b"), Bytes::new()).unwrap();
+        let request = with.task(Task::Deletion, Method::GET, "t", Some("a/../b"), Bytes::new(), None).unwrap();
         assert!(request.url.as_str().ends_with("/api/app/data-deletions/v3.0/a%2F..%2Fb?token=t"), "{}", request.url);
         assert_eq!(request.headers[AUTHORIZATION], "Bearer o");
         assert_eq!((with.token(None), with.token(Some("u")), with.token(Some("x"))), (Some("t"), Some("u"), None));
         let account = calls(", service_account: { username: a, secret: b }, project_id: \"1\"");
         assert!(account.deletion(&["d".to_owned()], "GDPR").is_none());
-        assert_eq!(account.me(None).unwrap().headers[AUTHORIZATION], "Basic YTpi");
+        assert_eq!(account.me(None, None).unwrap().headers[AUTHORIZATION], "Basic YTpi");
     }
 }

@@ -127,7 +127,7 @@ impl Access {
     }
 
     /// Asks the account's own page, which costs no query (contract §11), whether the token knows this project.
-    async fn prove(&self, token: HeaderValue, upstream: &Upstream) -> Result<Credentials, AccessError> {
+    pub async fn prove(&self, token: HeaderValue, upstream: &Upstream) -> Result<Credentials, AccessError> {
         let hash: [u8; 32] = Sha256::digest(token.as_bytes()).into();
         let good = match self.remembered(hash) {
             Some(good) => good,

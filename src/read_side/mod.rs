@@ -30,7 +30,7 @@ mod wishes;
 
 use std::time::Duration;
 
-use access::Access;
+use access::{Access, Caller};
 use query::Memory;
 use upstream::Upstream;
 
@@ -43,6 +43,7 @@ use crate::mixpanel::calls::{self, BadCredentials};
 use crate::vendor::budget::Budgets;
 use crate::vendor::{Family, Priority};
 
+pub use access::AccessError;
 pub use export::{Days, Lines, NotExported};
 pub use routes::{operations, router};
 
@@ -98,6 +99,15 @@ impl ReadSide {
             bodies: Budget::new(BODIES),
             memory: Memory::default(),
         })
+    }
+
+    /// A caller's own OAuth token, where the operator lets those pass and Mixpanel knows this project by it; `None` where the
+    /// caller comes with anything else.
+    pub async fn passed_through(&self, headers: &http::HeaderMap) -> Result<Option<http::HeaderValue>, AccessError> {
+        match self.access.caller(headers) {
+            Ok(Caller::Token(token)) => Ok(Some(self.access.prove(token, &self.upstream).await?.authorization)),
+            Ok(_) | Err(_) => Ok(None),
+        }
     }
 
     /// Forgets every kept answer: somebody whom one of them may name is being erased.

@@ -15,17 +15,23 @@ use crate::erasure::worker::{self, Forget, Worker};
 use crate::erasure::{self, Desk};
 use crate::mixpanel::app::AppCalls;
 use crate::mixpanel::lookup::LookupCalls;
+use crate::read_side::ReadSide;
 use crate::vendor::stack;
 use crate::webhooks;
 
 impl Room {
-    pub(super) fn app_routes(&self, desk: Arc<Desk>) -> Result<erasure::routes::Parts, StartError> {
+    pub(super) fn app_routes(
+        &self,
+        desk: Arc<Desk>,
+        read_side: Arc<ReadSide>,
+    ) -> Result<erasure::routes::Parts, StartError> {
         let mixpanel = &self.config.mixpanel;
         Ok(erasure::routes::Parts {
             keys: self.keys.clone(),
             calls: AppCalls::new(mixpanel)?,
             stack: stack::probe_stack(self.transport.clone(), self.budgets.clone(), MIXPANEL),
             clock: self.clock.clone(),
+            read_side,
             desk,
         })
     }

@@ -4,7 +4,7 @@ use serde_json::{Value, json};
 
 use crate::harness::http::JSON;
 use crate::harness::relay::SERVICE_ACCOUNT;
-use crate::harness::{Relay, Sandbox};
+use crate::harness::{PATIENCE, Relay, Sandbox, eventually};
 
 fn with_oauth() -> Value {
     json!({ "connectors": { "mixpanel": { "oauth_token": "sandbox-oauth" } } })
@@ -42,6 +42,35 @@ async fn tasks_are_forwarded_with_the_vendors_shapes() {
     }
     let other = relay.post("/api/app/data-deletions/v3.0/?token=other", &account, ids).await;
     assert_eq!((other.status, &other.json()["error"]), (400, &json!("token is invalid")));
+}
+
+/// A relay that has no token of its own, for callers who have one.
+#[tokio::test]
+async fn a_callers_own_token_passes_where_the_operator_lets_it() {
+    let sandbox = Sandbox::start().await;
+    let pass = json!({ "connectors": { "mixpanel": { "oauth_pass_through": true } } });
+    let relay = Relay::start(&sandbox, pass).await;
+    let ids = json!({ "distinct_ids": ["ada"], "compliance_type": "GDPR" }).to_string();
+    let delete = async |token: &str| {
+        let headers = [("authorization", token), JSON];
+        relay.post("/api/app/data-deletions/v3.0/?token=sandbox-token", &headers, ids.clone()).await
+    };
+    let asked = delete("Bearer sandbox-oauth").await;
+    assert_eq!((asked.status, asked.body.as_str()), (201, r#"{"results":{"task_id":"1"},"status":"ok"}"#));
+    assert_eq!(delete("Bearer rubbish").await.status, 401);
+    let look = [("authorization", "Bearer sandbox-oauth")];
+    let me = relay.send("GET", "/api/app/me", &look, "").await.ok();
+    assert!(me.body.contains("12345"), "{me:?}");
+    // It is an erasure of the relay's too, which says what it cannot follow.
+    let erasure = eventually(PATIENCE, async || {
+        let erasures = relay.admin("GET", "/v1/erasures").await.ok().json();
+        let text = erasures.to_string();
+        if text.contains("as task 1") { Ok(erasures) } else { Err(text) }
+    })
+    .await;
+    assert_eq!(erasure["items"].as_array().unwrap().len(), 1, "{erasure}");
+    let calls = sandbox.get("/mixpanel/requests?path=/api/app/data-deletions&limit=10").await;
+    assert_eq!(calls["requests"].as_array().unwrap().len(), 1, "rubbish went no further than the question whose it is");
 }
 
 #[tokio::test]
