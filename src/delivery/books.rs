@@ -7,11 +7,12 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
+use futures_util::future::BoxFuture;
 use jiff::tz::TimeZone;
 
 use super::checkpoint::Checkpoint;
 use super::day_book::DayBook;
-use super::dead_letters::{self, DeadLetter, DeadLetterId, Overdue, RefusedWrite, replay};
+use super::dead_letters::{self, DeadLetter, DeadLetterId, RefusedWrite, old, replay};
 use super::ledger::{Ledger, Limits, Ticket};
 use super::status::{GroupsOwed, Snapshot};
 use super::tally::Tally;
@@ -58,6 +59,8 @@ pub struct Books {
     pending: WriteBatch,
     dead_held: u64,
     dead_bytes: u64,
+    /// Where the next look for old letters begins.
+    old_letters_after: Option<DeadLetterId>,
     on_their_way: OnTheirWay,
     days: DayBook,
     dirty: bool,
@@ -81,6 +84,7 @@ impl Books {
             pending: WriteBatch::new(),
             dead_held,
             dead_bytes,
+            old_letters_after: None,
             on_their_way: OnTheirWay { records, since, ..OnTheirWay::default() },
             days: DayBook::open(destination, timezone, checkpoint.chapter),
             dirty: false,
@@ -218,9 +222,20 @@ impl Books {
         Ok(())
     }
 
+    /// Looks for dead letters that died before `before`, a part of them each time; what it has found is for [`Self::purge`].
+    pub fn look_for_old_letters(
+        &self,
+        state: &Arc<dyn State>,
+        before: UnixMillis,
+    ) -> BoxFuture<'static, Result<old::Looked, StoreError>> {
+        let (state, destination, after) = (state.clone(), self.destination, self.old_letters_after);
+        Box::pin(async move { old::look(&state, destination, before, after).await })
+    }
+
     /// Lets go of dead letters that have been kept long enough: they are counted as skipped from now on.
-    pub fn purge(&mut self, overdue: &[Overdue]) {
-        for letter in overdue {
+    pub fn purge(&mut self, looked: &old::Looked) {
+        self.old_letters_after = looked.after;
+        for letter in &looked.overdue {
             dead_letters::delete(letter.id, &mut self.pending);
             self.dead_held = self.dead_held.saturating_sub(1);
             self.dead_bytes = self.dead_bytes.saturating_sub(letter.bytes);
@@ -347,9 +362,9 @@ mod tests {
         let (page, _) = books.close_page().unwrap();
         state.write(page).await.unwrap();
 
-        let overdue = dead_letters::overdue(&state, destination, UnixMillis(70 * DAY), 10).await.unwrap();
-        assert_eq!(overdue.len(), 1);
-        books.purge(&overdue);
+        let looked = books.look_for_old_letters(&state, UnixMillis(70 * DAY)).await.unwrap();
+        assert_eq!(looked.overdue.len(), 1);
+        books.purge(&looked);
         let (page, _) = books.close_page().unwrap();
         state.write(page).await.unwrap();
 

@@ -70,11 +70,12 @@ use self::listing::{ListCall, Listed};
 use self::queue::{PersonQueue, Queued};
 pub use self::receiving::in_pilot;
 use self::receiving::{Loaded, MAX_PEOPLE, MAX_WAITING};
+use self::sending::Gathering;
 use self::shelving::{Overdue, Passed, Scan};
 use self::window::Window;
 use super::books::{Books, HeldOutside};
+use super::dead_letters::old;
 use super::dead_letters::replay::Replays;
-use super::dead_letters::{self, Overdue as OverdueLetter};
 use super::source::Source;
 use super::status::LegStatus;
 use super::{LegError, patience};
@@ -241,6 +242,7 @@ pub struct BrevoLeg {
     overdue_after: Option<Position>,
     overdue_passed: Passed,
     releases_under_way: usize,
+    gathering: Gathering,
     /// Reads of shelves under way, by when they began: what they bring back may have been taken off meanwhile.
     scans: BTreeMap<u64, usize>,
 
@@ -280,7 +282,7 @@ pub struct BrevoLeg {
     writing: Option<BoxFuture<'static, Result<(u64, Position), StoreError>>>,
     probing: Option<BoxFuture<'static, bool>>,
     /// A look for dead letters that have been kept long enough.
-    purging: Option<BoxFuture<'static, Result<Vec<OverdueLetter>, StoreError>>>,
+    purging: Option<BoxFuture<'static, Result<old::Looked, StoreError>>>,
 }
 
 impl BrevoLeg {
@@ -333,6 +335,7 @@ impl BrevoLeg {
             overdue_after: None,
             overdue_passed: Passed::default(),
             releases_under_way: 0,
+            gathering: Gathering::default(),
             scans: BTreeMap::new(),
             account,
             account_under_way: false,
@@ -394,7 +397,7 @@ impl BrevoLeg {
         expiries.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         let mut accounts = tokio::time::interval(READ_ACCOUNT_EVERY);
         accounts.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-        let mut purges = tokio::time::interval(dead_letters::PURGE_EVERY);
+        let mut purges = tokio::time::interval(old::LOOK_EVERY);
         let mut given_up = self.parts.status.given_up();
         if self.sends() {
             self.await_earlier_import();
@@ -430,9 +433,9 @@ impl BrevoLeg {
                     self.probing = None;
                     if healthy { gate.probe_succeeded() } else { gate.probe_failed() }
                 }
-                Some(overdue) = OptionFuture::from(self.purging.as_mut()) => {
+                Some(looked) = OptionFuture::from(self.purging.as_mut()) => {
                     self.purging = None;
-                    self.parts.books.purge(&overdue?);
+                    self.parts.books.purge(&looked?);
                     let fits = self.parts.books.dead_bytes() <= self.parts.settings.max_dead_letter_bytes;
                     if fits && gate.paused() == Some(PauseCause::DeadLettersFull) {
                         gate.resume();
@@ -550,12 +553,9 @@ impl BrevoLeg {
         }
     }
 
-    fn look_for_old_letters(&self) -> BoxFuture<'static, Result<Vec<OverdueLetter>, StoreError>> {
-        let state = self.parts.state.clone();
+    fn look_for_old_letters(&self) -> BoxFuture<'static, Result<old::Looked, StoreError>> {
         let before = self.parts.clock.now() - self.parts.settings.keep_dead_letters;
-        Box::pin(async move {
-            dead_letters::overdue(&state, Destination::Brevo, before, dead_letters::PURGED_AT_ONCE).await
-        })
+        self.parts.books.look_for_old_letters(&self.parts.state, before)
     }
 
     fn probe(&self) -> Option<BoxFuture<'static, bool>> {

@@ -1,6 +1,9 @@
 //! Sending events: as few calls as the moment allows, one call at a time per person.
 
 use std::collections::VecDeque;
+use std::time::Duration;
+
+use tokio::time::Instant;
 
 use super::event_calls::{self, Sent};
 use super::lines::{Line, stack_for};
@@ -26,13 +29,36 @@ const CALLS_BEHIND: usize = 1;
 /// events an hour against 100 batches). With more waiting a batch is worth one of the 100, but never the wait for one.
 const SINGLES_UP_TO: usize = 100;
 
+/// Longest wait for more. What is being read from shelves is there sooner; but one read may follow another for as long as
+/// there are shelves, and bring no event.
+const GATHER: Duration = Duration::from_millis(250);
+
+/// Since when events in line have waited for others to join them.
+#[derive(Debug, Default)]
+pub(super) struct Gathering {
+    since: Option<Instant>,
+}
+
+impl Gathering {
+    /// Whether events in line wait on at `now`; `more` says whether there is anything to wait for.
+    fn goes_on(&mut self, more: bool, now: Instant) -> bool {
+        let goes_on = more && now.duration_since(*self.since.get_or_insert(now)) < GATHER;
+        if !goes_on {
+            self.since = None;
+        }
+        goes_on
+    }
+}
+
 impl BrevoLeg {
     pub(super) fn start_events(&mut self) {
         if !self.sends() {
             return;
         }
         // More is on its way from shelves, and joins these: a long import frees many people at once.
-        if self.releases_under_way > 0 && self.waiting < MAX_BATCH_EVENTS {
+        let in_line = !self.ready.first.is_empty() || !self.ready.behind.is_empty();
+        let more = in_line && self.releases_under_way > 0 && self.waiting < MAX_BATCH_EVENTS;
+        if self.gathering.goes_on(more, Instant::now()) {
             return;
         }
         let most = self.at_once(CALLS);
@@ -251,4 +277,26 @@ async fn batches_left(budgets: &Budgets) -> Option<u64> {
     let windows = budgets.windows(Family::BrevoEventsBatch).await;
     let by_the_hour = !windows.iter().any(|(limit, _)| !limit.durable());
     by_the_hour.then(|| windows.iter().map(|(_, left)| *left).min().unwrap_or(0))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Shelves that are read one after the other for minutes, and hold no event, keep nobody's events waiting.
+    #[test]
+    fn events_wait_for_others_to_join_them_and_not_for_ever() {
+        let mut gathering = Gathering::default();
+        let start = Instant::now();
+        let at = |ms| start + Duration::from_millis(ms);
+        assert!(!gathering.goes_on(false, at(0)), "nothing to wait for");
+        for ms in [10, 100, 200] {
+            assert!(gathering.goes_on(true, at(ms)), "{ms}");
+        }
+        assert!(!gathering.goes_on(true, at(300)));
+        // Those that come then wait anew.
+        assert!(gathering.goes_on(true, at(301)));
+        assert!(!gathering.goes_on(false, at(302)));
+        assert!(gathering.goes_on(true, at(600)));
+    }
 }

@@ -4,6 +4,7 @@
 //! their way* ([`replay`]): the record is backlog again, under its old id, and was not accepted a second time (CORE 9).
 
 pub mod later;
+pub mod old;
 pub mod orders;
 pub mod replay;
 pub mod search;
@@ -12,7 +13,6 @@ use std::collections::BTreeSet;
 use std::fmt;
 use std::str::FromStr;
 use std::sync::Arc;
-use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
@@ -23,10 +23,6 @@ use crate::store::{KeyRange, State, StoreError, Table, WriteBatch};
 
 /// Longest piece of a vendor's answer that is kept.
 pub const MAX_ANSWER: usize = 2048;
-
-/// How often letters that have been kept long enough are looked for, and how many are let go at once.
-pub const PURGE_EVERY: Duration = Duration::from_secs(60);
-pub const PURGED_AT_ONCE: usize = 50;
 
 /// A dead letter's name: its destination and the position of the record. It stays the same through replays.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -113,7 +109,7 @@ pub struct RefusedWrite {
     /// Brevo was to be told that the person has withdrawn their consent.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub withdrawal: bool,
-    /// The group's company was to go.
+    /// The group's company, or a deleted profile's contact, was to go.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub deletion: bool,
 }
@@ -239,32 +235,6 @@ fn decode_row(
 
 fn decode(id: DeadLetterId, value: &[u8]) -> Result<DeadLetter, StoreError> {
     serde_json::from_slice(value).map_err(|e| StoreError::Corrupt(format!("dead letter {id}: {e}")))
-}
-
-/// A letter that has been kept long enough.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Overdue {
-    pub id: DeadLetterId,
-    pub bytes: u64,
-}
-
-/// The letters among the first `limit` that died before `before`. Keys order by position, which is nearly the order of
-/// dying: what is not among the first today will be another day.
-pub async fn overdue(
-    state: &Arc<dyn State>,
-    destination: Destination,
-    before: UnixMillis,
-    limit: usize,
-) -> Result<Vec<Overdue>, StoreError> {
-    let pairs = state.scan(Table::DeadLetters, KeyRange::prefix(prefix(destination)), limit).await?;
-    let mut overdue = Vec::new();
-    for (key, value) in pairs {
-        let (id, letter) = decode_row(&prefix(destination), destination, &key, &value)?;
-        if letter.died_at < before {
-            overdue.push(Overdue { id, bytes: value.len() as u64 });
-        }
-    }
-    Ok(overdue)
 }
 
 /// Removes a letter; the caller counts it.

@@ -17,8 +17,8 @@ use tower::ServiceExt;
 
 use self::lanes::{Batch, LaneId, Lanes};
 use super::books::{Books, HeldOutside, Item};
+use super::dead_letters::old;
 use super::dead_letters::replay::Replays;
-use super::dead_letters::{self, Overdue as OverdueLetter};
 use super::source::Source;
 use super::status::LegStatus;
 use super::{LegError, patience};
@@ -83,7 +83,7 @@ pub struct MixpanelLeg {
     writing: Option<BoxFuture<'static, Result<Position, StoreError>>>,
     probing: Option<BoxFuture<'static, bool>>,
     /// A look for dead letters that have been kept long enough.
-    purging: Option<BoxFuture<'static, Result<Vec<OverdueLetter>, StoreError>>>,
+    purging: Option<BoxFuture<'static, Result<old::Looked, StoreError>>>,
 }
 
 impl MixpanelLeg {
@@ -107,7 +107,7 @@ impl MixpanelLeg {
     pub async fn run(mut self, shutdown: CancellationToken, drain: Duration) -> Result<(), LegError> {
         let mut tick = tokio::time::interval(CHECKPOINT_EVERY);
         tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-        let mut purges = tokio::time::interval(dead_letters::PURGE_EVERY);
+        let mut purges = tokio::time::interval(old::LOOK_EVERY);
         let mut given_up = self.parts.status.given_up();
         self.check_dead_letters();
         loop {
@@ -133,9 +133,9 @@ impl MixpanelLeg {
                     self.probing = None;
                     if healthy { gate.probe_succeeded() } else { gate.probe_failed() }
                 }
-                Some(overdue) = OptionFuture::from(self.purging.as_mut()) => {
+                Some(looked) = OptionFuture::from(self.purging.as_mut()) => {
                     self.purging = None;
-                    self.parts.books.purge(&overdue?);
+                    self.parts.books.purge(&looked?);
                     let fits = self.parts.books.dead_bytes() <= self.parts.settings.max_dead_letter_bytes;
                     if fits && gate.paused() == Some(PauseCause::DeadLettersFull) {
                         gate.resume();
@@ -296,12 +296,9 @@ impl MixpanelLeg {
         }
     }
 
-    fn look_for_old_letters(&self) -> BoxFuture<'static, Result<Vec<OverdueLetter>, StoreError>> {
-        let state = self.parts.state.clone();
+    fn look_for_old_letters(&self) -> BoxFuture<'static, Result<old::Looked, StoreError>> {
         let before = self.parts.clock.now() - self.parts.settings.keep_dead_letters;
-        Box::pin(async move {
-            dead_letters::overdue(&state, Destination::Mixpanel, before, dead_letters::PURGED_AT_ONCE).await
-        })
+        self.parts.books.look_for_old_letters(&self.parts.state, before)
     }
 
     fn probe(&self) -> BoxFuture<'static, bool> {
