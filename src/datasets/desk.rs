@@ -242,10 +242,13 @@ impl Desk {
     }
 
     async fn under_way(&self, name: &str, active: &Active) -> Result<Option<Run>, StoreError> {
-        match active.runs.iter().find(|(_, dataset)| *dataset == name) {
-            Some((id, _)) => self.get(id).await,
-            None => Ok(None),
+        for (id, _) in active.runs.iter().filter(|(_, dataset)| *dataset == name) {
+            // The worker may not have noticed yet that a run has ended.
+            if let Some(run) = self.get(id).await?.filter(|run| run.ended().is_none()) {
+                return Ok(Some(run));
+            }
         }
+        Ok(None)
     }
 
     /// How each data set of the configuration stands, in its order.

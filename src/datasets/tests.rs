@@ -163,9 +163,11 @@ async fn nothing_writes_before_a_dry_run_of_the_very_definition_has_ended() {
     assert!(matches!(first.ask("dormant", false, false, nobody).await, Err(AskError::Busy(_))));
     // One that has failed has shown nothing.
     first.end(&mut dry, Outcome::Failed, None).await.unwrap();
-    first.ended(&dry.id).await;
+    // The worker has not noticed yet, and that is nobody's affair.
     assert!(matches!(first.ask("dormant", false, false, nobody).await, Err(AskError::NotShown(_))));
+    let failed = dry.id;
     let mut dry = first.ask("dormant", true, false, nobody).await.unwrap();
+    assert_ne!(dry.id, failed);
     first.end(&mut dry, Outcome::Done, None).await.unwrap();
     drop(first);
 
