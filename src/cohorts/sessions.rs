@@ -5,7 +5,7 @@
 //! * a session is begun once: what comes again after its run has ended changes nothing, unless it has failed;
 //! * a full copy that is whole takes the place of every session of the same group and list that began before it and is not:
 //!   what these still bring is older, and is answered and left out;
-//! * differences take nobody's place.
+//! * differences and dry runs take nobody's place.
 
 use super::Desk;
 use super::collecting::first_stage;
@@ -97,7 +97,7 @@ impl Desk {
     async fn is_superseded(&self, run: &Run) -> Result<bool, StoreError> {
         for id in self.index.later(run, SyncMode::Mirror, MAX_LATER).await? {
             let later = self.get(&id).await?;
-            let whole = later.is_some_and(|later| match later.stage {
+            let whole = later.filter(|later| !later.order.dry_run).is_some_and(|later| match later.stage {
                 Stage::Receiving { .. } | Stage::Collecting { .. } => false,
                 Stage::Ended(ended) => !matches!(ended.outcome, Outcome::Failed | Outcome::Replaced),
                 _ => true,
@@ -111,7 +111,7 @@ impl Desk {
 
     /// What began before a full copy that is whole, and is not whole itself, will not be needed.
     async fn supersede(&self, whole: &Run, active: &mut Active) -> Result<(), StoreError> {
-        if whole.order.mode != SyncMode::Mirror {
+        if whole.order.mode != SyncMode::Mirror || whole.order.dry_run {
             return Ok(());
         }
         let older = self.unfinished(&whole.order, active).into_iter().filter(|(id, _)| *id < whole.id);

@@ -197,6 +197,21 @@ async fn a_session_that_failed_is_begun_anew() {
     assert!(matches!(again.stage, Stage::Receiving { .. }), "{again:?}");
 }
 
+#[tokio::test]
+async fn a_dry_run_takes_nobodys_place() {
+    let directory = directory();
+    let held = store(&directory);
+    let desk = desk(&held, true).await;
+    desk.push(page_of(&COPIES, 0, 1)).await.unwrap();
+    for page in [1, 2] {
+        let mut dry = page_of(&COPIES, 1, page);
+        dry.order.dry_run = true;
+        desk.push(dry).await.unwrap();
+    }
+    let run = desk.push(page_of(&COPIES, 0, 2)).await.unwrap();
+    assert!(matches!(run.stage, Stage::Reading { .. }), "{run:?}");
+}
+
 /// They take room on the disk.
 #[tokio::test]
 async fn only_so_many_sessions_are_unfinished_at_a_time() {
