@@ -36,13 +36,20 @@ if ! cmp -s "$node_dir/package-lock.json" "$node_dir/node_modules/.installed"; t
     cp "$node_dir/package-lock.json" "$node_dir/node_modules/.installed"
 fi
 
-venv=.cache/sdk-python
-if ! cmp -s tests/sdk/python/requirements.txt "$venv/installed.txt"; then
-    rm -rf "$venv"
-    python3 -m venv "$venv"
-    pip=("$venv/bin/pip" install --quiet --disable-pip-version-check --no-deps)
-    # Some are built here: by this release of setuptools and no newer one, which takes their old setup files.
-    "${pip[@]}" "$(grep '^setuptools==' tests/sdk/python/requirements.txt)"
-    PYTHONPATH=tests/sdk/python/building "${pip[@]}" --no-build-isolation -r tests/sdk/python/requirements.txt
-    cp tests/sdk/python/requirements.txt "$venv/installed.txt"
-fi
+# venv NAME REQUIREMENTS: the packages, exactly those, in .cache/NAME.
+venv() {
+    local directory=.cache/$1 pins=$2
+    cmp -s "$pins" "$directory/installed.txt" && return
+    rm -rf "$directory"
+    python3 -m venv "$directory"
+    local pip=("$directory/bin/pip" install --quiet --disable-pip-version-check --no-deps) setuptools
+    if setuptools=$(grep '^setuptools==' "$pins"); then
+        # Some are built here: by this release of setuptools and no newer one, which takes their old setup files.
+        "${pip[@]}" "$setuptools"
+        pip+=(--no-build-isolation)
+    fi
+    PYTHONPATH=tests/sdk/python/building "${pip[@]}" -r "$pins"
+    cp "$pins" "$directory/installed.txt"
+}
+venv sdk-python tests/sdk/python/requirements.txt
+venv api-python tests/api/requirements.txt

@@ -53,6 +53,10 @@ pub async fn compare(
         Some(text) => text.parse::<Date>().map_err(|_| wrong_day(format!("{text} is no day")))?,
         None => parts.reconciler.yesterday().ok_or_else(|| wrong_day("the clock shows no day".to_owned()))?,
     };
+    if let Some(wait) = parts.reconciler.wait().await.filter(|wait| *wait > PATIENCE) {
+        let why = format!("Mixpanel's hour of queries is used up: there is a place in {} s", wait.as_secs() + 1);
+        return Err(AdminError::limited(why, wait, "GET /v1/status shows what is left"));
+    }
     audit::note(&parts, &caller, Action::Compare, json!({ "day": day })).await?;
     let reconciler = parts.reconciler.clone();
     let comparing = tokio::spawn(async move { reconciler.compare(day).await });

@@ -178,9 +178,17 @@ impl Parts {
         self.synced(&body).await.unwrap_or_else(AdminError::into_response)
     }
 
+    /// How long the hour of queries has no place, if that is longer than anybody waits.
+    async fn no_place_for(&self) -> Option<Duration> {
+        let standing = self.budgets.standing(Family::MixpanelQuery, Priority::Cohorts, 1).await?;
+        Some(standing.wait).filter(|wait| *wait > PATIENCE)
+    }
+
     async fn synced(&self, body: &[u8]) -> Result<Response, AdminError> {
+        // Without a place for its first question nobody would see the end of it.
+        let patience = if self.no_place_for().await.is_some() { Duration::ZERO } else { PATIENCE };
         let begun = self.ask(self.order(body)?).await?;
-        let run = self.desk.wait(&begun.id, Instant::now() + PATIENCE).await?.unwrap_or(begun);
+        let run = self.desk.wait(&begun.id, Instant::now() + patience).await?.unwrap_or(begun);
         let told = self.told(&run).await;
         let Some(ended) = run.ended() else { return Ok((StatusCode::ACCEPTED, Json(told)).into_response()) };
         let why = ended.why.clone().unwrap_or_default();
@@ -323,8 +331,7 @@ async fn run(
 
 /// The project's cohorts: one query, what a run of each costs, and where it goes.
 async fn cohorts(State(parts): State<Parts>) -> Result<Json<Value>, AdminError> {
-    let standing = parts.budgets.standing(Family::MixpanelQuery, Priority::Cohorts, 1).await;
-    if let Some(wait) = standing.map(|standing| standing.wait).filter(|wait| *wait > PATIENCE) {
+    if let Some(wait) = parts.no_place_for().await {
         let why = format!("Mixpanel's hour of queries is used up: there is a place in {} s", wait.as_secs() + 1);
         return Err(AdminError::limited(why, wait, "GET /v1/status shows what is left"));
     }

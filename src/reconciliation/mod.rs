@@ -13,6 +13,7 @@ mod daily;
 mod report;
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use jiff::civil::Date;
 use jiff::tz::TimeZone;
@@ -27,6 +28,7 @@ use crate::delivery::status::LegStatus;
 
 use crate::store::{KeyRange, State, StoreError, Table, WriteBatch};
 use crate::telemetry;
+use crate::vendor::{Family, Priority};
 
 /// What the rows of reports begin with in their table.
 const REPORTS: u8 = 1;
@@ -75,6 +77,13 @@ impl Reconciler {
 
     fn today(&self) -> Option<Date> {
         day_of(self.parts.clock.now(), &self.parts.timezone)
+    }
+
+    /// How long a question to Mixpanel would wait for its place in the hour; `None` when it is not asked.
+    pub async fn wait(&self) -> Option<Duration> {
+        let side = self.parts.mixpanel.as_ref()?;
+        let standing = side.budgets.standing(Family::MixpanelQuery, Priority::Backfill, 1).await?;
+        Some(standing.wait)
     }
 
     /// Compares `day`, which must be over, and keeps the report in the place of an earlier one.

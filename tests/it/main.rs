@@ -38,6 +38,7 @@ mod published_examples;
 mod read_clients;
 mod read_side;
 mod reconciliation;
+mod schemathesis;
 mod sdk_browser;
 mod sdk_journeys;
 mod sdks;
