@@ -26,7 +26,8 @@ use crate::store::Entry;
 /// Events in queues from which on nothing more is read: a vendor that takes nothing is the destination's affair, so what
 /// waits for it waits in the journal and never fills shelves (CORE 7).
 pub(super) const MAX_WAITING: usize = 20_000;
-/// The same for people with something under way.
+/// The same for people with something under way. Imports take about two fifths of them at a time, and Brevo shows how a
+/// hundred imports an hour stand: fewer people would send more of them by single calls (P8).
 pub(super) const MAX_PEOPLE: usize = 25_000;
 
 /// Records with everything that is stored about them.
