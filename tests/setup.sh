@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
-# Installs what the tests need beside a Rust toolchain, on Debian or Ubuntu: Node.js and Python for Mixpanel's own SDKs,
-# Chromium for the browser's, Prometheus and systemd to check what is in deploy/, nginx for the bench (`tests/setup.sh bench`: that alone). Does nothing for what is there
-# already.
+# Installs what the tests need beside a Rust toolchain, on Debian or Ubuntu: Node.js and Python for Mixpanel's own SDKs and
+# for the tools that try openapi.yaml, Chromium for the browser's, Prometheus and systemd to check what is in deploy/, nginx
+# for the bench (`tests/setup.sh bench`: that alone). Does nothing for what is there already.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -29,12 +29,13 @@ fi
 
 [ "${1:-}" != bench ] || exit 0
 
-node_dir=tests/sdk/node
-if ! cmp -s "$node_dir/package-lock.json" "$node_dir/node_modules/.installed"; then
-    # No scripts: nothing of theirs is needed, and one would fetch a browser.
-    npm ci --prefix "$node_dir" --ignore-scripts --silent
-    cp "$node_dir/package-lock.json" "$node_dir/node_modules/.installed"
-fi
+for node_dir in tests/sdk/node tests/api; do
+    if ! cmp -s "$node_dir/package-lock.json" "$node_dir/node_modules/.installed"; then
+        # No scripts: nothing of theirs is needed, and one would fetch a browser.
+        npm ci --prefix "$node_dir" --ignore-scripts --silent
+        cp "$node_dir/package-lock.json" "$node_dir/node_modules/.installed"
+    fi
+done
 
 # venv NAME REQUIREMENTS: the packages, exactly those, in .cache/NAME.
 venv() {

@@ -44,4 +44,5 @@ mod sdk_journeys;
 mod sdks;
 mod starting;
 mod store_care;
+mod typescript_client;
 mod webhooks;
