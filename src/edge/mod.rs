@@ -28,6 +28,7 @@ pub mod lookup_tables;
 pub mod options;
 pub mod passthrough;
 mod privacy;
+mod reference;
 pub mod request_ids;
 pub mod routes;
 pub mod server;

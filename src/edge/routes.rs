@@ -39,6 +39,8 @@ pub enum Endpoint {
     Health,
     Ready,
     OpenApi,
+    /// The same for people to read.
+    Docs,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -81,4 +83,5 @@ pub const ROUTES: &[Route] = &[
     own("/healthz", Endpoint::Health),
     own("/readyz", Endpoint::Ready),
     own("/openapi.yaml", Endpoint::OpenApi),
+    own("/docs", Endpoint::Docs),
 ];

@@ -1,7 +1,7 @@
 //! The router: the table of [`super::routes`] bound to its handlers.
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use axum::Router;
 use axum::body::Body;
@@ -9,7 +9,8 @@ use axum::extract::{ConnectInfo, Request};
 use axum::middleware;
 use axum::routing::{self, MethodRouter};
 use bytes::Bytes;
-use http::{Response, StatusCode};
+use http::header::CONTENT_SECURITY_POLICY;
+use http::{HeaderValue, Response, StatusCode};
 use tokio::time::Instant;
 
 use super::auth::{self, Keys};
@@ -19,7 +20,7 @@ use super::ingest::Ingest;
 use super::intake::IntakeLimits;
 use super::passthrough::PassThrough;
 use super::routes::{Endpoint, Methods, ROUTES, Route, Upstream};
-use super::{answer, cors, request_ids};
+use super::{answer, cors, reference, request_ids};
 use crate::alerts::Bell;
 use crate::clock::SharedClock;
 use crate::config::Config;
@@ -104,6 +105,7 @@ pub fn router(parts: EdgeParts) -> Router {
             Endpoint::OpenApi => {
                 (&mut others, fixed(route, || answer::body(StatusCode::OK, "application/yaml", OPENAPI)))
             }
+            Endpoint::Docs => (&mut others, fixed(route, docs)),
         };
         for path in paths(route, prefix) {
             *router = std::mem::take(router).route(&path, handler.clone());
@@ -135,7 +137,12 @@ pub fn health_router(journal: Arc<dyn Journal>) -> Router {
 }
 
 const OK: Bytes = Bytes::from_static(b"ok\n");
-const OPENAPI: Bytes = Bytes::from_static(include_bytes!("../../openapi.yaml"));
+const OPENAPI_TEXT: &str = include_str!("../../openapi.yaml");
+const OPENAPI: Bytes = Bytes::from_static(OPENAPI_TEXT.as_bytes());
+/// Nothing but the page's own style; it runs no script and is in nobody's frame.
+const DOCS_POLICY: HeaderValue = HeaderValue::from_static(
+    "default-src 'none'; style-src 'unsafe-inline'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
+);
 /// The vendor's own words at `GET /` (contract §1).
 const WELCOME: Bytes =
     Bytes::from_static(br#"{"error":"Welcome. Get started with our API by visiting https://developer.mixpanel.com/"}"#);
@@ -208,6 +215,17 @@ fn fixed(route: &'static Route, answer: impl Fn() -> Response<Body> + Clone + Se
         telemetry::http_request(route.path, response.status().as_u16(), started.elapsed());
         response
     })
+}
+
+/// [`OPENAPI`] for people, written when somebody asks for it first.
+fn docs() -> Response<Body> {
+    static PAGE: OnceLock<Option<Bytes>> = OnceLock::new();
+    // The document is in the binary, and a test reads it: it is never `None`.
+    let page = PAGE.get_or_init(|| reference::page(OPENAPI_TEXT).ok().map(Bytes::from));
+    let Some(page) = page else { return not_found(StatusCode::NOT_FOUND, "openapi.yaml cannot be read") };
+    let mut response = answer::body(StatusCode::OK, "text/html; charset=utf-8", page.clone());
+    response.headers_mut().insert(CONTENT_SECURITY_POLICY, DOCS_POLICY);
+    response
 }
 
 /// The peer's address, which the server loop puts into every request. Without one (a router called directly) nothing

@@ -29,3 +29,13 @@ async fn the_document_covers_the_route_table() {
         assert_eq!(documented, served, "{path}");
     }
 }
+
+#[tokio::test]
+async fn people_read_the_document_as_a_page_that_runs_nothing() {
+    let edge = Edge::new(CONFIG);
+    let (status, head, page) = edge.send(Request::get("/docs").body(Body::empty()).unwrap()).await;
+    assert_eq!(status, 200);
+    assert_eq!(head["content-type"], "text/html; charset=utf-8");
+    assert!(head["content-security-policy"].to_str().unwrap().starts_with("default-src 'none';"));
+    assert!(page.contains("Track events") && !page.contains("<script"));
+}
