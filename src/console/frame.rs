@@ -18,6 +18,7 @@ const PAGES: &[(&str, &str)] = &[
     ("Cohorts", "/console/cohorts"),
     ("Backfills", "/console/backfills"),
     ("Lookup tables", "/console/lookup-tables"),
+    ("Counts", "/console/reconciliation"),
     ("Erasures", "/console/erasures"),
     ("Audit", "/console/audit"),
 ];

@@ -68,6 +68,7 @@ pub fn router(console: Console) -> Router {
         .route("/console/dead-letters", get(pages::dead_letters::page).post(pages::dead_letters::act))
         .route("/console/dead-letters/export", get(pages::dead_letters::export))
         .route("/console/lookup-tables", get(pages::lookup_tables::page))
+        .route("/console/reconciliation", get(pages::reconciliation::page).post(pages::reconciliation::act))
         .route("/console/erasures", get(pages::erasures::page))
         .route("/console/logout", post(guard::logout))
         .layer(from_fn_with_state(console.clone(), guard::require_session));

@@ -18,6 +18,7 @@ const PAGES: &[(&str, &str)] = &[
     ("/console/cohorts", "Cohorts"),
     ("/console/backfills", "Backfills"),
     ("/console/lookup-tables", "Lookup tables"),
+    ("/console/reconciliation", "Reconciliation"),
     ("/console/erasures", "Erasures"),
     ("/console/audit", "Audit"),
 ];
@@ -269,6 +270,38 @@ async fn cohorts_and_backfills_are_begun_followed_and_written_down() {
 }
 
 /// The pictures of docs/console.md are made here: `MIXRELAY_TEST_SCREENSHOTS=$PWD/docs/images` and this test alone.
+#[tokio::test]
+async fn a_day_is_compared_with_what_the_vendors_count() {
+    let sandbox = Sandbox::start().await;
+    let (relay, mut browser) = opened(&sandbox).await;
+    let mut events = [event("Purchase", "u-1", "e-1"), event("Purchase", "u-1", "e-2")];
+    let time = events[0]["properties"]["time"].as_u64().unwrap() - 86_400;
+    for event in &mut events {
+        event["properties"]["time"] = json!(time);
+    }
+    let day = jiff::Timestamp::from_second(time.cast_signed()).unwrap().to_string()[..10].to_owned();
+    relay.take("/track", &json!(events)).await;
+    relay.drained("brevo").await;
+    relay.drained("mixpanel").await;
+
+    browser.call("goto", json!([relay.url("/console/reconciliation")])).await;
+    says(&mut browser, "No day has been compared yet.").await;
+    // What was delivered is counted with the next checkpoint.
+    eventually(PATIENCE, async || {
+        browser.call("fill", json!(["#day", day])).await;
+        press(&mut browser, "/^Compare$/").await;
+        says(&mut browser, &format!("{day} is compared.")).await;
+        let found = text(&mut browser).await;
+        if found.matches("2 counted there").count() == 2 { Ok(()) } else { Err(found) }
+    })
+    .await;
+    for part in ["nothing is missing", "order_completed", "Purchase"] {
+        says(&mut browser, part).await;
+    }
+    looks_well(&mut browser, "compared").await;
+    same("complaints", browser.complaints().await, Value::Array(Vec::new())).unwrap();
+}
+
 #[tokio::test]
 async fn a_refusal_is_found_mended_and_sent_again() {
     let sandbox = Sandbox::start().await;

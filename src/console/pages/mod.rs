@@ -10,4 +10,5 @@ pub mod lookup_tables;
 pub mod mapping;
 pub mod overview;
 pub mod people;
+pub mod reconciliation;
 pub mod records;
