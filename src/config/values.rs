@@ -253,11 +253,12 @@ pub(super) fn path_prefix(scalar: &Scalar) -> Parsed<String> {
 }
 
 /// First path parts that the relay or the vendor's API already use (DESIGN 2.1).
-pub(super) const RESERVED_PATHS: [&str; 26] = [
+pub(super) const RESERVED_PATHS: [&str; 27] = [
     "api",
     "cohorts",
     "console",
     "decide",
+    "docs",
     "engage",
     "export",
     "flags",

@@ -206,6 +206,7 @@ mod tests {
         ("edge/server/http2", "when streams were opened"),
         ("edge/tls", "the certificate and its key"),
         ("edge/auth/replay", "hashes of request ids"),
+        ("edge/service", "the page of the API document"),
         ("store/sqlite/journal", "numbers of damaged entries"),
         ("store/sqlite/journal_writer", "counters"),
         ("store/sqlite/poison", "why the store failed"),
