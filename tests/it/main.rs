@@ -33,6 +33,7 @@ mod p6_sdks_never_get_stuck;
 mod p7_limits_never_overrun;
 mod p8_few_calls;
 mod p9_fresh;
+mod power_loss;
 mod privacy_rules;
 mod published_examples;
 mod read_clients;

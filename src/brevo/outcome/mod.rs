@@ -27,6 +27,7 @@ use crate::vendor::{PauseCause, VendorAnswer, Verdict};
 /// | answer | verdict |
 /// |---|---|
 /// | 2xx, empty or JSON | definite |
+/// | 2xx with an error inside, which no success carries | retry |
 /// | 2xx with anything else (a captive portal, a proxy's page) | retry |
 /// | 401 that speaks of an IP address | pause: unknown IP |
 /// | 401 / 402 / 403 | pause |
@@ -36,7 +37,7 @@ use crate::vendor::{PauseCause, VendorAnswer, Verdict};
 /// | any other 4xx | definite |
 pub fn judge(answer: &VendorAnswer) -> Verdict {
     match answer.status.as_u16() {
-        200..=299 if reads_like_the_vendor(&answer.body) => Verdict::Definite,
+        200..=299 if reads_like_the_vendor(&answer.body) && !says_it_failed(&answer.body) => Verdict::Definite,
         401 if speaks_of_an_ip(&answer.body) => Verdict::Pause(PauseCause::UnknownIp),
         401 => Verdict::Pause(PauseCause::Credentials),
         402 => Verdict::Pause(PauseCause::Payment),
@@ -58,6 +59,12 @@ pub fn meter(answer: &VendorAnswer) -> Option<Reading> {
 
 fn reads_like_the_vendor(body: &[u8]) -> bool {
     body.trim_ascii_start().first().is_none_or(|first| matches!(first, b'{' | b'['))
+}
+
+/// Brevo's error model (contract §1.2). No success of version 3 has a `code`, but the one of version 2 did.
+fn says_it_failed(body: &[u8]) -> bool {
+    serde_json::from_slice::<ErrorBody>(body)
+        .is_ok_and(|error| !error.code.is_empty() && !error.message.is_empty() && error.code != "success")
 }
 
 /// Only the text separates a blocked address from a bad key (contract §1.2).

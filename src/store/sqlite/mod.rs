@@ -172,6 +172,8 @@ pub enum OpenError {
         path.display()
     )]
     Ledger { path: PathBuf, source: StoreError },
+    #[error("{} cannot be opened, for its disk is full ({source}): make room, and start again", path.display())]
+    Full { path: PathBuf, source: rusqlite::Error },
     #[error("{} cannot be opened: {source}", path.display())]
     Sqlite { path: PathBuf, source: rusqlite::Error },
 }
@@ -181,6 +183,8 @@ impl OpenError {
         let path = path.to_owned();
         if schema::is_damage(&source) {
             OpenError::Damaged { path, source }
+        } else if upkeep::found_no_room(&source) {
+            OpenError::Full { path, source }
         } else {
             OpenError::Sqlite { path, source }
         }
@@ -205,7 +209,7 @@ pub fn open(options: OpenOptions) -> Result<SqliteStore, OpenError> {
         refuse_volatile(&directory)?;
     }
     let lock = Arc::new(Lock::acquire(&journal_path)?);
-    let log_bytes = fs::metadata(lock::beside(&journal_path, "-wal")).map_or(0, |log| log.len());
+    let log_bytes = log_bytes(&journal_path);
     let (journal_conn, state_conn) = open_files(&journal_path, &state_path)?;
     sync_directory(&directory)?;
 
@@ -273,7 +277,7 @@ fn open_files(journal_path: &Path, state_path: &Path) -> Result<(Connection, Con
     // Made in this order, so that a crash between the two leaves an unused journal alone, which is taken up below.
     let state_was_there = state_path.exists();
     create_file(journal_path)?;
-    let journal = schema::open_writer(journal_path, &schema::JOURNAL)?;
+    let journal = open_writer(journal_path, &schema::JOURNAL)?;
     let journal_failed = |error| OpenError::from_sqlite(journal_path, error);
     let id = match schema::store_id(&journal).map_err(journal_failed)? {
         Some(id) => id,
@@ -288,7 +292,7 @@ fn open_files(journal_path: &Path, state_path: &Path) -> Result<(Connection, Con
         return Err(OpenError::Half { missing: state_path.to_owned(), present: journal_path.to_owned() });
     }
     create_file(state_path)?;
-    let state = schema::open_writer(state_path, &schema::STATE)?;
+    let state = open_writer(state_path, &schema::STATE)?;
     let state_failed = |error| OpenError::from_sqlite(state_path, error);
     match schema::store_id(&state).map_err(state_failed)? {
         Some(found) if found == id => {}
@@ -298,6 +302,29 @@ fn open_files(journal_path: &Path, state_path: &Path) -> Result<(Connection, Con
         }
     }
     Ok((journal, state))
+}
+
+/// Opens one of the two, and makes safe what stands in its log.
+///
+/// A process that was killed may have left commits there that it had not synced, and one whose sync has failed has left
+/// pages that the kernel calls clean and the disk does not hold, so that no later sync of the log writes them. Whoever
+/// acted on such commits, or appended behind them, would lose it all in a power loss. They are copied into the file, which
+/// writes them anew, and the log begins again.
+fn open_writer(path: &Path, kind: &schema::FileKind) -> Result<Connection, OpenError> {
+    let left_behind = log_bytes(path) > 0;
+    let conn = schema::open_writer(path, kind)?;
+    if left_behind && !upkeep::scrub(&conn).map_err(|error| OpenError::from_sqlite(path, error))? {
+        tracing::warn!(
+            path = %path.display(),
+            "the write-ahead log of a process that did not end by itself stays in use: the disk is full, or someone reads the file"
+        );
+    }
+    Ok(conn)
+}
+
+/// Length of the file's write-ahead log.
+fn log_bytes(path: &Path) -> u64 {
+    fs::metadata(lock::beside(path, "-wal")).map_or(0, |log| log.len())
 }
 
 fn new_store_id() -> io::Result<String> {

@@ -153,3 +153,10 @@ pub(super) fn is_transient(error: &rusqlite::Error) -> bool {
 pub(super) fn is_full(error: &rusqlite::Error) -> bool {
     error.sqlite_error_code() == Some(ErrorCode::DiskFull)
 }
+
+/// True also where SQLite says no more than "I/O error": the index of the log, which it makes at the first opening, takes
+/// room as well.
+pub(super) fn found_no_room(error: &rusqlite::Error) -> bool {
+    let extended = error.sqlite_error().map(|error| error.extended_code);
+    is_full(error) || extended == Some(rusqlite::ffi::SQLITE_IOERR_SHMSIZE)
+}

@@ -6,12 +6,16 @@
 //! arrived twice is explained by what was in flight at a crash or by a call whose answer was lost; the relay's own counts
 //! add up.
 //!
-//! A round is one seed. `make soak SEED=1 MINUTES=60` plays one round after another, with the seeds that follow.
+//! A round is one seed: which faults, when, and what the apps say. Two runs of a seed break the same things in the same
+//! order, though not at the same instruction. `make soak SEED=1 MINUTES=60` plays one round after another, with the seeds
+//! that follow, and reports. See docs/proof.md.
 
 mod faults;
 mod load;
 mod oracle;
+mod vendor_faults;
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -19,9 +23,11 @@ use std::time::Duration;
 use serde_json::json;
 use tokio::time::Instant;
 
-use crate::harness::{Relay, Sandbox, tunable};
-use faults::Driver;
+use crate::harness::disk::Knob;
+use crate::harness::{Disk, Relay, Sandbox, tunable};
+use faults::{Driver, Kind};
 use load::{App, Said};
+use oracle::Verdict;
 
 const APPS: usize = 4;
 /// Load of a round, before everything is healed and has to arrive.
@@ -32,20 +38,56 @@ async fn nothing_is_lost_doubled_or_out_of_order_whatever_breaks() {
     let first = tunable("MIXRELAY_SOAK_SEED", 2) as u64;
     let until = Instant::now() + Duration::from_secs(60 * tunable("MIXRELAY_SOAK_MINUTES", 0) as u64);
     let seconds = tunable("MIXRELAY_SOAK_ROUND_SECONDS", SECONDS) as u64;
+    let mut report = Report::default();
     for seed in first.. {
-        round(seed, Duration::from_secs(seconds)).await;
+        round(seed, Duration::from_secs(seconds), &mut report).await;
         if Instant::now() >= until {
-            return;
+            break;
         }
+    }
+    println!("{report:#?}");
+}
+
+/// What all rounds came to.
+#[derive(Debug, Default)]
+struct Report {
+    rounds: u64,
+    faults: BTreeMap<Kind, u64>,
+    kills: u64,
+    writes_and_syncs: u64,
+    syncs: u64,
+    people: u64,
+    events: u64,
+    came_twice_to_brevo: u64,
+    slowest_start: Duration,
+    slowest_drain: Duration,
+}
+
+impl Report {
+    fn add(&mut self, relay: &Relay, driver: &Driver, verdict: &Verdict) {
+        self.rounds += 1;
+        for (kind, times) in &driver.by_kind {
+            *self.faults.entry(*kind).or_default() += times;
+        }
+        self.kills += driver.kills;
+        if let Some(disk) = relay.disk() {
+            self.writes_and_syncs += disk.get(Knob::Operations);
+            self.syncs += disk.get(Knob::Syncs);
+        }
+        self.people += verdict.people;
+        self.events += verdict.events;
+        self.came_twice_to_brevo += verdict.twice;
+        self.slowest_start = self.slowest_start.max(driver.slowest_start);
+        self.slowest_drain = self.slowest_drain.max(verdict.drained);
     }
 }
 
-async fn round(seed: u64, length: Duration) {
+async fn round(seed: u64, length: Duration, report: &mut Report) {
     println!("round of seed {seed}: MIXRELAY_SOAK_SEED={seed} plays it again");
     let mut dice = fastrand::Rng::with_seed(seed);
     let sandbox = Sandbox::start().await;
     sandbox.switch(json!({ "brevo": { "rate_limits": dice.bool() } })).await;
-    let mut relay = Relay::start(&sandbox, json!({})).await;
+    let mut relay = Relay::start_on(&sandbox, json!({}), Disk::new(seed)).await;
     let stop = Arc::new(AtomicBool::default());
     let apps: Vec<_> =
         (0..APPS).map(|number| tokio::spawn(App::new(number, dice.fork(), relay.url("")).live(stop.clone()))).collect();
@@ -57,5 +99,6 @@ async fn round(seed: u64, length: Duration) {
     for app in apps {
         said.join(app.await.unwrap());
     }
-    oracle::check(&relay, &sandbox, &said, &driver).await;
+    let verdict = oracle::check(&relay, &sandbox, &said, &driver).await;
+    report.add(&relay, &driver, &verdict);
 }

@@ -3,6 +3,7 @@
 //!
 //! Nothing here sleeps for a fixed time: [`eventually`] polls, within a bound.
 
+pub mod disk;
 pub mod http;
 pub mod metrics;
 pub mod mmdb;
@@ -17,6 +18,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
+pub use disk::Disk;
 pub use metrics::Metrics;
 pub use relay::Relay;
 pub use sandbox::Sandbox;

@@ -27,6 +27,16 @@ impl Process {
     /// Starts `mixrelay ARGUMENTS`, its log appended to `log`, and waits for the line that begins with `ready`. The error
     /// is the exit status of a process that ended instead.
     pub async fn start(arguments: &[&str], log: &Path, ready: &str) -> Result<Self, ExitStatus> {
+        Self::start_with(arguments, &[], log, ready).await
+    }
+
+    /// The same, with more in its environment.
+    pub async fn start_with(
+        arguments: &[&str],
+        environment: &[(&str, PathBuf)],
+        log: &Path,
+        ready: &str,
+    ) -> Result<Self, ExitStatus> {
         let file = File::options().create(true).append(true).open(log).unwrap();
         let mut command = Command::new(env!("CARGO_BIN_EXE_mixrelay"));
         command.args(arguments).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(file).kill_on_drop(true);
@@ -36,6 +46,7 @@ impl Process {
                 command.env_remove(name);
             }
         }
+        command.envs(environment.iter().map(|(name, value)| (name, value)));
         let mut child = command.spawn().unwrap();
         let mut stdout = BufReader::new(child.stdout.take().unwrap());
         let mut said = String::new();

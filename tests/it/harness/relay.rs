@@ -10,7 +10,7 @@ use super::http::{Answer, Client, JSON};
 use super::metrics::Balance;
 use super::process::Process;
 use super::sandbox::TOKEN;
-use super::{Metrics, PATIENCE, Sandbox, eventually, same};
+use super::{Disk, Metrics, PATIENCE, Sandbox, eventually, same};
 
 pub const ADMIN_TOKEN: &str = "test-admin-token";
 /// Basic credentials of the sandbox's service account, which opens `/import`.
@@ -22,6 +22,8 @@ pub struct Relay {
     address: String,
     config: Value,
     dir: TempDir,
+    /// Beneath the store, when it is to fail.
+    disk: Option<Disk>,
 }
 
 /// The tests' configuration: both vendors at the sandbox, a mapping for each kind of thing, a private store.
@@ -79,13 +81,28 @@ impl Relay {
         }
     }
 
+    /// On a disk that can be made to fail, if there is one.
+    pub async fn start_on(sandbox: &Sandbox, tweaks: Value, disk: Option<Disk>) -> Self {
+        match Self::try_start_on(sandbox, tweaks, disk).await {
+            Ok(relay) => relay,
+            Err((status, log)) => panic!("the relay did not start, {status}:\n{log}"),
+        }
+    }
+
     /// The error is how the process ended instead of starting, and what it said.
     pub async fn try_start(sandbox: &Sandbox, tweaks: Value) -> Result<Self, (ExitStatus, String)> {
+        Self::try_start_on(sandbox, tweaks, None).await
+    }
+
+    async fn try_start_on(sandbox: &Sandbox, tweaks: Value, disk: Option<Disk>) -> Result<Self, (ExitStatus, String)> {
         let dir = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
         let mut config = config(sandbox, dir.path());
+        if let Some(disk) = &disk {
+            config["store"] = format!("sqlite:{}", disk.store().join("mixrelay.db").display()).into();
+        }
         merge(&mut config, tweaks);
         write_config(dir.path(), &config);
-        let process = match launch(dir.path()).await {
+        let process = match launch(dir.path(), disk.as_ref()).await {
             Ok(process) => process,
             Err(status) => return Err((status, std::fs::read_to_string(log(dir.path())).unwrap())),
         };
@@ -93,14 +110,24 @@ impl Relay {
         // Restarts come back where the apps look for them.
         config["server"]["listen"] = address.clone().into();
         write_config(dir.path(), &config);
-        Ok(Self { process, http: Client::new(), address, config, dir })
+        Ok(Self { process, http: Client::new(), address, config, dir, disk })
     }
 
     /// Starts again on the same store and address, after [`Self::kill`] or [`Self::terminate`].
     pub async fn start_again(&mut self) {
-        self.process = launch(self.dir.path()).await.unwrap_or_else(|status| {
+        self.try_start_again().await.unwrap_or_else(|status| {
             panic!("the relay did not start again, {status}:\n{}", std::fs::read_to_string(self.log()).unwrap())
         });
+    }
+
+    /// The same; the error is how it ended instead.
+    pub async fn try_start_again(&mut self) -> Result<(), ExitStatus> {
+        self.process = launch(self.dir.path(), self.disk.as_ref()).await?;
+        Ok(())
+    }
+
+    pub fn disk(&self) -> Option<&Disk> {
+        self.disk.as_ref()
     }
 
     /// Changes the configuration for the next start.
@@ -258,7 +285,8 @@ fn write_config(dir: &Path, config: &Value) {
     std::fs::write(dir.join("mixrelay.yaml"), serde_json::to_string_pretty(config).unwrap()).unwrap();
 }
 
-async fn launch(dir: &Path) -> Result<Process, ExitStatus> {
+async fn launch(dir: &Path, disk: Option<&Disk>) -> Result<Process, ExitStatus> {
     let path = dir.join("mixrelay.yaml");
-    Process::start(&["serve", "--config", path.to_str().unwrap()], &log(dir), "{").await
+    let environment = disk.map(Disk::environment).unwrap_or_default();
+    Process::start_with(&["serve", "--config", path.to_str().unwrap()], &environment, &log(dir), "{").await
 }
