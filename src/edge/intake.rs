@@ -1,7 +1,8 @@
 //! Reading a request's body: inflated, bounded in bytes, in time and by the shared budget.
 //!
-//! A body that ends early, too large or too slowly is an error and nothing of it is used. A gzip bomb stops at the cap:
-//! output space is reserved before it is written.
+//! A body that ends early, too large or too slowly is an error and nothing of it is used. A compressed one is inflated in
+//! one go once it is there, off the workers that serve connections and into room of the size that its trailer states. A gzip
+//! bomb stops at the cap: output space is reserved before it is written.
 
 use std::time::Duration;
 
@@ -21,6 +22,11 @@ use crate::mixpanel::MAX_BODY_BYTES;
 const FIRST_BUFFER: usize = 16 << 10;
 /// Concatenated gzip members in one body; each costs a fresh window, and no SDK sends more than one.
 const MAX_MEMBERS: usize = 16;
+/// From this size on, as sent, a body is inflated on the blocking pool: a megabyte of text would hold up the other
+/// connections of a worker thread for milliseconds.
+const BIG: usize = 32 << 10;
+/// More than this deflate cannot make of one byte.
+const DEFLATE_RATIO: usize = 1032;
 /// How much of a refused body is read and thrown away, so that the caller gets to read the answer.
 const DRAIN_BYTES: usize = 64 << 20;
 
@@ -164,16 +170,16 @@ async fn collect(
         observe(&more);
         first = [first, more].concat().into();
     }
-    match encoding {
-        // A proxy may have inflated the body and left the header, or the other way round: the bytes decide.
-        Encoding::Plain | Encoding::Gzip if first.starts_with(&[0x1f, 0x8b]) => {
-            let inflater = Inflater::new(Decompress::new_gzip(15), true, cap);
-            inflate(inflater, first, pieces, account, observe).await
-        }
-        Encoding::Deflate => {
-            inflate(Inflater::new(Decompress::new(true), false, cap), first, pieces, account, observe).await
-        }
-        Encoding::Plain | Encoding::Gzip => Ok((plain(first, pieces, cap, account, observe).await?, None)),
+    // A proxy may have inflated the body and left the header, or the other way round: the bytes decide.
+    let stream = match encoding {
+        Encoding::Plain | Encoding::Gzip if first.starts_with(&[0x1f, 0x8b]) => Some((Decompress::new_gzip(15), true)),
+        Encoding::Deflate => Some((Decompress::new(true), false)),
+        Encoding::Plain | Encoding::Gzip => None,
+    };
+    let sent = plain(first, pieces, cap, account, observe).await?;
+    match stream {
+        None => Ok((sent, None)),
+        Some((stream, gzip)) => inflate(Inflater::new(stream, gzip, sent, cap), account).await,
     }
 }
 
@@ -209,38 +215,60 @@ async fn plain(
     Ok(out.into())
 }
 
-async fn inflate(
-    mut inflater: Inflater,
-    first: Bytes,
-    pieces: &mut Pieces,
-    account: &mut Account,
-    observe: &mut (dyn FnMut(&[u8]) + Send),
-) -> Result<(Bytes, Option<Bytes>), IntakeError> {
-    let mut next = Some(first);
-    while let Some(piece) = next {
-        if inflater.sent.len() + piece.len() > inflater.cap {
-            return Err(IntakeError::TooLarge);
-        }
-        account.cover(inflater.out.capacity() + inflater.sent.len() + piece.len()).await?;
-        inflater.sent.extend_from_slice(&piece);
-        inflater.push(&piece, account).await?;
-        next = pieces.next().await?;
-        if let Some(piece) = &next {
-            observe(piece);
+async fn inflate(mut inflater: Inflater, account: &mut Account) -> Result<(Bytes, Option<Bytes>), IntakeError> {
+    let mut capacity = inflater.likely_len() + 1;
+    loop {
+        account.cover(capacity + inflater.sent.len()).await?;
+        inflater.out.reserve_exact(capacity - inflater.out.len());
+        let progress;
+        (inflater, progress) = run(inflater).await?;
+        match progress? {
+            Progress::Whole => break,
+            Progress::Full => capacity = inflater.next_capacity()?,
         }
     }
-    if !inflater.ended {
-        return Err(IntakeError::Broken);
+    if inflater.out.len() > inflater.cap {
+        return Err(IntakeError::TooLarge);
     }
-    let gzip = inflater.is_bare().then(|| inflater.sent.into());
+    let gzip = inflater.is_bare().then(|| inflater.sent.clone());
+    // A trailer may state more than there is.
+    if inflater.out.len() < inflater.out.capacity() / 2 {
+        inflater.out.shrink_to_fit();
+    }
     Ok((inflater.out.into(), gzip))
+}
+
+async fn run(mut inflater: Inflater) -> Result<(Inflater, Result<Progress, IntakeError>), IntakeError> {
+    let big = inflater.sent.len() >= BIG;
+    let work = move || {
+        let progress = inflater.run();
+        (inflater, progress)
+    };
+    if !big {
+        return Ok(work());
+    }
+    match tokio::task::spawn_blocking(work).await {
+        Ok(done) => Ok(done),
+        Err(error) => match error.try_into_panic() {
+            Ok(panic) => std::panic::resume_unwind(panic),
+            // Only a runtime that is shutting down cancels; the caller is about to lose its connection.
+            Err(_cancelled) => Err(IntakeError::Broken),
+        },
+    }
+}
+
+enum Progress {
+    Whole,
+    /// The room for output is used up.
+    Full,
 }
 
 struct Inflater {
     stream: Decompress,
     gzip: bool,
-    /// The body as it came.
-    sent: Vec<u8>,
+    /// The body as it came, and how much of it has been read.
+    sent: Bytes,
+    read: usize,
     out: Vec<u8>,
     cap: usize,
     members: usize,
@@ -250,38 +278,43 @@ struct Inflater {
 }
 
 impl Inflater {
-    fn new(stream: Decompress, gzip: bool, cap: usize) -> Self {
-        Self { stream, gzip, sent: Vec::new(), out: Vec::new(), cap, members: 1, ended: false, padded: false }
+    fn new(stream: Decompress, gzip: bool, sent: Bytes, cap: usize) -> Self {
+        Self { stream, gzip, sent, read: 0, out: Vec::new(), cap, members: 1, ended: false, padded: false }
     }
 
-    async fn push(&mut self, mut input: &[u8], account: &mut Account) -> Result<(), IntakeError> {
-        // A full buffer may hide output that needs no further input.
-        while !input.is_empty() || (!self.ended && self.out.len() == self.out.capacity()) {
-            if self.ended && !self.next_member(input)? {
-                return Ok(());
+    /// How long the text will be, up to the cap: gzip ends with it. A hint, from whoever sent the body.
+    fn likely_len(&self) -> usize {
+        let stated = match self.sent.last_chunk() {
+            Some(&trailer) if self.gzip => u32::from_le_bytes(trailer) as usize,
+            _ => FIRST_BUFFER,
+        };
+        stated.min(self.sent.len().saturating_mul(DEFLATE_RATIO)).min(self.cap)
+    }
+
+    /// Inflates until the end of what was sent, or of the room for output.
+    fn run(&mut self) -> Result<Progress, IntakeError> {
+        loop {
+            if self.ended && !self.next_member()? {
+                return Ok(Progress::Whole);
             }
             if self.out.len() == self.out.capacity() {
-                self.grow(account).await?;
+                return Ok(Progress::Full);
             }
-            let (consumed_before, length_before) = (self.stream.total_in(), self.out.len());
+            let (before, length) = (self.stream.total_in(), self.out.len());
             let status = self
                 .stream
-                .decompress_vec(input, &mut self.out, FlushDecompress::None)
+                .decompress_vec(&self.sent[self.read..], &mut self.out, FlushDecompress::Finish)
                 .map_err(|_| IntakeError::NotInflatable)?;
-            if self.out.len() > self.cap {
-                return Err(IntakeError::TooLarge);
-            }
-            let consumed = usize::try_from(self.stream.total_in() - consumed_before).unwrap_or(input.len());
-            input = &input[consumed..];
-            let stuck = consumed == 0 && self.out.len() == length_before;
+            let consumed = usize::try_from(self.stream.total_in() - before).unwrap_or(usize::MAX);
+            self.read = self.read.saturating_add(consumed).min(self.sent.len());
+            let stuck = consumed == 0 && self.out.len() == length;
             match status {
                 Status::StreamEnd => self.ended = true,
-                _ if stuck && input.is_empty() => return Ok(()),
-                _ if stuck => return Err(IntakeError::NotInflatable),
-                _ => {}
+                _ if !stuck => {}
+                _ if self.read == self.sent.len() => return Err(IntakeError::Broken),
+                _ => return Err(IntakeError::NotInflatable),
             }
         }
-        Ok(())
     }
 
     /// Whether what came was one gzip member without a name, a comment or padding.
@@ -289,9 +322,10 @@ impl Inflater {
         self.gzip && self.members == 1 && !self.padded && self.sent.get(3) == Some(&0)
     }
 
-    /// Starts the next gzip member when `input` begins one. Anything else behind the end is padding and ignored.
-    fn next_member(&mut self, input: &[u8]) -> Result<bool, IntakeError> {
-        if !self.gzip || input[0] != 0x1f {
+    /// Starts the next gzip member when there is one. Anything else behind the end is padding and ignored.
+    fn next_member(&mut self) -> Result<bool, IntakeError> {
+        let Some(&first) = self.sent.get(self.read) else { return Ok(false) };
+        if !self.gzip || first != 0x1f {
             self.padded = true;
             return Ok(false);
         }
@@ -304,15 +338,10 @@ impl Inflater {
         Ok(true)
     }
 
-    /// Doubles the room for output, up to one byte over the cap: that byte tells a body at the cap from a larger one.
-    async fn grow(&mut self, account: &mut Account) -> Result<(), IntakeError> {
+    /// Doubled room for output, up to one byte over the cap: that byte tells a body at the cap from a larger one.
+    fn next_capacity(&self) -> Result<usize, IntakeError> {
         let capacity = (self.out.capacity() * 2).clamp(FIRST_BUFFER, self.cap.max(FIRST_BUFFER) + 1);
-        if capacity <= self.out.len() {
-            return Err(IntakeError::TooLarge);
-        }
-        account.cover(capacity + self.sent.len()).await?;
-        self.out.reserve_exact(capacity - self.out.len());
-        Ok(())
+        if capacity > self.out.len() { Ok(capacity) } else { Err(IntakeError::TooLarge) }
     }
 }
 

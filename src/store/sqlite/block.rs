@@ -15,10 +15,10 @@
 //! Integers are little-endian. The checksum is xxh3-64 over everything before it and the payload as stored, so damage is
 //! recognised before anything is believed. Numbers given to kinds and origins are part of the format and never reused.
 
-use std::io::{self, Read as _, Write as _};
+use std::io::{self, Write as _};
 
 use bytes::Bytes;
-use flate2::bufread::GzDecoder;
+use flate2::{Decompress, FlushDecompress, Status};
 use xxhash_rust::xxh3::Xxh3;
 
 use crate::clock::UnixMillis;
@@ -266,10 +266,10 @@ fn decode_sent(payload: &[u8], raw_len: usize, count: u32) -> Result<Vec<Record>
     // No record is shorter than `{}`.
     let count = usize::try_from(count).ok().filter(|count| *count <= raw_len).ok_or(BlockError::Layout)?;
     let places = zstd::bulk::decompress(places, count * PLACE).map_err(|_| BlockError::Compression)?;
-    let mut text = Vec::with_capacity(raw_len);
-    let limit = raw_len as u64 + 1;
-    GzDecoder::new(gzip).take(limit).read_to_end(&mut text).map_err(|_| BlockError::Compression)?;
-    if text.len() != raw_len {
+    // One byte more: a text that is longer than stated is damage too.
+    let mut text = Vec::with_capacity(raw_len + 1);
+    let status = Decompress::new_gzip(15).decompress_vec(gzip, &mut text, FlushDecompress::Finish);
+    if !matches!(status, Ok(Status::StreamEnd)) || text.len() != raw_len {
         return Err(BlockError::Compression);
     }
     if places.len() != count * PLACE {
