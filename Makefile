@@ -1,6 +1,6 @@
 # Two commands do everything: `make demo` and `make test`. A Rust toolchain, git and curl are all they need to start.
 
-.PHONY: demo run test check bench instructions soak
+.PHONY: demo run test check bench instructions soak fuzz audit
 
 # Relay and sandbox in one process, traffic as the SDKs send it, and a table of where it went. Needs no accounts.
 demo:
@@ -33,6 +33,15 @@ SEED ?= 1
 MINUTES ?= 60
 soak:
 	MIXRELAY_SOAK_SEED=$(SEED) MIXRELAY_SOAK_MINUTES=$(MINUTES) cargo test --locked --test it -- conservation --nocapture
+
+# One target of fuzz/ for MINUTES, from what is kept for it: `make fuzz TARGET=ingestion MINUTES=60`. Wants a nightly
+# toolchain and cargo-fuzz. What it finds on its way stays in fuzz/found; an input that fails is written to fuzz/artifacts,
+# and belongs, with a name, in fuzz/regressions, which `make test` replays.
+TARGET ?= ingestion
+fuzz:
+	mkdir -p fuzz/found/$(TARGET) fuzz/regressions/$(TARGET)
+	cd fuzz && nice -n 19 cargo +nightly fuzz run -O --fuzz-dir . $(TARGET) found/$(TARGET) corpus/$(TARGET) regressions/$(TARGET) \
+		-- -max_total_time=$$(($(MINUTES) * 60)) -rss_limit_mb=1024 -malloc_limit_mb=512 -timeout=10 -max_len=65536
 
 # The relay against nginx, a bare axum handler and bare parsing, as ratios within one run; about eight minutes. See
 # docs/performance.md. BACKLOG_GIB sets the size of the backlog (1).

@@ -22,6 +22,8 @@ pub mod delivery;
 pub mod edge;
 pub mod erasure;
 pub mod feed;
+#[cfg(any(test, fuzzing))]
+pub mod fuzzing;
 pub mod geoip;
 pub mod hashed;
 pub mod in_force;

@@ -12,6 +12,8 @@ use granit_parser::{Event, Parser, ScalarStyle, ScanError, Span, Tag, options};
 const MAX_TEXT_BYTES: usize = 4 << 20;
 /// Aliases count with everything that they stand for, so that a small file cannot become a large tree.
 const MAX_NODES: usize = 100_000;
+/// Bytes of all texts; those of the file, and as many again by its aliases.
+const MAX_TREE_BYTES: usize = 2 * MAX_TEXT_BYTES;
 const MAX_DEPTH: usize = 64;
 
 #[derive(Clone, Debug)]
@@ -53,6 +55,8 @@ pub enum SyntaxError {
     TooLong,
     #[error("the file holds more than {MAX_NODES} values")]
     TooMany,
+    #[error("with all that its aliases stand for, the file is larger than {} MiB", MAX_TREE_BYTES >> 20)]
+    TooMuch,
     #[error("values are nested more than {MAX_DEPTH} deep")]
     TooDeep,
     #[error("the file holds more than one YAML document")]
@@ -105,6 +109,8 @@ struct Tree {
     anchors: HashMap<usize, Node>,
     documents: usize,
     nodes: usize,
+    /// Of all texts in the tree and of those that are kept for aliases.
+    bytes: usize,
     root: Option<Node>,
 }
 
@@ -130,9 +136,14 @@ impl Tree {
             }
             Event::SequenceEnd | Event::MappingEnd => self.end(),
             Event::Alias(id) => {
-                let node = self.anchors.get(&id).cloned().ok_or(SyntaxError::RecursiveAlias)?;
-                self.nodes += size(&node);
-                self.place(Node { line, ..node }, 0)
+                let node = self.anchors.get(&id).ok_or(SyntaxError::RecursiveAlias)?;
+                let weight = weight(node);
+                if self.open.len() + weight.depth > MAX_DEPTH {
+                    return Err(SyntaxError::TooDeep);
+                }
+                let node = Node { line, value: node.value.clone() };
+                self.add(weight)?;
+                self.place(node, 0)
             }
             _ => Ok(()),
         }
@@ -158,6 +169,15 @@ impl Tree {
         self.place(Node { line: open.line, value }, open.anchor)
     }
 
+    fn add(&mut self, weight: Weight) -> Result<(), SyntaxError> {
+        self.nodes += weight.nodes;
+        self.bytes += weight.bytes;
+        if self.nodes > MAX_NODES {
+            return Err(SyntaxError::TooMany);
+        }
+        if self.bytes > MAX_TREE_BYTES { Err(SyntaxError::TooMuch) } else { Ok(()) }
+    }
+
     fn place(&mut self, node: Node, anchor: usize) -> Result<(), SyntaxError> {
         self.nodes += 1;
         if self.nodes > MAX_NODES {
@@ -165,7 +185,7 @@ impl Tree {
         }
         if anchor != 0 {
             // An anchored node is kept a second time.
-            self.nodes += size(&node);
+            self.add(weight(&node))?;
             self.anchors.insert(anchor, node.clone());
         }
         match self.open.last_mut().map(|open| &mut open.children) {
@@ -212,12 +232,32 @@ fn refuse_tag(tag: Option<&Cow<'_, Tag>>, allowed: &str) -> Result<(), SyntaxErr
     }
 }
 
-/// How many nodes a tree has; its depth is bounded, since it was built here.
-fn size(node: &Node) -> usize {
+/// What a tree takes.
+#[derive(Clone, Copy, Debug, Default)]
+struct Weight {
+    nodes: usize,
+    bytes: usize,
+    depth: usize,
+}
+
+impl Weight {
+    /// A collection around what was weighed so far.
+    fn with(self, inner: Weight) -> Self {
+        let depth = self.depth.max(inner.depth + 1);
+        Self { nodes: self.nodes + inner.nodes, bytes: self.bytes + inner.bytes, depth }
+    }
+}
+
+/// By recursion: the depth is bounded, since the tree was built here.
+fn weight(node: &Node) -> Weight {
     match &node.value {
-        Value::Null | Value::Scalar(_) => 1,
-        Value::List(items) => 1 + items.iter().map(size).sum::<usize>(),
-        Value::Map(entries) => 1 + entries.iter().map(|(_, value)| size(value)).sum::<usize>(),
+        Value::Null => Weight { nodes: 1, ..Weight::default() },
+        Value::Scalar(scalar) => Weight { nodes: 1, bytes: scalar.text.len(), depth: 0 },
+        Value::List(items) => items.iter().map(weight).fold(Weight { nodes: 1, bytes: 0, depth: 1 }, Weight::with),
+        Value::Map(entries) => entries.iter().fold(Weight { nodes: 1, bytes: 0, depth: 1 }, |all, (key, value)| {
+            let all = all.with(weight(value));
+            Weight { bytes: all.bytes + key.text.len(), ..all }
+        }),
     }
 }
 
@@ -258,6 +298,31 @@ mod tests {
             text.push_str(&format!("l{level}: &l{level} [{aliases}]\n"));
         }
         assert_eq!(read(&text).unwrap_err().1, SyntaxError::TooMany);
+    }
+
+    /// The number of values alone says little: one of them may be a megabyte.
+    #[test]
+    fn a_long_text_cannot_be_multiplied() {
+        let long = "x".repeat(512 << 10);
+        let with = |aliases: usize| format!("a: &a {long}\nb: [{}]\n", vec!["*a"; aliases].join(", "));
+        assert!(read(&with(10)).is_ok());
+        assert_eq!(read(&with(20_000)).unwrap_err().1, SyntaxError::TooMuch);
+        // Keys are texts too; YAML has them no longer than a kilobyte.
+        let keys: String = (0..300).map(|n| format!("  {n:0>1000}: 1\n")).collect();
+        let key = format!("a: &a\n{keys}b: [{}]\n", vec!["*a"; 40].join(", "));
+        assert_eq!(read(&key).unwrap_err().1, SyntaxError::TooMuch);
+    }
+
+    /// Whoever walks the tree does so by recursion.
+    #[test]
+    fn aliases_nest_no_deeper_than_other_values() {
+        let mut text = String::from("l0: &l0 [[[[[[[[[[x]]]]]]]]]]\n");
+        for level in 1..=6 {
+            let previous = level - 1;
+            text.push_str(&format!("l{level}: &l{level} [[[[[[[[[[*l{previous}]]]]]]]]]]\n"));
+        }
+        assert_eq!(read(&text).unwrap_err(), (7, SyntaxError::TooDeep));
+        assert!(read(text.split_inclusive("\n").take(6).collect::<String>().as_str()).is_ok());
     }
 
     #[test]

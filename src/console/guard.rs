@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::Duration;
 
 use axum::Extension;
 use axum::body::{Body, Bytes};
@@ -11,7 +12,7 @@ use axum::response::{IntoResponse, Redirect, Response};
 use http::header::{
     CACHE_CONTROL, CONTENT_SECURITY_POLICY, REFERRER_POLICY, SET_COOKIE, X_CONTENT_TYPE_OPTIONS, X_FRAME_OPTIONS,
 };
-use http::{HeaderMap, HeaderValue, Method, StatusCode};
+use http::{Extensions, HeaderMap, HeaderValue, Method, StatusCode};
 use http_body_util::{BodyExt as _, Limited};
 use maud::{Markup, html};
 use serde::Deserialize;
@@ -19,11 +20,14 @@ use serde::Deserialize;
 use super::Console;
 use super::frame;
 use super::session::{Session, Sessions};
+use crate::edge::OverTls;
 
 /// Longest form that is read of somebody who is logged in: records and mappings are pasted whole.
 const MAX_FORM: usize = 1 << 20;
 /// The same of anybody, for a token.
 const MAX_LOGIN: usize = 64 << 10;
+/// How long a form may take to arrive.
+const FORM_TIME: Duration = Duration::from_secs(30);
 /// Nothing from elsewhere, no script or style that is written into a page, no frame around it.
 const POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self'; \
                       form-action 'self'; frame-ancestors 'none'; base-uri 'none'";
@@ -52,9 +56,11 @@ impl Form {
     }
 }
 
-/// A form's bytes; `None` for one that is longer than `most` or breaks off.
+/// A form's bytes; `None` for one that is longer than `most`, breaks off or does not end: anybody may begin one, and it
+/// holds a connection.
 async fn read(body: Body, most: usize) -> Option<Bytes> {
-    Limited::new(body, most).collect().await.ok().map(|whole| whole.to_bytes())
+    let whole = tokio::time::timeout(FORM_TIME, Limited::new(body, most).collect()).await.ok()?;
+    whole.ok().map(|whole| whole.to_bytes())
 }
 
 /// Lets a request through with its [`Session`] and, for a POST, the [`Form`] that a page of this session sent.
@@ -65,7 +71,11 @@ pub async fn require_session(State(console): State<Console>, request: Request, n
     let (mut parts, mut body) = request.into_parts();
     if parts.method == Method::POST {
         let Some(bytes) = read(body, MAX_FORM).await else {
-            return refused(&session, StatusCode::PAYLOAD_TOO_LARGE, "This form is too large.");
+            return refused(
+                &session,
+                StatusCode::PAYLOAD_TOO_LARGE,
+                "This form is too large, or did not arrive whole.",
+            );
         };
         let form = Form::read(&bytes);
         if !session.owns(form.get("csrf")) {
@@ -124,7 +134,7 @@ fn login_form(next: &str, problem: Option<&str>) -> Markup {
 }
 
 pub async fn login(State(console): State<Console>, request: Request) -> Response {
-    let secure = came_over_tls(request.headers());
+    let secure = came_over_tls(request.headers(), request.extensions());
     let Some(bytes) = read(request.into_body(), MAX_LOGIN).await else {
         return StatusCode::PAYLOAD_TOO_LARGE.into_response();
     };
@@ -143,8 +153,9 @@ pub async fn login(State(console): State<Console>, request: Request) -> Response
     }
 }
 
-pub async fn logout(Extension(_): Extension<Session>, headers: HeaderMap) -> Response {
-    with_cookie(Sessions::end(came_over_tls(&headers)), Redirect::to("/console/login"))
+pub async fn logout(Extension(_): Extension<Session>, request: Request) -> Response {
+    let secure = came_over_tls(request.headers(), request.extensions());
+    with_cookie(Sessions::end(secure), Redirect::to("/console/login"))
 }
 
 /// Only a page of the console is gone to after a login.
@@ -156,10 +167,11 @@ fn inside(next: &str) -> &str {
     if page && next != "/console/login" { next } else { "/console" }
 }
 
-/// Whether the browser speaks TLS: a cookie marked so is never sent over anything else. Who lies here in a header harms
-/// nobody but himself.
-fn came_over_tls(headers: &HeaderMap) -> bool {
-    headers.get("x-forwarded-proto").is_some_and(|proto| proto.as_bytes().eq_ignore_ascii_case(b"https"))
+/// Whether the browser speaks TLS, with this relay or with a proxy in front: a cookie marked so is never sent over anything
+/// else. Who lies here in a header harms nobody but himself.
+fn came_over_tls(headers: &HeaderMap, extensions: &Extensions) -> bool {
+    let told = headers.get("x-forwarded-proto").is_some_and(|proto| proto.as_bytes().eq_ignore_ascii_case(b"https"));
+    told || extensions.get::<OverTls>().is_some()
 }
 
 fn with_cookie(cookie: String, to: Redirect) -> Response {

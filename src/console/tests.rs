@@ -287,3 +287,29 @@ async fn every_answer_tells_the_browser_to_load_nothing_from_elsewhere() {
         assert_eq!(response.headers()["x-frame-options"], "DENY");
     }
 }
+
+/// A form that never ends would hold its connection for good, and anybody may begin one.
+#[tokio::test(start_paused = true)]
+async fn a_form_that_does_not_end_is_let_go_of() {
+    let door = Door::new(json!({}));
+    let endless = || Body::from_stream(futures_util::stream::pending::<Result<axum::body::Bytes, std::io::Error>>());
+    let login = Request::post("/console/login").body(endless()).unwrap();
+    let refused = door.router.clone().oneshot(login).await.unwrap();
+    assert_eq!(refused.status(), StatusCode::PAYLOAD_TOO_LARGE);
+    let cookie = door.log_in("all").await;
+    let form = Request::post("/console/erasures").header(COOKIE, &cookie).body(endless()).unwrap();
+    assert_eq!(door.router.clone().oneshot(form).await.unwrap().status(), StatusCode::PAYLOAD_TOO_LARGE);
+}
+
+#[tokio::test]
+async fn a_cookie_that_came_through_tls_stays_there() {
+    let door = Door::new(json!({}));
+    let body = || Body::from("token=all");
+    let plain = Request::post("/console/login").body(body()).unwrap();
+    let behind_a_proxy = Request::post("/console/login").header("x-forwarded-proto", "https").body(body()).unwrap();
+    let ours = Request::post("/console/login").extension(crate::edge::OverTls).body(body()).unwrap();
+    for (request, secure) in [(plain, false), (behind_a_proxy, true), (ours, true)] {
+        let answer = door.router.clone().oneshot(request).await.unwrap();
+        assert_eq!(answer.headers()[SET_COOKIE].to_str().unwrap().ends_with("; Secure"), secure);
+    }
+}

@@ -38,5 +38,5 @@ pub mod tls;
 
 pub use doors::{Door, Doors, DoorsError};
 pub use intake::IntakeLimits;
-pub use server::{ConnectionLimits, serve};
+pub use server::{ConnectionLimits, OverTls, serve};
 pub use service::{EdgeError, EdgeParts, health_router, router};

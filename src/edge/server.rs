@@ -66,6 +66,10 @@ impl Default for ConnectionLimits {
     }
 }
 
+/// In the extensions of a request that came through TLS which ends here.
+#[derive(Clone, Copy, Debug)]
+pub struct OverTls;
+
 /// Serves `app` until `shutdown`, then drains: no new connections, requests under way are answered.
 pub async fn serve(door: Door, app: Router, limits: ConnectionLimits, shutdown: CancellationToken) {
     let Door { listener, tls } = door;
@@ -87,7 +91,8 @@ pub async fn serve(door: Door, app: Router, limits: ConnectionLimits, shutdown: 
         };
         match accepted {
             Ok((stream, peer, slot)) => {
-                let served = Served { peer, app: app.clone(), limits, shutdown: shutdown.clone() };
+                let caller = Caller { peer, over_tls: acceptor.is_some() };
+                let served = Served { caller, app: app.clone(), limits, shutdown: shutdown.clone() };
                 let connection = connection(stream, acceptor.clone(), served);
                 let cut = cut.clone();
                 connections.spawn(async move {
@@ -109,9 +114,16 @@ pub async fn serve(door: Door, app: Router, limits: ConnectionLimits, shutdown: 
     }
 }
 
+/// The other end of a connection.
+#[derive(Clone, Copy)]
+struct Caller {
+    peer: SocketAddr,
+    over_tls: bool,
+}
+
 /// What one connection is served with.
 struct Served {
-    peer: SocketAddr,
+    caller: Caller,
     app: Router,
     limits: ConnectionLimits,
     shutdown: CancellationToken,
@@ -142,8 +154,8 @@ async fn http1<S>(stream: S, served: Served)
 where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
-    let Served { peer, app, limits, shutdown } = served;
-    let service = service_fn(move |request: Request<Incoming>| respond(app.clone(), request, peer));
+    let Served { caller, app, limits, shutdown } = served;
+    let service = service_fn(move |request: Request<Incoming>| respond(app.clone(), request, caller));
     let connection = http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(limits.head)
@@ -158,9 +170,12 @@ where
     drop(connection.await);
 }
 
-async fn respond(app: Router, request: Request<Incoming>, peer: SocketAddr) -> Result<Response<Body>, Infallible> {
+async fn respond(app: Router, request: Request<Incoming>, caller: Caller) -> Result<Response<Body>, Infallible> {
     let mut request = request.map(Body::new);
-    request.extensions_mut().insert(ConnectInfo(peer));
+    request.extensions_mut().insert(ConnectInfo(caller.peer));
+    if caller.over_tls {
+        request.extensions_mut().insert(OverTls);
+    }
     app.oneshot(request).await
 }
 

@@ -20,7 +20,7 @@ mod cache;
 mod export;
 mod flights;
 mod params;
-mod paths;
+pub(crate) mod paths;
 mod query;
 mod routes;
 #[cfg(test)]

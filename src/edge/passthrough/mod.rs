@@ -130,29 +130,14 @@ impl PassThrough {
         peer: IpAddr,
     ) -> Result<(reqwest::Response, OwnedSemaphorePermit), Failure> {
         let slot = self.slots.clone().try_acquire_owned().map_err(|_| Failure::Full)?;
-        let url = self.target(upstream, head.uri.path(), head.uri.query()).ok_or(Failure::BadPath)?;
+        let base = if matches!(upstream, Upstream::Library(_)) { &self.cdn } else { &self.ingestion };
+        let url = target(base, &self.path_prefix, upstream, head.uri.path(), head.uri.query());
+        let url = url.ok_or(Failure::BadPath)?;
         let caller = caller::address(&head.headers, peer, &self.trusted_proxies);
         let headers = outgoing(&head.headers, privacy::allowed(caller, self.ip_policy));
         let request =
             self.client.request(head.method, url).headers(headers).body(reqwest::Body::wrap_stream(paced(body)));
         Ok((request.send().await.map_err(|_| Failure::Vendor)?, slot))
-    }
-
-    /// Where a path goes. `None` for a path that climbs or hides something: the vendor's base must stay in front.
-    fn target(&self, upstream: Upstream, path: &str, query: Option<&str>) -> Option<Url> {
-        let path = path.strip_prefix(self.path_prefix.as_str()).unwrap_or(path);
-        if !is_plain(path) {
-            return None;
-        }
-        let (base, path) = match upstream {
-            Upstream::Library(Some(file)) => (&self.cdn, file),
-            Upstream::Library(None) => (&self.cdn, path),
-            _ => (&self.ingestion, path),
-        };
-        let mut url = base.clone();
-        url.set_path(&format!("{}{path}", base.path().trim_end_matches('/')));
-        url.set_query(query);
-        Some(url)
     }
 
     /// Reads a good `/flags` answer whole, so that one that breaks off can still be replaced, and remembers it, with the era
@@ -282,6 +267,19 @@ fn outgoing(headers: &HeaderMap, caller: Option<IpAddr>) -> HeaderMap {
         }
     }
     headers
+}
+
+/// Where a path goes. `None` for a path that climbs or hides something: the vendor's base must stay in front.
+pub(crate) fn target(base: &Url, prefix: &str, upstream: Upstream, path: &str, query: Option<&str>) -> Option<Url> {
+    let path = path.strip_prefix(prefix).unwrap_or(path);
+    if !is_plain(path) {
+        return None;
+    }
+    let path = if let Upstream::Library(Some(file)) = upstream { file } else { path };
+    let mut url = base.clone();
+    url.set_path(&format!("{}{path}", base.path().trim_end_matches('/')));
+    url.set_query(query);
+    Some(url)
 }
 
 /// Whether a path means what it says, for every server that may look at it.

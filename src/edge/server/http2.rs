@@ -35,12 +35,12 @@ pub(super) async fn connection<S>(stream: S, served: Served)
 where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
-    let Served { peer, app, limits, shutdown } = served;
+    let Served { caller, app, limits, shutdown } = served;
     let streams = Arc::new(Streams::new(Instant::now()));
     let seen = streams.clone();
     let service = service_fn(move |request: Request<Incoming>| {
         let stream = seen.open();
-        let answer = super::respond(app.clone(), request, peer);
+        let answer = super::respond(app.clone(), request, caller);
         async move {
             let answer: Response<Body> = answer.await?;
             Ok::<_, Infallible>(answer.map(|body| Watched { body, stream }))

@@ -292,62 +292,9 @@ fn special(word: u64) -> u64 {
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
-    use serde_json::value::RawValue;
 
     use super::*;
-
-    /// Every member, with how deep its value nests.
-    #[derive(Debug, Default)]
-    struct Members<'t>(Vec<(String, &'t str, usize)>, &'t str);
-
-    impl<'t> FromObject<'t> for Members<'t> {
-        fn member(&mut self, key: Cow<'t, str>, scanner: &mut Scanner<'t>) -> Result<(), NotJson> {
-            let (value, depth) = scanner.value()?;
-            self.0.push((key.into_owned(), value.text(), depth));
-            Ok(())
-        }
-
-        fn ends(&mut self, whole: Raw<'t>) {
-            self.1 = whole.text();
-        }
-    }
-
-    /// The texts of the members as serde_json reads them, or none for a value of another kind.
-    fn by_serde(text: &str) -> Result<Option<Vec<(String, &str)>>, serde_json::Error> {
-        struct Visitor;
-        impl<'de> serde::de::Visitor<'de> for Visitor {
-            type Value = Vec<(String, &'de str)>;
-            fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-                f.write_str("an object")
-            }
-            fn visit_map<A: serde::de::MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
-                let mut members = Vec::new();
-                while let Some((key, value)) = map.next_entry::<String, &RawValue>()? {
-                    members.push((key, value.get()));
-                }
-                Ok(members)
-            }
-        }
-        if !text.trim_start_matches([' ', '\n', '\r', '\t']).starts_with('{') {
-            return serde_json::from_str::<&RawValue>(text).map(|_| None);
-        }
-        let mut deserializer = serde_json::Deserializer::from_str(text);
-        let members = serde::Deserializer::deserialize_map(&mut deserializer, Visitor)?;
-        deserializer.end().map(|()| Some(members))
-    }
-
-    fn assert_same(text: &str) {
-        let ours = Scanner::whole::<Members<'_>>(text);
-        match by_serde(text) {
-            Err(error) => assert!(ours.is_err(), "{text}: {error}"),
-            Ok(None) => assert!(matches!(ours, Ok(Element::Other)), "{text}"),
-            Ok(Some(theirs)) => {
-                let Ok(Element::Object(Members(members, whole))) = ours else { panic!("refused: {text}") };
-                assert_eq!(members.iter().map(|(key, value, _)| (key.clone(), *value)).collect::<Vec<_>>(), theirs);
-                assert_eq!(whole, text.trim_matches([' ', '\n', '\r', '\t']));
-            }
-        }
-    }
+    use crate::fuzzing::assert_read_as_serde_does as assert_same;
 
     fn json() -> impl Strategy<Value = String> {
         let scalar = prop_oneof![

@@ -3,7 +3,7 @@
 //! The way of a push: [`push`] reads it, `people::address_book` says whose it is, [`records`] puts it into Mixpanel's
 //! terms, the journal stores it, and then it is answered. Its records are for Mixpanel only (CORE 9).
 
-mod push;
+pub(crate) mod push;
 pub mod records;
 
 use std::collections::BTreeMap;

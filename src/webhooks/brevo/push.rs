@@ -4,6 +4,7 @@ use serde_json::{Map, Value};
 
 use crate::brevo::identifiers::ContactId;
 use crate::clock::UnixMillis;
+use crate::mixpanel::reserved::names_nobody;
 use crate::people::address_book::Sought;
 
 /// Longest name of an event that is taken: the vendor's own have some twenty letters.
@@ -95,12 +96,13 @@ pub const CAMPAIGN_ID: &[&str] = &["camp_id", "campaign_id", "campaignId"];
 pub const LINK: &[&str] = &["link", "url", "URL"];
 pub const LISTS: &[&str] = &["list_id", "list_ids", "listId"];
 
+/// Words for nobody (`undefined`, `null`) are nobody: Mixpanel refuses an event of theirs.
 fn sought(members: &Map<String, Value>) -> Sought {
     let contact_id = text(members, &["contact_id", "contactId"]).and_then(|id| id.parse().ok()).filter(|id| *id != 0);
     Sought {
         contact_id: contact_id.map(ContactId),
-        ext_id: text(members, &["ext_id", "extId", "EXT_ID"]),
-        address: text(members, &["email", "EMAIL"]).map(|address| address.to_lowercase()),
+        ext_id: text(members, &["ext_id", "extId", "EXT_ID"]).filter(|id| !names_nobody(id)),
+        address: text(members, &["email", "EMAIL"]).filter(|to| !names_nobody(to)).map(|to| to.to_lowercase()),
     }
 }
 
@@ -251,6 +253,8 @@ mod tests {
             (json!({"event": "<script>", "email": "a@b.c"}), Unusable::NoEvent),
             (json!({"event": "opened", "email": "", "contact_id": 0}), Unusable::Nobody),
             (json!({"event": "opened"}), Unusable::Nobody),
+            // Mixpanel refuses events of theirs.
+            (json!({"event": "opened", "email": "Undefined", "ext_id": "null"}), Unusable::Nobody),
         ] {
             assert_eq!(Push::read(item.clone()), Err(expected), "{item}");
         }

@@ -5,8 +5,8 @@
 //! from Brevo at once, by the form of its id; an app's by the dedup window of the Brevo leg, where it stands in front.
 
 pub mod cohorts;
-mod page;
-mod streamed;
+pub(crate) mod page;
+pub(crate) mod streamed;
 
 use std::sync::Arc;
 
