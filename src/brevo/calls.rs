@@ -14,9 +14,10 @@ use url::Url;
 
 use super::account::AttributeToCreate;
 use super::identifiers::{ContactRef, ListId, ProcessId};
-use super::limits::{MAX_BATCH_BYTES, MAX_BATCH_EVENTS, MAX_IMPORT_BYTES, MAX_LIST_CHANGE, MAX_MEMBERS_PAGE, MAX_PAGE};
+use super::import_body::ImportBody;
+use super::limits::{MAX_BATCH_BYTES, MAX_BATCH_EVENTS, MAX_LIST_CHANGE, MAX_MEMBERS_PAGE, MAX_PAGE};
 use super::pack::{Capacity, Packed, pack, write_json};
-use super::wire::{ContactUpdate, ContactUpsert, Event, ImportContact, ListMembers, NewAttribute, NewFolder, NewList};
+use super::wire::{ContactUpdate, ContactUpsert, Event, ListMembers, NewAttribute, NewFolder, NewList};
 use crate::config;
 use crate::vendor::{Cost, Family, Priority, VendorRequest};
 
@@ -105,17 +106,14 @@ impl Calls {
         request
     }
 
-    /// `POST /contacts/import`, 8 MB each, updating contacts that exist and mailing nobody about it (contract §3.6).
-    /// `lists` must not be empty: Brevo wants one. Imports must not run side by side: send the next request when
-    /// [`Calls::process`] says that the one before has ended.
-    pub fn import(&self, contacts: &[ImportContact], lists: &[ListId]) -> Vec<PackedCall> {
-        let mut tail = br#"],"listIds":"#.to_vec();
-        write_json(&mut tail, lists);
-        let rest = r#","updateExistingContacts":true,"emptyContactsAttributes":false,"disableNotification":true}"#;
-        let tail = String::from_utf8_lossy(&tail) + rest;
-        let capacity = Capacity { items: usize::MAX, bytes: MAX_IMPORT_BYTES };
-        let packed = pack("{\"jsonBody\":[", contacts, &tail, capacity);
-        self.packed(Endpoint::contacts("/contacts/import"), "/contacts/import", packed)
+    /// `POST /contacts/import`. Imports must not run side by side: send the next one when [`Calls::process`] says that the
+    /// one before has ended (contract §3.6).
+    pub fn import(&self, import: ImportBody) -> VendorRequest {
+        let records = import.len() as u64;
+        let endpoint = Endpoint::contacts("/contacts/import");
+        let mut request = self.post(endpoint, "/contacts/import", import.into_json().into());
+        request.cost.records = records;
+        request
     }
 
     /// `GET /processes/{processId}`: one of the account's 100 calls an hour.

@@ -22,6 +22,7 @@ pub mod companies;
 pub mod events;
 pub mod format;
 pub mod identifiers;
+pub mod import_body;
 pub mod limits;
 pub mod names;
 pub mod outcome;

@@ -11,8 +11,9 @@ use super::run::{Outcome, Run, Stage, Unmatched};
 use super::worker::{Engine, StepError};
 use crate::brevo::account::AccountModel;
 use crate::brevo::coerce::Clearing;
+use crate::brevo::import_body::ImportBody;
 use crate::delivery::brevo_leg::{
-    Composed, Imported, Importer, Payment, Write, Writer, compose, read_account, remembered_account,
+    Composed, Imported, Importer, Payment, Samples, Write, Writer, compose, read_account, remembered_account,
 };
 use crate::people::blocklist::Blocked;
 use crate::people::debt::Debt;
@@ -135,14 +136,13 @@ impl Engine {
             .into_iter()
             .partition(|new| new.write.importable() && addresses.insert(new.write.person.email.clone()));
         while many.len() >= IMPORT_FROM {
-            let writes: Vec<(PersonId, Write)> = many.iter().map(|new| (new.id.clone(), new.write.clone())).collect();
-            let (count, imported) = importer.run(run.order.list, &writes).await.map_err(StepError::of_leg)?;
-            if count == 0 {
-                break;
-            }
-            let left = many.split_off(count.min(many.len()));
+            let (mut body, mut samples) = (ImportBody::new(&[run.order.list]), Samples::default());
+            let fit = many.iter().take_while(|new| body.push(&new.write.import()));
+            fit.for_each(|new| samples.see(&new.write));
+            let left = many.split_off(body.len());
+            let imported = importer.run(body, samples).await.map_err(StepError::of_leg)?;
             let done = std::mem::replace(&mut many, left);
-            if imported == Imported::NotDone {
+            if !matches!(imported, Imported::Done { .. }) {
                 single.extend(done);
                 continue;
             }

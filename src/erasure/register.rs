@@ -46,7 +46,7 @@ pub fn of_table(table: Table) -> Holding {
     let until_paid = "until Brevo has it";
     match table {
         Table::People => Holding::of_people(place, "ids, mapped values, addresses", UNSEEN, ROWS),
-        Table::Debts => Holding::of_people(place, "ids", until_paid, ROWS),
+        Table::Debts => Holding::of_people(place, "ids; addresses while an import runs", until_paid, ROWS),
         Table::Bases => Holding::of_people(place, "ids", "until the values are known", ROWS),
         Table::Shelves => Holding::of_people(place, "records", "`parking.max_age`", ROWS),
         Table::ShelfOrder => Holding::of_people(place, "ids", "`parking.max_age`", ROWS),

@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 
 use super::address_book::{self, Ways};
 use super::debt::{self, Debt};
-use super::person::Person;
+use super::person::{Contact, Person};
 use super::unseen::{self, Day};
 use crate::clock::UnixMillis;
 use crate::record::Position;
@@ -29,8 +29,10 @@ pub struct Resident {
     pub person: Person,
     /// Owed, and covered by no call under way.
     pub debt: Option<Debt>,
-    /// Covered by the call under way; owed again when it fails.
+    /// Covered by the call or the import under way; owed again when it fails.
     pub paying: Option<Debt>,
+    /// It is an import that covers it: the contact as that brings it about.
+    pub import: Option<Contact>,
     /// Whether the store lists the person among those who wait for a base.
     listed_for_base: bool,
     /// The person's rows in the address book, as the store has them.
@@ -50,6 +52,18 @@ impl Resident {
         let Person { shelf, deletion, consent, .. } = &self.person;
         let addressable = self.person.addressable() && deletion.is_none();
         !shelf.is_empty() && (addressable || consent.withheld || shelf.let_go.is_some())
+    }
+
+    /// What is owed goes out with an import, which is to bring `contact` about.
+    pub fn join_import(&mut self, contact: Contact) {
+        self.paying = debt::join(self.paying.take(), self.debt.take()).or_else(|| Some(Debt::nothing()));
+        self.import = Some(contact);
+    }
+
+    /// What the call or the import under way was to pay is owed again.
+    pub fn give_back(&mut self) {
+        self.import = None;
+        self.debt = debt::join(self.paying.take(), self.debt.take());
     }
 
     /// Adds to what is owed.
@@ -136,7 +150,14 @@ impl Roster {
             let merged = resident.person.links.forward().is_some() && resident.has_leftovers();
             let waiting = resident.releasable() || listed.is_some() || merged || resident.person.deletion.is_some();
             match resident.owed().or_else(|| waiting.then(Debt::nothing)) {
-                Some(debt) => batch.put(Table::Debts, id.as_bytes(), json(&Row { debt, listed })?),
+                Some(debt) => {
+                    let import = resident.import.clone().map(|contact| Import {
+                        contact,
+                        paying: resident.paying.clone().unwrap_or_else(Debt::nothing),
+                        beyond: resident.debt.clone(),
+                    });
+                    batch.put(Table::Debts, id.as_bytes(), json(&Row { debt, listed, import })?);
+                }
                 None => batch.delete(Table::Debts, id.as_bytes()),
             }
             let waits = !resident.person.unknown.is_empty();
@@ -153,6 +174,11 @@ impl Roster {
 
     pub fn is_dirty(&self) -> bool {
         !self.dirty.is_empty()
+    }
+
+    /// How many have changed since the last call of [`Roster::put_changes`].
+    pub fn dirty(&self) -> usize {
+        self.dirty.len()
     }
 
     /// Makes room when there are too many: lets everyone go who is unchanged and not `in_use`. Rows of changes handed
@@ -238,10 +264,15 @@ async fn load_rows(state: &Arc<dyn State>, ids: Vec<PersonId>) -> Result<Vec<(Pe
     for ((id, person), debt) in ids.into_iter().zip(people).zip(debts) {
         let person: Option<Person> = person.map(|value| read("person", &id, &value)).transpose()?;
         let person = person.unwrap_or_default();
-        let debt = debt.map(|value| read("debt", &id, &value)).transpose()?;
+        let row: Option<Row> = debt.map(|value| read("debt", &id, &value)).transpose()?;
+        let (debt, paying, import) = match row {
+            None => (None, None, None),
+            Some(Row { debt, import: None, .. }) => (Some(debt), None, None),
+            Some(Row { import: Some(Import { contact, paying, beyond }), .. }) => (beyond, Some(paying), Some(contact)),
+        };
         let (listed_for_base, ways) = (!person.unknown.is_empty(), address_book::ways(&person));
         let seen_row = person.seen;
-        loaded.push((id, Resident { person, debt, paying: None, listed_for_base, ways, seen_row }));
+        loaded.push((id, Resident { person, debt, paying, import, listed_for_base, ways, seen_row }));
     }
     Ok(loaded)
 }
@@ -249,10 +280,23 @@ async fn load_rows(state: &Arc<dyn State>, ids: Vec<PersonId>) -> Result<Vec<(Pe
 /// A row of the table of debts.
 #[derive(serde::Serialize, serde::Deserialize)]
 struct Row {
+    /// All of it, whatever is under way.
     #[serde(flatten)]
     debt: Debt,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     listed: Option<Listed>,
+    /// Written before the import is sent: whoever finds it knows that the import may run.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    import: Option<Import>,
+}
+
+/// What of a debt travels in an import.
+#[derive(serde::Serialize, serde::Deserialize)]
+struct Import {
+    contact: Contact,
+    paying: Debt,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    beyond: Option<Debt>,
 }
 
 /// Events whose list changes are owed, which the person holds: how many, and since when.
@@ -299,14 +343,25 @@ pub async fn records_waiting_for_bases(state: &Arc<dyn State>) -> Result<u64, St
     }
 }
 
+/// Somebody who is owed something.
+#[derive(Debug)]
+pub struct Indebted {
+    pub id: PersonId,
+    pub debt: Debt,
+    pub listed: Option<Listed>,
+    /// Whether a part of it travels, or was to travel, in an import.
+    pub importing: bool,
+}
+
 /// A page of everyone who is owed something, in key order, after `after`.
 pub async fn indebted(
     state: &Arc<dyn State>,
     after: Option<&PersonId>,
     limit: usize,
-) -> Result<Vec<(PersonId, Debt, Option<Listed>)>, StoreError> {
+) -> Result<Vec<Indebted>, StoreError> {
     let rows = page(state, Table::Debts, after, limit).await?;
-    Ok(rows.into_iter().map(|(id, Row { debt, listed })| (id, debt, listed)).collect())
+    let indebted = |(id, Row { debt, listed, import })| Indebted { id, debt, listed, importing: import.is_some() };
+    Ok(rows.into_iter().map(indebted).collect())
 }
 
 /// A page of a table with one JSON row for each person.

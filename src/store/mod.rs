@@ -177,7 +177,8 @@ pub enum Table {
     Checkpoints,
     /// `canonical distinct_id` → folded person (JSON). Personal data: identifiers and mapped attributes.
     People,
-    /// `canonical distinct_id` → what Brevo is owed for that person (JSON). Personal data: the identifier.
+    /// `canonical distinct_id` → what Brevo is owed for that person, and what of it travels in an import (JSON). Personal data:
+    /// the identifier; address and number while an import is under way.
     Debts,
     /// `canonical distinct_id` → what the person's unknown values need (JSON). Personal data: the identifier.
     Bases,

@@ -156,12 +156,12 @@ impl BrevoLeg {
         let joining = self.is_joining(id) || self.roster.is_forward(id);
         let lets_go = self.lets_go(id);
         let shelf_empty = self.roster.get(id).is_none_or(|resident| resident.person.shelf.is_empty());
-        let (durable_page, in_pilot) = (self.durable_page, self.is_in_pilot(id) && !self.held.contains(id));
+        let (durable_page, may_be_told) = (self.durable_page, self.is_in_pilot(id) && !self.is_being_told(id));
         let queue = self.queue(id);
-        if withdrawal && in_pilot && !joining && !queue.paying && !queue.listed_to_pay_first && queue.too_early == 0 {
+        if withdrawal && may_be_told && !joining && !queue.listed_to_pay_first && queue.too_early == 0 {
             queue.listed_to_pay = true;
             queue.listed_to_pay_first = true;
-            self.to_pay.first.push_front(id.clone());
+            self.to_pay_singly.first.push_front(id.clone());
         }
         self.list_deletion(id);
         let queue = self.queue(id);

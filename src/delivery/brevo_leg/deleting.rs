@@ -78,14 +78,14 @@ impl BrevoLeg {
 
     /// Lists a person whose contact is to go, as soon as nothing is under way that could bring it back.
     pub(super) fn list_deletion(&mut self, id: &PersonId) {
-        if self.held.contains(id) || !self.owes_deletion(id) {
+        if self.is_being_told(id) || !self.owes_deletion(id) {
             return;
         }
         let queue = self.queue(id);
-        if queue.may_part() && !queue.paying && !queue.listed_to_pay_first && queue.too_early == 0 {
+        if queue.may_part() && !queue.listed_to_pay_first && queue.too_early == 0 {
             queue.listed_to_pay = true;
             queue.listed_to_pay_first = true;
-            self.to_pay.first.push_front(id.clone());
+            self.to_pay_singly.first.push_front(id.clone());
         }
     }
 

@@ -25,6 +25,15 @@ pub struct Lines {
     pub behind: VecDeque<PersonId>,
 }
 
+impl Lines {
+    pub fn of(&mut self, line: Line) -> &mut VecDeque<PersonId> {
+        match line {
+            Line::First => &mut self.first,
+            Line::Behind => &mut self.behind,
+        }
+    }
+}
+
 /// Calls under way for either line.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct UnderWay {

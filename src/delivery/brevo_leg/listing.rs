@@ -94,8 +94,8 @@ impl BrevoLeg {
         let changed = change(lists);
         let after = lists.owes().then_some(lists.oldest);
         if before != after {
-            before.map(|oldest| self.listed_since.remove(&(oldest, id.clone())));
-            after.map(|oldest| self.listed_since.insert((oldest, id.clone())));
+            before.into_iter().for_each(|oldest| self.listed_since.remove(oldest));
+            after.into_iter().for_each(|oldest| self.listed_since.add(oldest));
         }
         changed
     }

@@ -112,11 +112,8 @@ impl BrevoLeg {
         }
         self.queue(from).merging = true;
         // A reading of the survivor's shelf that has begun does not see what is put there now, and passes it.
-        let survivor_is_back = {
-            let queue = self.queue(&into);
-            !queue.paying && queue.release != Release::Reading
-        };
-        if !self.queue(from).calls_are_back() || !survivor_is_back || self.held.contains(from) {
+        let survivor_is_back = self.queue(&into).release != Release::Reading && !self.is_being_told(&into);
+        if !self.queue(from).calls_are_back() || !survivor_is_back || self.is_being_told(from) {
             return;
         }
         // The contact that a deletion is about is told from the other one only until they are joined.
@@ -245,7 +242,7 @@ impl BrevoLeg {
         self.advance(into);
     }
 
-    fn forget_idle(&mut self, id: &PersonId) {
+    pub(super) fn forget_idle(&mut self, id: &PersonId) {
         let durable = self.durable_page;
         if self.queues.get(id).is_some_and(|queue| queue.idle() && queue.shelved_page <= durable) {
             self.queues.remove(id);

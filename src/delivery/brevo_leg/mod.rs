@@ -17,6 +17,7 @@
 
 mod account;
 mod again;
+mod attributes;
 mod base_sources;
 mod bases;
 mod beginning;
@@ -24,16 +25,19 @@ mod companies;
 mod compose;
 mod consent;
 mod contacts;
+mod debtors;
 mod deleting;
 mod event_calls;
 mod filling;
 mod forecast;
 mod forgetting;
+mod importing;
 mod imports;
 mod intake;
 mod lines;
 mod listing;
 mod merging;
+mod pages;
 mod paying;
 mod queue;
 mod receiving;
@@ -62,23 +66,25 @@ use self::companies::Companies;
 pub use self::companies::CompanyVendor;
 pub use self::compose::{Composed, Write, address, compose};
 pub use self::contacts::{Payment, Writer};
+use self::debtors::{Debtors, Search, Since};
 use self::event_calls::Sent;
 pub use self::forecast::{Forecast, ForecastReport};
-pub use self::imports::{ImportTurn, Imported, Importer};
+use self::importing::Importing;
+pub use self::imports::{ImportTurn, Imported, Importer, Samples};
 use self::lines::{Line, Lines, UnderWay};
 use self::listing::{ListCall, Listed};
 use self::queue::{PersonQueue, Queued};
 pub use self::receiving::in_pilot;
-use self::receiving::{Loaded, MAX_PEOPLE, MAX_WAITING};
+use self::receiving::{Loaded, MAX_INDEBTED, MAX_PEOPLE, MAX_WAITING};
 use self::sending::Gathering;
 use self::shelving::{Overdue, Passed, Scan};
 use self::window::Window;
-use super::books::{Books, HeldOutside};
+use super::LegError;
+use super::books::Books;
 use super::dead_letters::old;
 use super::dead_letters::replay::Replays;
 use super::source::Source;
 use super::status::LegStatus;
-use super::{LegError, patience};
 use crate::brevo::account::AccountModel;
 use crate::brevo::calls::Calls;
 use crate::brevo::coerce::{Clearing, Unplaced};
@@ -88,11 +94,11 @@ use crate::brevo::outcome;
 use crate::clock::{SharedClock, UnixMillis};
 use crate::config::{BrevoMode, IdentityMode, OnConsentWithdrawn, Parking};
 use crate::mapping::CompiledMapping;
-use crate::people::roster::{self, PersonId, Resident, Roster};
+use crate::people::roster::{PersonId, Resident, Roster};
 use crate::people::shelf::{self, Parked};
 use crate::people::unseen::Day;
 use crate::record::{Destination, EntryId, Position};
-use crate::store::{Journal, State, StoreError, write_when_there_is_room};
+use crate::store::{Journal, State, StoreError};
 use crate::vendor::Verdict;
 use crate::vendor::budget::Budgets;
 use crate::vendor::stack::Stack;
@@ -104,8 +110,6 @@ const CHECKPOINT_EVERY: Duration = Duration::from_millis(200);
 const EXPIRE_EVERY: Duration = Duration::from_secs(30);
 /// How often the account's attributes are read again: people add them by hand.
 const READ_ACCOUNT_EVERY: Duration = Duration::from_secs(600);
-/// People who are owed something and were found at the start, loaded at a time.
-const DEBTORS_AT_ONCE: usize = 500;
 
 /// First wait after an answer that says that an endpoint is not there; doubles up to a minute.
 const MISROUTED: Duration = Duration::from_secs(1);
@@ -163,9 +167,10 @@ pub struct Settings {
 /// Work that has come back.
 enum Done {
     Loaded(Loaded),
-    Debtors(Vec<PersonId>, Vec<(PersonId, Resident)>),
+    Debtors(Debtors),
     Payment(PersonId, Payment),
-    Imported { count: usize, people: Vec<(PersonId, compose::Write)>, imported: Imported },
+    Imported { imported: Imported, rest: Duration },
+    Members(Vec<(PersonId, Resident)>),
     EarlierImport,
     Account(account::Read),
     Events { line: Line, events: Vec<(PersonId, Queued)>, sent: Sent, doubtful: u32, batches_left: Option<u64> },
@@ -192,6 +197,9 @@ pub struct BrevoLeg {
 
     /// Who is owed something that a call could pay, in the order of asking; those first whom somebody waits for.
     to_pay: Lines,
+    /// Those of them whom no import carries; they take turns with the others.
+    to_pay_singly: Lines,
+    singly_next: bool,
     /// Who has events that could go out, likewise.
     ready: Lines,
     /// Whose lists are to be changed, in the order of asking.
@@ -208,10 +216,10 @@ pub struct BrevoLeg {
     moves_under_way: usize,
     /// Whose busy contact is asked for again when.
     later: BinaryHeap<Reverse<(Instant, PersonId)>>,
-    /// Found at the start, not loaded yet.
-    debtors: VecDeque<PersonId>,
-    /// Who may be in an import that an earlier process left running: it would overwrite what they were paid meanwhile
-    /// with older values, so they wait for its end (CORE 11).
+    search: Search,
+    importing: Importing,
+    /// Who may be in an import that an earlier process left running, and that does not say who is in it: it would overwrite
+    /// what they were paid meanwhile with older values, so they wait for its end (CORE 11).
     held: HashSet<PersonId>,
 
     under_way: JoinSet<Result<Done, LegError>>,
@@ -224,14 +232,8 @@ pub struct BrevoLeg {
     payments_under_way: UnderWay,
     events_under_way: UnderWay,
     listings_under_way: usize,
-    import_under_way: bool,
-    /// At the front of those behind stand this many whom no import could carry.
-    not_imported: usize,
-    /// When to look again for people whom an import could carry.
-    next_import_at: Instant,
     /// Records are being loaded; the last page that was durable when that began.
     receiving: Option<u64>,
-    loading_debtors: bool,
     looking_for_overdue: bool,
     looking_for_unseen: bool,
     more_unseen: bool,
@@ -266,9 +268,9 @@ pub struct BrevoLeg {
     parked_bytes: u64,
     owed: u64,
     /// The oldest record of each debt.
-    owed_since: BTreeSet<(UnixMillis, PersonId)>,
+    owed_since: Since,
     /// The oldest event of everyone whose lists are to be changed.
-    listed_since: BTreeSet<(UnixMillis, PersonId)>,
+    listed_since: Since,
     /// Lists of which a refusal was reported.
     refused_lists: BTreeSet<ListId>,
     /// Events in queues.
@@ -306,6 +308,8 @@ impl BrevoLeg {
             bases,
             companies,
             to_pay: Lines::default(),
+            to_pay_singly: Lines::default(),
+            singly_next: false,
             ready: Lines::default(),
             to_list: VecDeque::new(),
             releases: VecDeque::new(),
@@ -313,7 +317,8 @@ impl BrevoLeg {
             moves: VecDeque::new(),
             moves_under_way: 0,
             later: BinaryHeap::new(),
-            debtors: VecDeque::new(),
+            search: Search::default(),
+            importing: Importing::new(),
             held: HashSet::new(),
             under_way: JoinSet::new(),
             recall: CancellationToken::new(),
@@ -322,11 +327,7 @@ impl BrevoLeg {
             payments_under_way: UnderWay::default(),
             events_under_way: UnderWay::default(),
             listings_under_way: 0,
-            import_under_way: false,
-            not_imported: 0,
-            next_import_at: Instant::now(),
             receiving: None,
-            loading_debtors: false,
             looking_for_overdue: false,
             looking_for_unseen: false,
             more_unseen: false,
@@ -349,8 +350,8 @@ impl BrevoLeg {
             parked,
             parked_bytes,
             owed: 0,
-            owed_since: BTreeSet::new(),
-            listed_since: BTreeSet::new(),
+            owed_since: Since::default(),
+            listed_since: Since::default(),
             refused_lists: BTreeSet::new(),
             waiting: 0,
             page: 1,
@@ -360,33 +361,10 @@ impl BrevoLeg {
             probing: None,
             purging: None,
         };
-        leg.find_debtors().await?;
-        if leg.sends() && imports::left_running(&leg.parts.state).await? {
-            leg.held = leg.debtors.iter().cloned().collect();
-        }
+        leg.find_debts().await?;
         // Before anyone can ask: what an earlier process left owed is backlog from the first moment on (P2).
         leg.publish();
         Ok(leg)
-    }
-
-    async fn find_debtors(&mut self) -> Result<(), LegError> {
-        let mut after = None;
-        loop {
-            let page = roster::indebted(&self.parts.state, after.as_ref(), 2_000).await?;
-            let Some((last, ..)) = page.last() else { return Ok(()) };
-            after = Some(last.clone());
-            for (id, debt, listed) in page {
-                if let Some(listed) = listed {
-                    self.owed += listed.records;
-                    self.listed_since.insert((listed.oldest, id.clone()));
-                }
-                self.owed += debt.records;
-                if debt.records > 0 {
-                    self.owed_since.insert((debt.oldest, id.clone()));
-                }
-                self.debtors.push_back(id);
-            }
-        }
     }
 
     /// Runs until `shutdown`, then waits up to `drain` for calls under way and writes a last checkpoint.
@@ -399,14 +377,15 @@ impl BrevoLeg {
         accounts.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         let mut purges = tokio::time::interval(old::LOOK_EVERY);
         let mut given_up = self.parts.status.given_up();
-        if self.sends() {
-            self.await_earlier_import();
-        }
+        self.await_earlier_import();
         self.check_dead_letters();
         loop {
             if self.roster.is_crowded() {
                 // Here, where nothing that has just ended has begun anew.
                 self.let_go();
+            }
+            if self.may_write() && self.page_is_full() {
+                self.checkpoint()?;
             }
             // Of before: a moment that passes while things are started must not be taken for one that was seen.
             let now = Instant::now();
@@ -453,6 +432,7 @@ impl BrevoLeg {
                 () = until(settled_at) => {}
                 () = until(companies_at) => {}
                 () = until(look_at) => {}
+                () = std::future::ready(()), if self.importing.goes_on() => {}
                 _ = checkpoints.tick(), if self.may_write() => self.checkpoint()?,
                 _ = expiries.tick() => {
                     self.look_for_overdue();
@@ -473,9 +453,10 @@ impl BrevoLeg {
     }
 
     fn start_what_can_start(&mut self) {
-        self.load_debtors();
+        self.search_debts();
         self.start_joins();
         self.start_releases();
+        self.go_on_with_import();
         self.start_payments();
         self.start_events();
         self.start_listings();
@@ -490,11 +471,14 @@ impl BrevoLeg {
     }
 
     fn may_receive(&self) -> bool {
-        let room = self.waiting < MAX_WAITING && self.queues.len() < MAX_PEOPLE;
+        let room = self.waiting < MAX_WAITING && self.queues.len() < MAX_PEOPLE && !self.owes_too_many();
         let given_up = self.parts.source.next_entry() < self.given_up;
-        // What is received while something is on the way lets nobody go: under load there is always something.
-        let crowded = self.roster.is_crowded() && self.on_the_way();
-        self.receiving.is_none() && (room || given_up) && !crowded && self.parts.books.has_room()
+        self.receiving.is_none() && (room || given_up) && self.may_load() && self.parts.books.has_room()
+    }
+
+    /// Where a mode lets Brevo have few or none, what was owed before waits for another one, and nobody waits for that.
+    fn owes_too_many(&self) -> bool {
+        self.parts.settings.mode == BrevoMode::Live && self.owed_since.people() >= MAX_INDEBTED
     }
 
     fn spawn(&mut self, work: Work) {
@@ -504,9 +488,10 @@ impl BrevoLeg {
     fn take_back(&mut self, done: Done) -> Result<(), LegError> {
         match done {
             Done::Loaded(loaded) => self.apply(loaded)?,
-            Done::Debtors(ids, people) => self.take_debtors(ids, people),
+            Done::Debtors(debtors) => self.take_debtors(debtors),
             Done::Payment(id, payment) => self.settle_payment(&id, payment)?,
-            Done::Imported { count, people, imported } => self.settle_import(count, people, imported)?,
+            Done::Imported { imported, rest } => self.import_ended(imported, rest),
+            Done::Members(people) => self.take_members(people),
             Done::EarlierImport => self.earlier_import_ended(),
             Done::Account(read) => self.take_account(read)?,
             Done::Events { line, events, sent, doubtful, batches_left } => {
@@ -524,33 +509,6 @@ impl BrevoLeg {
             Done::Bases(asked) => self.take_asked(asked),
         }
         Ok(())
-    }
-
-    /// People found owed at the start are loaded a few at a time, behind those whom new records name.
-    fn load_debtors(&mut self) {
-        // Live traffic may keep the line long for ever; half of the room is theirs all the same.
-        let full = self.to_pay.first.len() >= DEBTORS_AT_ONCE && self.queues.len() >= MAX_PEOPLE / 2;
-        if self.loading_debtors || self.debtors.is_empty() || full {
-            return;
-        }
-        let count = self.debtors.len().min(DEBTORS_AT_ONCE);
-        let ids: Vec<_> = self.debtors.drain(..count).collect();
-        let missing = self.roster.missing(ids.iter());
-        let state = self.parts.state.clone();
-        self.loading_debtors = true;
-        self.spawn(Box::pin(async move {
-            let people = roster::load(&state, missing).await?;
-            Ok(Done::Debtors(ids, people))
-        }));
-    }
-
-    /// All of `ids` are in memory now; those that were before may not have been looked at.
-    fn take_debtors(&mut self, ids: Vec<PersonId>, people: Vec<(PersonId, Resident)>) {
-        self.loading_debtors = false;
-        self.take_in(people);
-        for id in ids {
-            self.advance(&id);
-        }
     }
 
     fn look_for_old_letters(&self) -> BoxFuture<'static, Result<old::Looked, StoreError>> {
@@ -576,98 +534,6 @@ impl BrevoLeg {
         if self.parts.books.dead_bytes() > self.parts.settings.max_dead_letter_bytes {
             self.parts.status.gate().pause(PauseCause::DeadLettersFull);
         }
-    }
-
-    fn may_write(&self) -> bool {
-        self.writing.is_none() && (self.parts.books.is_dirty() || self.roster.is_dirty() || self.companies.is_dirty())
-    }
-
-    fn checkpoint(&mut self) -> Result<(), LegError> {
-        let today = self.today();
-        self.roster.put_changes(self.parts.books.pending_mut(), today)?;
-        self.companies.put_changes(self.parts.books.pending_mut())?;
-        let (batch, cursor) = self.parts.books.close_page()?;
-        let state = self.parts.state.clone();
-        let page = self.page;
-        self.page += 1;
-        self.writing =
-            Some(Box::pin(
-                async move { write_when_there_is_room(state.as_ref(), batch).await.map(|()| (page, cursor)) },
-            ));
-        Ok(())
-    }
-
-    fn written(&mut self, (page, cursor): (u64, Position)) {
-        self.durable_page = page;
-        self.parts.status.set_durable_cursor(cursor);
-        self.forget_unshelved(page);
-        self.queues.retain(|_, queue| !queue.idle() || queue.shelved_page > page);
-        // What a look-up under way was too early to see in the store has to be known here until it is back.
-        let seen = self.receiving.map_or(page, |began| began.min(page));
-        self.window.written(seen, self.parts.clock.now(), self.parts.books.pending_mut());
-        if std::mem::take(&mut self.more_unseen) {
-            self.look_for_unseen();
-        }
-        if std::mem::take(&mut self.more_overdue) {
-            self.look_for_overdue();
-        }
-    }
-
-    /// Whether people are on the way from the store or to it.
-    fn on_the_way(&self) -> bool {
-        self.receiving.is_some()
-            || self.bases.looking()
-            || self.companies.busy()
-            || self.loading_debtors
-            || self.looking_for_overdue
-            || self.looking_for_unseen
-            || self.writing.is_some()
-    }
-
-    /// Keeps the people in memory to their bound. Nobody may be on the way from the store or to it: who is read back
-    /// would be as they were, and who is expected to be here would be made anew.
-    fn let_go(&mut self) {
-        if !self.on_the_way() {
-            self.companies.let_go();
-            let (queues, bases) = (&self.queues, &self.bases);
-            self.roster.let_go(|id| queues.contains_key(id) || bases.holds(id));
-        }
-    }
-
-    fn publish(&self) {
-        let companies = self.companies.standing();
-        let groups_on = self.parts.mapping.sync.groups && self.parts.vendor.is_some();
-        let oldest =
-            self.owed_since.first().into_iter().chain(self.listed_since.first()).map(|(oldest, _)| *oldest).min();
-        let held = HeldOutside {
-            parked: self.parked + self.bases.records,
-            owed: self.owed + companies.records,
-            oldest: [oldest, companies.oldest].into_iter().flatten().min(),
-            groups: groups_on.then_some(companies),
-        };
-        self.parts.status.publish(self.parts.books.snapshot(self.parts.source.next_entry(), held));
-    }
-
-    /// Nothing new goes out; what is under way may come back, and all of it is written down.
-    async fn drain(mut self, drain: Duration) -> Result<(), LegError> {
-        let deadline = Instant::now() + patience(self.parts.status.gate(), drain);
-        while self.payments_under_way.all() + self.events_under_way.all() + self.listings_under_way > 0 {
-            match tokio::time::timeout_at(deadline, self.under_way.join_next()).await {
-                Ok(Some(done)) => self.take_back(done??)?,
-                Ok(None) | Err(_) => break,
-            }
-        }
-        if let Some(writing) = self.writing.take() {
-            let written = writing.await?;
-            self.written(written);
-        }
-        self.checkpoint()?;
-        if let Some(writing) = self.writing.take() {
-            let written = writing.await?;
-            self.written(written);
-        }
-        self.publish();
-        Ok(())
     }
 }
 

@@ -1,7 +1,6 @@
-//! Paying debts: one contact write per person, or one import for many.
+//! Paying debts by one contact write for each person. Many are paid by one import (`importing`).
 
 use std::cmp::Reverse;
-use std::collections::{BTreeSet, HashSet, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -9,22 +8,20 @@ use bytes::Bytes;
 use serde_json::{Map, Value, json};
 use tokio::time::Instant;
 
-use super::account::{self, SETTLING};
-use super::compose::{self, Composed, NotPlaced, Write};
+use super::account;
+use super::compose::{self, Composed, Write};
 use super::contacts::{Payment, Writer};
-use super::imports::{Imported, Importer};
+use super::importing::IMPORT_FROM;
 use super::lines::{Line, stack_for};
 use super::queue::Slot;
 use super::{BrevoLeg, Done};
-use crate::brevo::account::AttributeToCreate;
-use crate::brevo::coerce::Unplaced;
 use crate::brevo::identifiers::ListId;
 use crate::brevo::names::AttributeName;
 use crate::brevo::outcome::Refusal;
 use crate::delivery::LegError;
 use crate::delivery::dead_letters::{DeadLetter, RefusedWrite};
 use crate::people::blocklist::Blocked;
-use crate::people::debt::{self, Debt};
+use crate::people::debt::Debt;
 use crate::people::person::{Contact, Person};
 use crate::people::roster::PersonId;
 use crate::record::{Destinations, Kind, Origin, Project, Record};
@@ -36,15 +33,6 @@ const PAYMENTS: usize = 8;
 /// The same of those behind: the fewer there are, the fewer people wait for a call that waits for the budget.
 const PAYMENTS_BEHIND: usize = 4;
 
-/// Debtors from which one import is better than as many single writes: ten seconds' worth of an ordinary account's.
-const IMPORT_FROM: usize = 100;
-
-/// People in one import, at most; the body is bounded apart.
-const IMPORT_UP_TO: usize = 10_000;
-
-/// Between two looks for people whom an import could carry.
-const IMPORT_PAUSE: Duration = Duration::from_secs(1);
-
 /// First wait for a contact that is busy; doubles up to a minute.
 const BUSY: Duration = Duration::from_secs(1);
 
@@ -52,40 +40,59 @@ const BUSY: Duration = Duration::from_secs(1);
 const ALL_USERS: &str = "all_users";
 
 impl BrevoLeg {
+    /// The list that everyone joins.
+    pub(super) fn all_users(&self) -> Option<ListId> {
+        self.parts.mapping.list(ALL_USERS)
+    }
+
     fn lists(&self) -> Vec<ListId> {
-        self.parts.mapping.list(ALL_USERS).into_iter().collect()
+        self.all_users().into_iter().collect()
+    }
+
+    /// Whether anybody can be paid: the account is known, and what was made in it has settled.
+    pub(super) fn may_pay(&self) -> bool {
+        let waiting = self.account.is_none() || self.account_under_way || self.account_ready_at > Instant::now();
+        self.sends() && !waiting
     }
 
     pub(super) fn start_payments(&mut self) {
-        let waiting = self.account.is_none() || self.account_under_way || self.account_ready_at > Instant::now();
-        if waiting || !self.sends() {
+        if !self.may_pay() {
             return;
         }
         let most = self.at_once(PAYMENTS);
-        if most > 1 {
-            self.start_import();
-        }
         while self.payments_under_way.first < most && !self.account_under_way {
-            let Some(id) = self.to_pay.first.pop_front() else { break };
+            let Some(id) = self.next_in_front() else { break };
             self.start_payment(id, Line::First);
         }
         let behind = self.at_once(PAYMENTS_BEHIND);
-        while self.payments_under_way.behind < behind && !self.account_under_way && self.may_pay_behind() {
-            let Some(id) = self.to_pay.behind.pop_front() else { break };
-            self.not_imported = self.not_imported.saturating_sub(1);
+        while self.payments_under_way.behind < behind && !self.account_under_way {
+            let Some(id) = self.next_behind() else { break };
             if self.stands_behind(&id) {
                 self.start_payment(id, Line::Behind);
             }
         }
     }
 
-    /// What the next import could carry waits for it, once there are so many that one is under way or about to be.
-    fn may_pay_behind(&self) -> bool {
-        let imports = self.parts.mapping.list(ALL_USERS).is_some();
-        !imports || self.not_imported > 0 || (!self.import_under_way && self.to_pay.behind.len() < IMPORT_FROM)
+    /// Whom no import carries and whoever else is in line take turns: neither waits for the other to be done.
+    fn next_in_front(&mut self) -> Option<PersonId> {
+        self.singly_next = !self.singly_next;
+        let [one, other] = match self.singly_next {
+            true => [&mut self.to_pay_singly.first, &mut self.to_pay.first],
+            false => [&mut self.to_pay.first, &mut self.to_pay_singly.first],
+        };
+        one.pop_front().or_else(|| other.pop_front())
     }
 
-    fn stands_behind(&self, id: &PersonId) -> bool {
+    /// What the next import could carry waits for it, once there are so many that one is under way or about to be.
+    fn next_behind(&mut self) -> Option<PersonId> {
+        if let Some(id) = self.to_pay_singly.behind.pop_front() {
+            return Some(id);
+        }
+        let few = self.importing.idle() && self.to_pay.behind.len() < IMPORT_FROM;
+        if few || self.all_users().is_none() { self.to_pay.behind.pop_front() } else { None }
+    }
+
+    pub(super) fn stands_behind(&self, id: &PersonId) -> bool {
         self.queues.get(id).is_some_and(|queue| queue.listed_to_pay && !queue.listed_to_pay_first)
     }
 
@@ -124,7 +131,7 @@ impl BrevoLeg {
         }
     }
 
-    fn compose_for(&self, id: &PersonId) -> Option<Composed> {
+    pub(super) fn compose_for(&self, id: &PersonId) -> Option<Composed> {
         let resident = self.roster.get(id)?;
         let merging = self.roster.is_forward(id) || self.is_joining(id);
         let parting = resident.person.deletion.is_some();
@@ -137,7 +144,7 @@ impl BrevoLeg {
         let rules = &self.parts.mapping.attribute_rules;
         let may_create = self.parts.settings.create_attributes;
         let composed = compose::compose(id, &resident.person, &debt, account, rules, may_create, &self.lists());
-        let mut composed = self.without_refused(id, resident.person.clone(), debt, composed);
+        let mut composed = self.without_refused(id, &resident.person, &debt, composed);
         if let (Composed::Write(write, _), Contact::Unknown) = (&mut composed, &resident.person.contact) {
             let erased = self.parts.books.erased();
             let Person { email, phone, .. } = &resident.person;
@@ -150,22 +157,15 @@ impl BrevoLeg {
     }
 
     /// Attributes that Brevo has refused to create are not asked for again.
-    fn without_refused(&self, id: &str, person: Person, debt: Debt, composed: Composed) -> Composed {
+    fn without_refused(&self, id: &str, person: &Person, debt: &Debt, composed: Composed) -> Composed {
         let Composed::Missing(missing) = composed else { return composed };
         let left: Vec<_> =
             missing.into_iter().filter(|attribute| !self.refused_attributes.contains(&attribute.name)).collect();
         let rules = &self.parts.mapping.attribute_rules;
         match (&self.account, left.is_empty()) {
-            (Some(account), true) => compose::compose(id, &person, &debt, account, rules, false, &self.lists()),
+            (Some(account), true) => compose::compose(id, person, debt, account, rules, false, &self.lists()),
             _ => Composed::Missing(left),
         }
-    }
-
-    /// Moves what is owed under the call that is about to go out.
-    pub(super) fn begin_payment(&mut self, id: &PersonId) {
-        let resident = self.roster.edit(id);
-        resident.paying = debt::join(resident.paying.take(), resident.debt.take());
-        self.queue(id).begin_payment();
     }
 
     pub(super) fn pay(&mut self, id: PersonId, write: Write, line: Line) {
@@ -192,34 +192,6 @@ impl BrevoLeg {
         }
         self.queue(id).end_payment(true);
         self.advance(id);
-    }
-
-    /// What the payment that has come back covered; it is not owed any more.
-    pub(super) fn take_paid(&mut self, id: &PersonId) -> Debt {
-        let resident = self.roster.edit(id);
-        let before = resident.owed().filter(|debt| debt.records > 0).map(|debt| debt.oldest);
-        let paid = resident.paying.take().unwrap_or_else(Debt::nothing);
-        let after = resident.owed().filter(|debt| debt.records > 0).map(|debt| debt.oldest);
-        self.owed = self.owed.saturating_sub(paid.records);
-        self.move_oldest(id, before, after);
-        paid
-    }
-
-    /// Everything that is owed and covered by no call; it is not owed to this person any more.
-    pub(super) fn take_debt(&mut self, id: &PersonId) -> Option<Debt> {
-        let resident = self.roster.edit(id);
-        let before = resident.owed().filter(|debt| debt.records > 0).map(|debt| debt.oldest);
-        let debt = resident.debt.take()?;
-        let after = resident.owed().filter(|debt| debt.records > 0).map(|debt| debt.oldest);
-        self.owed = self.owed.saturating_sub(debt.records);
-        self.move_oldest(id, before, after);
-        Some(debt)
-    }
-
-    /// What the payment covered is owed again.
-    fn give_back(&mut self, id: &PersonId) {
-        let resident = self.roster.edit(id);
-        resident.debt = debt::join(resident.paying.take(), resident.debt.take());
     }
 
     pub(super) fn settle_payment(&mut self, id: &PersonId, payment: Payment) -> Result<(), LegError> {
@@ -290,7 +262,7 @@ impl BrevoLeg {
         self.queue(id).await_contact();
     }
 
-    fn paid(&mut self, id: &PersonId, contact: Contact) {
+    pub(super) fn paid(&mut self, id: &PersonId, contact: Contact) {
         self.misrouted_payments = 0;
         self.roster.edit(id).person.contact = contact;
         let paid = self.take_paid(id);
@@ -345,178 +317,6 @@ impl BrevoLeg {
         }
         self.check_dead_letters();
         self.advance(id);
-        Ok(())
-    }
-
-    /// One import for everyone in a line whom an import can carry, when the line is long. One at a time, so
-    /// those behind have theirs while the first line is short.
-    fn start_import(&mut self) {
-        let Some(list) = self.parts.mapping.list(ALL_USERS) else { return };
-        if self.import_under_way || self.next_import_at > Instant::now() {
-            return;
-        }
-        let line = match (self.to_pay.first.len(), self.to_pay.behind.len()) {
-            (IMPORT_FROM.., _) => Line::First,
-            (_, IMPORT_FROM..) => Line::Behind,
-            _ => return,
-        };
-        self.next_import_at = Instant::now() + IMPORT_PAUSE;
-        let Some(people) = self.take_importable(line) else { return };
-        let Some(vendor) = &self.parts.vendor else { return };
-        let importer = Importer::new(vendor, stack_for(&vendor.stack, line), &self.parts.state);
-        for (id, _) in &people {
-            self.begin_payment(id);
-            self.queue(id).importing = true;
-            self.hold_back(id);
-        }
-        self.import_under_way = true;
-        self.spawn(Box::pin(async move {
-            let (count, imported) = importer.run(list, &people).await?;
-            Ok(Done::Imported { count, people, imported })
-        }));
-    }
-
-    /// Takes those out of `line` whom an import can carry, when they are many.
-    fn take_importable(&mut self, line: Line) -> Option<Vec<(PersonId, Write)>> {
-        let standing = match line {
-            Line::First => std::mem::take(&mut self.to_pay.first),
-            Line::Behind => {
-                let mut standing = std::mem::take(&mut self.to_pay.behind);
-                standing.retain(|id| self.stands_behind(id));
-                standing
-            }
-        };
-        let (mut people, mut others) = (Vec::new(), VecDeque::new());
-        // An import merges whoever shares an address.
-        let mut addresses = HashSet::new();
-        for id in &standing {
-            match self.compose_for(id) {
-                Some(Composed::Write(write, not_placed))
-                    if write.importable()
-                        && people.len() < IMPORT_UP_TO
-                        && !self.queue(id).alone
-                        && addresses.insert(write.person.email.clone()) =>
-                {
-                    self.report(&not_placed);
-                    people.push((id.clone(), *write));
-                }
-                _ => others.push_back(id.clone()),
-            }
-        }
-        // As they stood, if not: whoever is moved back again and again would never be paid.
-        let enough = people.len() >= IMPORT_FROM;
-        match line {
-            Line::First => self.to_pay.first = if enough { others } else { standing },
-            Line::Behind => {
-                // Whoever is left goes by themselves.
-                self.not_imported = if enough { others.len() } else { standing.len() };
-                self.to_pay.behind = if enough { others } else { standing };
-            }
-        }
-        enough.then_some(people)
-    }
-
-    pub(super) fn earlier_import_ended(&mut self) {
-        self.import_under_way = false;
-        for id in std::mem::take(&mut self.held) {
-            self.advance(&id);
-        }
-    }
-
-    pub(super) fn await_earlier_import(&mut self) {
-        let Some(vendor) = &self.parts.vendor else { return };
-        let importer = Importer::new(vendor, vendor.stack.clone(), &self.parts.state);
-        self.import_under_way = true;
-        self.spawn(Box::pin(async move {
-            importer.await_earlier().await?;
-            Ok(Done::EarlierImport)
-        }));
-    }
-
-    /// The first `count` people were in the import; the others did not fit and are in line again.
-    pub(super) fn settle_import(
-        &mut self,
-        count: usize,
-        people: Vec<(PersonId, Write)>,
-        imported: Imported,
-    ) -> Result<(), LegError> {
-        self.import_under_way = false;
-        for (index, (id, write)) in people.into_iter().enumerate() {
-            match imported {
-                Imported::Done { ext_id } if index < count => {
-                    let contact = write.confirmed(write.person.email.clone(), ext_id);
-                    self.paid(&id, contact);
-                }
-                _ => {
-                    self.give_back(&id);
-                    let queue = self.queue(&id);
-                    queue.end_payment(false);
-                    // Or they would be imported again and again.
-                    queue.alone = index < count;
-                    self.advance(&id);
-                }
-            }
-        }
-        Ok(())
-    }
-
-    fn report(&mut self, not_placed: &[NotPlaced]) {
-        for NotPlaced { attribute, reason, sample } in not_placed {
-            self.report_unplaced(attribute.as_str(), *reason, sample);
-        }
-    }
-
-    /// Counts a value that has no place, and tells it once for each property or attribute, with what it looks like.
-    pub(super) fn report_unplaced(&mut self, name: &str, reason: Unplaced, sample: &str) {
-        *self.parts.books.tally_mut().not_placed.entry(reason).or_default() += 1;
-        if self.reported.insert((name.to_owned(), reason)) {
-            tracing::warn!(name, reason = reason.label(), sample, "values like this one cannot be placed: {reason}");
-        }
-    }
-
-    fn create_missing(&mut self, mut missing: Vec<AttributeToCreate>) {
-        let in_line = self.to_pay.first.iter().chain(&self.to_pay.behind).take(IMPORT_FROM);
-        let in_line: Vec<_> = in_line.cloned().collect();
-        for id in in_line {
-            if let Some(Composed::Missing(more)) = self.compose_for(&id) {
-                missing.extend(more);
-            }
-        }
-        let mut seen = BTreeSet::new();
-        missing.retain(|attribute| seen.insert(attribute.name.clone()));
-        self.read_account(missing);
-    }
-
-    pub(super) fn read_account(&mut self, wanted: Vec<AttributeToCreate>) {
-        let Some(vendor) = &self.parts.vendor else { return };
-        let (stack, calls) = (vendor.stack.clone(), vendor.calls.clone());
-        self.account_under_way = true;
-        self.spawn(Box::pin(async move { Ok(Done::Account(account::read(stack, calls, wanted).await?)) }));
-    }
-
-    /// Asks for the account as it is now, unless that is under way. What could not be created before may be possible by
-    /// now.
-    pub(super) fn refresh_account(&mut self) {
-        if self.sends() && !self.account_under_way {
-            self.refused_attributes.clear();
-            self.read_account(Vec::new());
-        }
-    }
-
-    pub(super) fn take_account(
-        &mut self,
-        account::Read { account, refused, created }: account::Read,
-    ) -> Result<(), LegError> {
-        self.account_under_way = false;
-        self.refused_attributes.extend(refused);
-        if created {
-            // From now, not from when it was asked for: the calls may have waited for the gate or the budget.
-            self.account_ready_at = Instant::now() + SETTLING;
-        }
-        // What was known goes on counting while Brevo's answer cannot be read.
-        let Some(account) = account else { return Ok(()) };
-        account::remember_account(&account, self.parts.books.pending_mut())?;
-        self.account = Some(account);
         Ok(())
     }
 

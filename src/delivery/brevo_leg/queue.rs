@@ -101,8 +101,6 @@ pub struct PersonQueue {
     paid: u64,
     /// Tries in a row that found the contact busy. Above zero, the person is in line again later, by itself.
     pub too_early: u32,
-    /// The payment under way is an import: it may take an hour.
-    pub importing: bool,
     /// An import did not bring the contact about: it is written by itself until that has worked.
     pub alone: bool,
 }
@@ -120,7 +118,6 @@ impl PersonQueue {
         self.readdressing = false;
         self.withdrawing = false;
         self.deleting = None;
-        self.importing = false;
         self.too_early = 0;
         if paid {
             self.paid = self.payments;
@@ -161,7 +158,7 @@ impl PersonQueue {
 
     /// Whether the person's payment waits for something of this contact alone, for who knows how long.
     pub fn waits_alone(&self) -> bool {
-        self.importing || self.too_early > 0
+        self.too_early > 0
     }
 
     /// The payment that an event queued now has to wait for. `owed`: something is owed that no payment under way covers.

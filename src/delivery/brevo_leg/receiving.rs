@@ -26,9 +26,10 @@ use crate::store::Entry;
 /// Events in queues from which on nothing more is read: a vendor that takes nothing is the destination's affair, so what
 /// waits for it waits in the journal and never fills shelves (CORE 7).
 pub(super) const MAX_WAITING: usize = 20_000;
-/// The same for people with something under way. Imports take about two fifths of them at a time, and Brevo shows how a
-/// hundred imports an hour stand: fewer people would send more of them by single calls (P8).
-pub(super) const MAX_PEOPLE: usize = 25_000;
+/// The same for people with something under way. Whoever has nothing but a debt is not among them.
+pub(super) const MAX_PEOPLE: usize = 10_000;
+/// The same for people who are owed something: all of their rows are read at a start. One import takes nearly half of them.
+pub(super) const MAX_INDEBTED: usize = 100_000;
 
 /// Records with everything that is stored about them.
 pub(super) struct Loaded {
@@ -310,6 +311,7 @@ impl BrevoLeg {
         let Some(resident) = self.roster.get(&id) else { return self.shelve(&id, item) };
         let nobody = self.is_nobody(&id);
         let alone = self.queues.get(&id).is_some_and(PersonQueue::waits_alone)
+            || resident.import.is_some()
             || resident.person.links.is_joining()
             || resident.person.deletion.is_some();
         if nobody || alone || !resident.person.shelf.is_empty() {
@@ -330,28 +332,6 @@ impl BrevoLeg {
     fn is_nobody(&self, id: &PersonId) -> bool {
         let known = |person: &Person| person.addressable() || person.contact != Contact::Unknown;
         !self.roster.get(id).is_some_and(|resident| known(&resident.person))
-    }
-
-    /// Adds to what a person is owed.
-    pub(super) fn owe(&mut self, id: &PersonId, debt: Debt) {
-        self.owed += debt.records;
-        let resident = self.roster.edit(id);
-        let before = resident.owed().filter(|debt| debt.records > 0).map(|debt| debt.oldest);
-        resident.owe(debt);
-        let after = resident.owed().filter(|debt| debt.records > 0).map(|debt| debt.oldest);
-        self.move_oldest(id, before, after);
-    }
-
-    pub(super) fn move_oldest(&mut self, id: &PersonId, before: Option<UnixMillis>, after: Option<UnixMillis>) {
-        if before == after {
-            return;
-        }
-        if let Some(before) = before {
-            self.owed_since.remove(&(before, id.clone()));
-        }
-        if let Some(after) = after {
-            self.owed_since.insert((after, id.clone()));
-        }
     }
 
     /// Looks at what a person needs next, and lists them for it. Called whenever something about them has changed.
@@ -400,7 +380,8 @@ impl BrevoLeg {
             self.to_list.push_back(id.clone());
         }
         // Events in a call still count as standing on the shelf, and would be looked for there in vain.
-        let shelf_is_next = queue.events.is_empty() && !queue.in_call && !queue.waits_alone() && resident.releasable();
+        let waits = queue.in_call || queue.waits_alone() || resident.import.is_some();
+        let shelf_is_next = queue.events.is_empty() && !waits && resident.releasable();
         let lets_go = resident.person.shelf.let_go.is_some();
         if shelf_is_next && (joining.is_empty() || lets_go) && queue.release == Release::Idle {
             queue.release = Release::Wanted;
@@ -409,29 +390,6 @@ impl BrevoLeg {
         if queue.idle() && queue.shelved_page <= self.durable_page {
             self.queues.remove(id);
         }
-    }
-
-    /// Lists a person to be paid. A busy contact comes back by itself, later.
-    pub(super) fn list_to_pay(&mut self, id: &PersonId) {
-        let live = self.is_waited_for(id);
-        let queue = self.queues.entry(id.clone()).or_default();
-        let listed = queue.listed_to_pay && (queue.listed_to_pay_first || !live);
-        if !queue.paying && !listed && queue.too_early == 0 && !self.held.contains(id) {
-            queue.listed_to_pay = true;
-            queue.listed_to_pay_first = live;
-            let line = if live { &mut self.to_pay.first } else { &mut self.to_pay.behind };
-            line.push_back(id.clone());
-        }
-    }
-
-    /// Whether anything of the person's waits for a payment that is not of a pull.
-    fn is_waited_for(&self, id: &PersonId) -> bool {
-        let owed = self.roster.get(id).is_some_and(|resident| {
-            let person = &resident.person;
-            let live = resident.debt.as_ref().is_some_and(|debt| debt.live);
-            live || person.lists.owes() || !person.shelf.is_empty() || person.consent.withdrawal
-        });
-        owed || self.queues.get(id).is_some_and(PersonQueue::has_live_events)
     }
 
     /// A device whose user is known: neither can change. Most records of a signed-in person are such.

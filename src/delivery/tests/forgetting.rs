@@ -83,7 +83,7 @@ async fn nobody_is_forgotten_who_is_owed_something() {
     // Alone, and for the second update: what was paid before is written down too.
     eventually("owed", async || {
         let owed = roster::indebted(&state, None, 10).await.unwrap();
-        owed.len() == 1 && !owed[0].1.attributes.is_empty()
+        owed.len() == 1 && !owed[0].debt.attributes.is_empty()
     })
     .await;
     drop(state);

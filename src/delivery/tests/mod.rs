@@ -15,6 +15,7 @@ mod group_hours;
 mod groups;
 mod histories;
 mod identity;
+mod imports;
 mod interleavings;
 mod lists;
 mod mixpanel_answers;

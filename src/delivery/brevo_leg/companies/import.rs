@@ -88,7 +88,7 @@ impl BrevoLeg {
             return true;
         }
         // Two imports side by side may get stuck (contract §3.6), and contacts go first.
-        if self.import_under_way {
+        if self.importing.runs() {
             return false;
         }
         let may_create = |name: &str| self.parts.settings.create_attributes && !companies.refused.contains(name);
