@@ -15,6 +15,7 @@ if [ "${1:-}" != bench ]; then
     need python3 python3 python3-venv
     need chromium chromium
     need chromedriver chromium-driver
+    need prometheus prometheus
     need promtool prometheus
     need systemd-analyze systemd
     python3 -c 'import ensurepip' 2>/dev/null || missing+=(python3-venv)

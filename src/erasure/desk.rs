@@ -118,6 +118,7 @@ impl Desk {
             mixpanel_said: None,
             brevo_said: None,
             finished_at: None,
+            alerted: false,
             asked_for: ids,
             to_erase: to_erase.clone(),
             to_go: Vec::new(),

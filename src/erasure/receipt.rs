@@ -112,6 +112,9 @@ pub struct Erasure {
     pub mixpanel_said: Option<String>,
     pub brevo_said: Option<String>,
     pub finished_at: Option<UnixMillis>,
+    /// Somebody has been alerted that a vendor refuses part of it.
+    #[serde(default)]
+    pub alerted: bool,
     /// Names were forgotten in the row and may still stand in the files.
     #[serde(default)]
     pub to_scrub: bool,
@@ -140,6 +143,11 @@ impl Erasure {
             Destination::Mixpanel => &mut self.mixpanel,
             Destination::Brevo => &mut self.brevo,
         }
+    }
+
+    /// Whether a vendor has refused part of it, whatever the other does.
+    pub fn is_refused(&self) -> bool {
+        self.mixpanel == Side::Failed || self.brevo == Side::Failed || self.contacts_refused > 0
     }
 
     pub fn is_finished(&self) -> bool {

@@ -404,6 +404,12 @@ impl Worker {
     async fn save(&self, erasure: &mut Erasure) -> Result<(), StoreError> {
         erasure.forget();
         self.write(erasure).await?;
+        // The other side may wait for days: a refusal is told at once.
+        if erasure.is_refused() && !erasure.alerted {
+            self.parts.bell.ring(Moment::ErasureFailed);
+            erasure.alerted = true;
+            self.write(erasure).await?;
+        }
         // As long as contacts are still to go, their names are in the row itself.
         if erasure.to_scrub && erasure.to_go.is_empty() && self.scrub().await? {
             erasure.to_scrub = false;
@@ -413,11 +419,7 @@ impl Worker {
         if erasure.has_ended() && !erasure.is_finished() {
             erasure.finished_at = Some(self.parts.desk.clock.now());
             self.write(erasure).await?;
-            let failed = erasure.mixpanel == Side::Failed || erasure.brevo == Side::Failed;
-            if failed {
-                self.parts.bell.ring(Moment::ErasureFailed);
-            }
-            tracing::info!(erasure = erasure.id, failed, "an erasure has ended");
+            tracing::info!(erasure = erasure.id, failed = erasure.is_refused(), "an erasure has ended");
         }
         Ok(())
     }

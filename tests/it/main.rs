@@ -35,6 +35,7 @@ mod p8_few_calls;
 mod p9_fresh;
 mod power_loss;
 mod privacy_rules;
+mod prometheus;
 mod published_examples;
 mod read_clients;
 mod read_side;

@@ -149,6 +149,12 @@ impl Relay {
         listening(&self.process, "admin")
     }
 
+    /// Lets the private listener come back where it was after a restart, as the public one does.
+    pub fn keep_admin_address(&mut self) {
+        let address = self.admin_address();
+        self.configure(json!({ "server": { "admin_listen": address } }));
+    }
+
     pub fn process(&mut self) -> &mut Process {
         &mut self.process
     }
