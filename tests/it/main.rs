@@ -47,4 +47,5 @@ mod sdks;
 mod starting;
 mod store_care;
 mod typescript_client;
+mod upgrades;
 mod webhooks;

@@ -1,0 +1,31 @@
+-- The state of a relay of 24 November 2026, as `sqlite3 .dump` shows it, texts in place of their bytes: schema version 1.
+-- What is in it: upgrades.rs.
+CREATE TABLE store (one INTEGER PRIMARY KEY CHECK (one = 1), id TEXT NOT NULL) STRICT;
+INSERT INTO store VALUES(1,'ebece719710de4e9aee1bb8157149d0a');
+CREATE TABLE checkpoints (key BLOB PRIMARY KEY, value BLOB NOT NULL) STRICT, WITHOUT ROWID;
+INSERT INTO checkpoints VALUES(CAST('brevo' AS BLOB),CAST('{"cursor":{"epoch":1,"entry":6,"index":0},"settled":[],"tally":{"delivered":{"event":1,"profile":1,"group":0},"skipped":{"unmapped_event":1,"no_person":1},"dead":{},"maybe_twice":0,"unconfirmed":0}}' AS BLOB));
+INSERT INTO checkpoints VALUES(CAST('mixpanel' AS BLOB),CAST('{"cursor":{"epoch":1,"entry":5,"index":0},"settled":[],"tally":{"delivered":{"event":3,"profile":1,"group":0},"skipped":{},"dead":{"rejected":1},"maybe_twice":0,"unconfirmed":0}}' AS BLOB));
+CREATE TABLE people (key BLOB PRIMARY KEY, value BLOB NOT NULL) STRICT, WITHOUT ROWID;
+INSERT INTO people VALUES(CAST('ada' AS BLOB),CAST('{"applied":{"epoch":1,"entry":5,"index":0},"email":"ada@example.com","attributes":{"FIRSTNAME":"Ada","PLAN_TYPE":"pro"},"contact":{"known":{"email":"ada@example.com","ext_id":true}}}' AS BLOB));
+INSERT INTO people VALUES(CAST('later' AS BLOB),CAST('{"applied":null,"shelf":{"records":1,"held":0}}' AS BLOB));
+CREATE TABLE debts (key BLOB PRIMARY KEY, value BLOB NOT NULL) STRICT, WITHOUT ROWID;
+INSERT INTO debts VALUES(CAST('ada' AS BLOB),CAST('{"since":{"epoch":1,"entry":5,"index":0},"oldest":1795622633919,"records":1,"identifiers":false,"attributes":["FIRSTNAME"]}' AS BLOB));
+CREATE TABLE shelf_order (key BLOB PRIMARY KEY, value BLOB NOT NULL) STRICT, WITHOUT ROWID;
+INSERT INTO shelf_order VALUES(X'00000001000000000000000300000000',X'000001a21372ea3d000000000000009f006c61746572');
+CREATE TABLE shelves (key BLOB PRIMARY KEY, value BLOB NOT NULL) STRICT, WITHOUT ROWID;
+INSERT INTO shelves VALUES(X'eea8f595ec2d245dc74b5d64f3c2d63900000001000000000000000300000000',X'0100000300000001a21372ea3d7b226576656e74223a20225075726368617365222c202270726f70657274696573223a207b22746f6b656e223a202273616e64626f782d746f6b656e222c202264697374696e63745f6964223a20226c61746572222c202224696e736572745f6964223a20227061726b65642d31222c202274696d65223a20313739353632323632372c2022616d6f756e74223a20317d7d');
+CREATE TABLE dead_letters (key BLOB PRIMARY KEY, value BLOB NOT NULL) STRICT, WITHOUT ROWID;
+INSERT INTO dead_letters VALUES(X'6d00000001000000000000000400000000',CAST('{"kind":"event","origin":"app","reason":"rejected","answer":"properties.distinct_id: ''properties.distinct_id'' is invalid: must not be a placeholder value","received_at":1795622627907,"died_at":1795622627911,"record":"{\"event\": \"Purchase\", \"properties\": {\"token\": \"sandbox-token\", \"distinct_id\": \"00000000-0000-0000-0000-000000000000\", \"$insert_id\": \"refused-1\", \"time\": 1795622627}}"}' AS BLOB));
+CREATE TABLE budgets (key BLOB PRIMARY KEY, value BLOB NOT NULL) STRICT, WITHOUT ROWID;
+INSERT INTO budgets VALUES(CAST('brevo/contacts' AS BLOB),CAST('{"windows":[{"limit":{"unit":"calls","amount":36000,"span":{"secs":3605,"nanos":0}},"slices":[[1795622627838,3600]]}]}' AS BLOB));
+INSERT INTO budgets VALUES(CAST('brevo/events' AS BLOB),CAST('{"windows":[{"limit":{"unit":"calls","amount":36000,"span":{"secs":3605,"nanos":0}},"slices":[[1795622627900,3600]]}]}' AS BLOB));
+INSERT INTO budgets VALUES(CAST('mixpanel/ingestion' AS BLOB),CAST('{"windows":[{"limit":{"unit":"bytes","amount":2000000000,"span":{"secs":61,"nanos":0}},"slices":[[1795622627872,200000000]]},{"limit":{"unit":"records","amount":1800000,"span":{"secs":61,"nanos":0}},"slices":[[1795622627872,180000]]}]}' AS BLOB));
+CREATE TABLE dedup (key BLOB PRIMARY KEY, value BLOB NOT NULL) STRICT, WITHOUT ROWID;
+INSERT INTO dedup VALUES(X'0000512e1a5b0bc94d9af1740df414aa33e58fbc',X'00000001000000000000000300000000');
+INSERT INTO dedup VALUES(X'0000512e3d0b46a518bc09baa887d5198e312367',X'00000001000000000000000600000000');
+INSERT INTO dedup VALUES(X'0000512e74b765b398a136a93c1d7ca4a5c18d55',X'00000001000000000000000600000002');
+INSERT INTO dedup VALUES(X'0000512eb7988b4a5805c322a9b47eab5f900fa5',X'00000001000000000000000600000001');
+INSERT INTO dedup VALUES(X'0000512ec9cfa65e717e61796404912e671ee31d',X'00000001000000000000000200000000');
+CREATE TABLE vendors (key BLOB PRIMARY KEY, value BLOB NOT NULL) STRICT, WITHOUT ROWID;
+INSERT INTO vendors VALUES(CAST('brevo/account' AS BLOB),CAST('{"attributes":{"EXT_ID":"read_only","FIRSTNAME":"text","INTERESTS":{"multiple_choice":["news","sales","product"]},"IS_CUSTOMER":"boolean","LANDLINE_NUMBER":"phone","LASTNAME":"text","LTV":"float","ORDER_ID":"text","PLAN_TYPE":"text","SEGMENT":{"category":[{"value":"1","label":"free"},{"value":"2","label":"paid"},{"value":"3","label":"enterprise"}]},"SIGNUP_DATE":"date","SMS":"phone","WHATSAPP":"phone"},"lists":{}}' AS BLOB));
+CREATE TABLE meta (key BLOB PRIMARY KEY, value BLOB NOT NULL) STRICT, WITHOUT ROWID;
