@@ -5,6 +5,7 @@
 //! `$insert_id`). Everything else in this file says where a record came from, where it is to go and where it stands.
 
 use std::fmt;
+use std::str::FromStr;
 
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
@@ -314,6 +315,25 @@ impl fmt::Display for Position {
     }
 }
 
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("not a record's position: it looks like 1.42.0")]
+pub struct NotAPosition;
+
+impl FromStr for Position {
+    type Err = NotAPosition;
+
+    fn from_str(text: &str) -> Result<Self, NotAPosition> {
+        let mut numbers = text.split('.');
+        let mut next = || numbers.next().ok_or(NotAPosition);
+        let position = Position {
+            epoch: Epoch(next()?.parse().map_err(|_| NotAPosition)?),
+            entry: EntryId(next()?.parse().map_err(|_| NotAPosition)?),
+            index: next()?.parse().map_err(|_| NotAPosition)?,
+        };
+        numbers.next().is_none().then_some(position).ok_or(NotAPosition)
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -328,7 +348,11 @@ mod tests {
         }
         for position in sorted {
             assert_eq!(Position::from_bytes(&position.to_bytes()), Some(position));
+            assert_eq!(position.to_string().parse(), Ok(position));
         }
         assert_eq!(Position::from_bytes(b"short"), None);
+        for text in ["", "1.2", "1.2.3.4", "1.2.x", "-1.2.3", "1.2.4294967296"] {
+            assert_eq!(text.parse::<Position>(), Err(NotAPosition), "{text}");
+        }
     }
 }

@@ -161,7 +161,8 @@ impl Relay {
                 .then(|| room.forecast.clone()),
             auth: AdminAuth::new(&admin_token(&config)?, &config.auth.tokens),
         };
-        let known = cohorts::known_callers_router(list_routes.clone());
+        let known = cohorts::known_callers_router(list_routes.clone())
+            .merge(datasets::known_callers_router(dataset_routes.clone()));
         let console = Console::new(admin.clone(), known).map_err(StartError::Console)?;
         let list_runs = cohorts::admin_router(list_routes.clone(), admin.auth.clone())
             .merge(datasets::admin_router(dataset_routes, admin.auth.clone()));

@@ -20,12 +20,14 @@ use crate::clock::{SharedClock, UnixMillis};
 use crate::delivery::shift::Shift;
 use crate::in_force::{self, InForce, MappingRefused, Version};
 use crate::mapping::{Came, CompiledMapping, preview_again};
-use crate::record::{Origin, Record};
+use crate::record::{NotAPosition, Origin, Position, Record};
 use crate::store::backwards::Backwards;
 use crate::store::{StoreError, WriteBatch};
 
 /// Records in one preview.
 const MOST: usize = 1_000;
+/// Records that are picked by their positions for one preview: each may be a block to read.
+const MOST_PICKED: usize = 50;
 /// Decoded bytes of the journal that one preview reads, about.
 const MOST_BYTES: usize = 64 << 20;
 
@@ -37,6 +39,9 @@ pub struct Asked {
     records: Vec<Box<RawValue>>,
     /// The last so many that were accepted.
     recent: Option<usize>,
+    /// These, of those that were accepted, by where they stand in the journal.
+    #[serde(default)]
+    positions: Vec<String>,
     /// In the words of the configuration; what it does not say is as it is.
     mapping: Option<Map<String, Value>>,
 }
@@ -84,7 +89,8 @@ pub async fn preview(
         return Err(AdminError::invalid(format!("records: more than {MOST}"), "send fewer at once"));
     }
     let wanted = asked.recent.unwrap_or(0).min(MOST);
-    if wanted > 0 && asked.mapping.is_some() && !sight.may_unmask() {
+    let picked = positions(&asked.positions)?;
+    if (wanted > 0 || !picked.is_empty()) && asked.mapping.is_some() && !sight.may_unmask() {
         let message = "another mapping is tried on what others have sent by operators only".to_owned();
         return Err(AdminError::forbidden_as(
             message,
@@ -107,11 +113,12 @@ pub async fn preview(
             tried.as_ref(),
         ));
     }
-    let recent = recent(&parts, wanted).await?;
-    if !recent.is_empty() {
+    let mut accepted = at(&parts, &picked).await?;
+    accepted.extend(recent(&parts, wanted).await?);
+    if !accepted.is_empty() {
         sight.noted(&parts.state, now, "records").await?;
     }
-    for (position, record) in recent {
+    for (position, record) in accepted {
         let body = String::from_utf8_lossy(&record.body);
         let came = Came { at: record.received_at, origin: record.origin };
         items.push(previewed(Some(position), &body, (came, now), &present.mapping, tried.as_ref()));
@@ -132,6 +139,31 @@ fn previewed(
     let differs = then.as_ref().map(|then| *then != now);
     let record = serde_json::from_str(record).unwrap_or_else(|_| Value::from(record));
     Previewed { position, record, now, then, differs }
+}
+
+fn positions(given: &[String]) -> Result<Vec<Position>, AdminError> {
+    if given.len() > MOST_PICKED {
+        return Err(AdminError::invalid(format!("positions: more than {MOST_PICKED}"), "send fewer at once"));
+    }
+    let read = |text: &String| {
+        text.parse().map_err(|error: NotAPosition| AdminError::invalid(error.to_string(), "GET /v1/trace shows them"))
+    };
+    given.iter().map(read).collect()
+}
+
+/// What stands at these positions, as far as it is still there and nobody's who was erased.
+async fn at(parts: &Parts, positions: &[Position]) -> Result<Vec<(String, Record)>, StoreError> {
+    let mut found = Vec::new();
+    for position in positions {
+        // One entry comes, however large it is.
+        let entries = parts.journal.read(position.entry, 1).await?;
+        let there = entries.iter().find(|entry| entry.id == position.entry && entry.epoch == position.epoch);
+        let record = there.and_then(|entry| entry.records.get(usize::try_from(position.index).ok()?));
+        if let Some(record) = record.filter(|record| !record.is_erased()) {
+            found.push((position.to_string(), record.clone()));
+        }
+    }
+    Ok(found)
 }
 
 /// The last records that are still there, newest first; those of erased people are gone.

@@ -16,6 +16,7 @@ const PAGES: &[(&str, &str)] = &[
     ("Dead letters", "/console/dead-letters"),
     ("Mapping", "/console/mapping"),
     ("Cohorts", "/console/cohorts"),
+    ("Data sets", "/console/datasets"),
     ("Backfills", "/console/backfills"),
     ("Lookup tables", "/console/lookup-tables"),
     ("Counts", "/console/reconciliation"),

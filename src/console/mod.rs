@@ -36,10 +36,10 @@ pub struct Console {
 }
 
 impl Console {
-    /// `list_runs`: the admin API of the runs into lists, for callers who are known.
-    pub fn new(admin: admin::Parts, list_runs: Router) -> Result<Self, getrandom::Error> {
+    /// `runs`: the admin API of runs into lists and of data sets, for callers who are known.
+    pub fn new(admin: admin::Parts, runs: Router) -> Result<Self, getrandom::Error> {
         let sessions = Sessions::new(admin.auth.clone(), admin.clock.clone())?;
-        Ok(Self { sessions, pulse: Pulse::new(), api: Api::new(admin::known_callers_router(admin).merge(list_runs)) })
+        Ok(Self { sessions, pulse: Pulse::new(), api: Api::new(admin::known_callers_router(admin).merge(runs)) })
     }
 
     /// Takes the samples that the overview's charts are drawn from, for as long as the process lives.
@@ -60,6 +60,9 @@ pub fn router(console: Console) -> Router {
         .route("/console/cohorts", get(pages::cohorts::page).post(pages::cohorts::begin))
         .route("/console/cohorts/live", get(pages::cohorts::live))
         .route("/console/cohorts/runs/{id}", get(pages::cohorts::run))
+        .route("/console/datasets", get(pages::datasets::page).post(pages::datasets::act))
+        .route("/console/datasets/live", get(pages::datasets::live))
+        .route("/console/datasets/runs/{id}", get(pages::datasets::run))
         .route("/console/backfills", get(pages::backfills::page).post(pages::backfills::act))
         .route("/console/backfills/live", get(pages::backfills::live))
         .route("/console/audit", get(pages::audit::page))

@@ -34,7 +34,7 @@ mod worker;
 
 pub use definition::{Definition, DefinitionError, family};
 pub use desk::{AskError, Desk, Parts};
-pub use routes::{OPERATIONS, Parts as RouteParts, admin_router};
+pub use routes::{OPERATIONS, Parts as RouteParts, admin_router, known_callers_router};
 pub use run::{Counts, Outcome, Run, RunId, Stage};
 pub use worker::{Engine, Worker};
 

@@ -16,6 +16,7 @@ const PAGES: &[(&str, &str)] = &[
     ("/console/dead-letters", "Dead letters"),
     ("/console/mapping", "Mapping"),
     ("/console/cohorts", "Cohorts"),
+    ("/console/datasets", "Data sets"),
     ("/console/backfills", "Backfills"),
     ("/console/lookup-tables", "Lookup tables"),
     ("/console/reconciliation", "Reconciliation"),
@@ -45,6 +46,8 @@ async fn looks_well(browser: &mut Browser, name: &str) {
         same(name, browser.inaccessible().await, json!([])).unwrap();
         let scrolls = "return document.documentElement.scrollWidth > document.documentElement.clientWidth;";
         assert_eq!(browser.run(scrolls).await, false, "{name} is wider than {width} pixels");
+        let rows = "return new Set([...document.querySelectorAll('nav.pages li')].map((li) => li.offsetTop)).size;";
+        assert!(width < 1280 || browser.run(rows).await == 1, "the bar of {name} breaks at {width} pixels");
         browser.screenshot(&format!("{name}-{scheme}")).await;
     }
     browser.call("setViewportSize", json!([{ "width": 1280, "height": 800 }])).await;
@@ -172,6 +175,17 @@ async fn a_mapping_is_tried_on_what_has_just_passed_and_taken_up() {
     assert!(shown.contains("skip unmapped event: 1") && !shown.contains("ada@example.com"), "{shown}");
     looks_well(&mut browser, "trial").await;
 
+    // One that is picked as it passes.
+    browser.call("goto", json!([relay.url("/console/records?event=Viewed")])).await;
+    browser.call("click", json!(["ol.letters summary"])).await;
+    press(&mut browser, "Try a mapping on it").await;
+    says(&mut browser, "The one at this position").await;
+    browser.call("fill", json!(["#mapping", mapping])).await;
+    press(&mut browser, "Show what Brevo would get").await;
+    says(&mut browser, "1 of 1 records would be sent otherwise.").await;
+    looks_well(&mut browser, "picked").await;
+    browser.call("fill", json!(["#picked", ""])).await;
+
     // One's own record.
     let own = json!({ "event": "Viewed", "properties": { "distinct_id": "u-1", "page": "/home" } });
     browser.call("fill", json!(["#records", own.to_string()])).await;
@@ -267,6 +281,52 @@ async fn cohorts_and_backfills_are_begun_followed_and_written_down() {
     }
     looks_well(&mut browser, "audited").await;
     same("complaints", browser.complaints().await, Value::Array(Vec::new())).unwrap();
+}
+
+#[tokio::test]
+async fn a_data_set_is_looked_at_and_then_run() {
+    let sandbox = Sandbox::start().await;
+    let script = tempfile::Builder::new().suffix(".js").tempfile_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
+    std::fs::write(script.path(), "function main() { return People(); }").unwrap();
+    let rows = json!([{ "distinct_id": "u-1", "days": 31 }, { "distinct_id": "stranger", "days": 40 }]);
+    sandbox.control("POST", "/mixpanel/seed", json!({ "answers": { "jql": rows } })).await;
+    let dataset = json!({
+        "name": "dormant", "jql": script.path(), "schedule": "365d", "attributes": { "days": "DAYS_AWAY" },
+    });
+    let relay = Relay::start(&sandbox, json!({ "datasets": [dataset] })).await;
+    let update = json!([{ "$token": TOKEN, "$distinct_id": "u-1", "$set": { "$email": "ada@example.com" } }]);
+    relay.take("/engage", &update).await;
+    relay.drained("brevo").await;
+    let mut browser = Browser::open().await;
+    browser.log_in(&relay).await;
+    browser.call("goto", json!([relay.url("/console/datasets")])).await;
+    for part in ["not shown yet", "DAYS_AWAY", "No data set has been run."] {
+        says(&mut browser, part).await;
+    }
+    press(&mut browser, "Show what dormant would change").await;
+    for part in ["done, dry run", "People it would change", "Not matched"] {
+        says(&mut browser, part).await;
+    }
+    assert!(!text(&mut browser).await.contains("stranger"));
+    looks_well(&mut browser, "data-set").await;
+    press(&mut browser, "Change it, now and whenever it is due").await;
+    says(&mut browser, "People changed").await;
+    eventually(PATIENCE, async || {
+        let contact = sandbox.brevo_contact("ada@example.com").await.unwrap_or_default();
+        same("days", contact["attributes"]["DAYS_AWAY"].clone(), json!(31))
+    })
+    .await;
+    press(&mut browser, "All data sets and runs").await;
+    says(&mut browser, "confirmed").await;
+
+    // What was looked at is not what would be run now.
+    std::fs::write(script.path(), "function main() { return Others(); }").unwrap();
+    press(&mut browser, "Run dormant now").await;
+    says(&mut browser, "The definition has changed").await;
+    says(&mut browser, "not shown yet").await;
+    let complaints = browser.complaints().await;
+    let others: Vec<_> = complaints.as_array().unwrap().iter().filter(|one| !one.to_string().contains("409")).collect();
+    assert!(others.is_empty(), "{complaints}");
 }
 
 /// The pictures of docs/console.md are made here: `MIXRELAY_TEST_SCREENSHOTS=$PWD/docs/images` and this test alone.

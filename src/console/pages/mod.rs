@@ -3,6 +3,7 @@
 pub mod audit;
 pub mod backfills;
 pub mod cohorts;
+pub mod datasets;
 pub mod dead_letters;
 pub mod erasures;
 mod forecast;

@@ -138,6 +138,7 @@ fn entry(item: &Value) -> Markup {
             @for (leg, standing) in legs { (why(leg, standing)) }
             details {
                 summary { "The record, and what Brevo gets of it" }
+                p { a href=(address("/console/mapping", &[("record", text(item, "position"))])) { "Try a mapping on it" } }
                 (beside(&[("The record", &pretty(record)), ("By today's mapping", &fate(&legs[1].1["mapping"]))]))
             }
         }

@@ -17,7 +17,7 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 
 use crate::clock::UnixMillis;
-use crate::record::{Destination, EntryId, Epoch, Kind, Origin, Position, Project, Record};
+use crate::record::{Destination, Kind, Origin, Position, Project, Record};
 use crate::settlement::DeadReason;
 use crate::store::{KeyRange, State, StoreError, Table, WriteBatch};
 
@@ -65,14 +65,7 @@ impl FromStr for DeadLetterId {
     fn from_str(text: &str) -> Result<Self, NotAnId> {
         let (destination, position) = text.split_once('-').ok_or(NotAnId)?;
         let destination = Destination::ALL.into_iter().find(|d| d.label() == destination).ok_or(NotAnId)?;
-        let mut numbers = position.split('.');
-        let mut next = || numbers.next().ok_or(NotAnId);
-        let position = Position {
-            epoch: Epoch(next()?.parse().map_err(|_| NotAnId)?),
-            entry: EntryId(next()?.parse().map_err(|_| NotAnId)?),
-            index: next()?.parse().map_err(|_| NotAnId)?,
-        };
-        numbers.next().is_none().then_some(Self { destination, position }).ok_or(NotAnId)
+        Ok(Self { destination, position: position.parse().map_err(|_| NotAnId)? })
     }
 }
 
@@ -245,6 +238,7 @@ pub fn delete(id: DeadLetterId, batch: &mut WriteBatch) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::record::{EntryId, Epoch};
 
     #[test]
     fn ids_read_back_from_text_and_from_keys() {

@@ -4,9 +4,10 @@ mod trying;
 mod words;
 
 use axum::Extension;
-use axum::extract::State;
+use axum::extract::{Query, State};
 use axum::response::Response;
 use maud::{Markup, html};
+use serde::Deserialize;
 use serde_json::Value;
 
 use self::trying::Trial;
@@ -19,8 +20,19 @@ use crate::console::session::Session;
 
 const HERE: &str = "/console/mapping";
 
-pub async fn page(State(console): State<Console>, Extension(session): Extension<Session>) -> Markup {
-    let body = parts(&console, &session, &Trial::default()).await;
+#[derive(Deserialize)]
+pub struct Page {
+    /// The position of a record that was picked elsewhere.
+    #[serde(default)]
+    record: String,
+}
+
+pub async fn page(
+    State(console): State<Console>,
+    Extension(session): Extension<Session>,
+    Query(page): Query<Page>,
+) -> Markup {
+    let body = parts(&console, &session, &Trial::of(page.record)).await;
     frame::page(&session, "Mapping", HERE, body)
 }
 

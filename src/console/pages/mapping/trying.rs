@@ -11,7 +11,7 @@ use crate::console::api::Refusal;
 use crate::console::frame::{self, number};
 use crate::console::guard::Form;
 use crate::console::json::{count, items, pretty, text};
-use crate::console::pieces::{Choice, Outcome, address, beside, choice, fate};
+use crate::console::pieces::{Choice, Outcome, address, beside, choice, fate, field};
 use crate::console::session::Session;
 
 /// How many of the last records are looked at.
@@ -25,15 +25,23 @@ pub(super) struct Trial {
     mapping: String,
     records: String,
     recent: String,
+    /// Where a record that was picked stands.
+    picked: String,
     unmask: bool,
 }
 
 impl Trial {
+    /// On the record at `picked`, or on nothing in particular.
+    pub(super) fn of(picked: String) -> Self {
+        Self { picked, ..Self::default() }
+    }
+
     pub(super) fn read(form: &Form) -> Self {
         Self {
             mapping: form.get("mapping").to_owned(),
             records: form.get("records").to_owned(),
             recent: form.get("recent").to_owned(),
+            picked: form.get("picked").to_owned(),
             unmask: !form.get("unmask").is_empty(),
         }
     }
@@ -58,6 +66,10 @@ impl Trial {
     fn question(&self) -> Result<Value, String> {
         let records = records(self.records.trim())?;
         let mut question = json!({ "records": records, "recent": self.recent.parse().unwrap_or(0) });
+        let picked = self.picked.trim();
+        if !picked.is_empty() {
+            question["positions"] = json!([picked]);
+        }
         if self.is_other() {
             let block = config::block(&self.mapping).map_err(|error| format!("The mapping: {error}."))?;
             question["mapping"] = Value::Object(block);
@@ -68,7 +80,8 @@ impl Trial {
     pub(super) fn form(&self, session: &Session, in_force: &str) -> Markup {
         // Whoever may not try one on what others have sent begins with what is in force.
         let mapping = if self.is_other() || !session.operates() { &self.mapping } else { in_force };
-        let recent = if self.recent.is_empty() && self.records.is_empty() { "50" } else { &self.recent };
+        let of_none = [&self.recent, &self.records, &self.picked].iter().all(|it| it.is_empty());
+        let recent = if of_none { "50" } else { &self.recent };
         html! {
             section .card aria-label="Try one out" {
                 h2 { "Try one out" }
@@ -90,6 +103,7 @@ impl Trial {
                     }
                     div .row {
                         (choice("recent", "Of the last records", &RECENT, recent))
+                        (field("picked", "The one at this position", html! { input #picked name="picked" value=(self.picked) placeholder="1.42.0"; }))
                         @if session.operates() {
                             label .check { input type="checkbox" name="unmask" value="true" checked[self.unmask]; "Show personal data" }
                         }
@@ -120,7 +134,7 @@ fn records(text: &str) -> Result<Vec<Value>, String> {
 fn shown(answer: &Value, other: bool) -> Outcome {
     let all = items(answer, "items");
     if all.is_empty() {
-        let next = html! { p { "Paste one, or choose how many of the last ones are looked at." } };
+        let next = html! { p { "Paste one, pick one on the page of records, or choose how many of the last ones are looked at. One that was picked may be gone by now (retention.history)." } };
         return Outcome::done("There is no record to look at.", next);
     }
     let differs = |item: &&Value| item["differs"] == true;
