@@ -70,7 +70,7 @@ fn the_systemd_units_are_sound() {
     assert!(ours.is_empty(), "{said}");
 }
 
-struct Nginx(Child);
+pub struct Nginx(Child);
 
 impl Drop for Nginx {
     fn drop(&mut self) {
@@ -80,7 +80,7 @@ impl Drop for Nginx {
 }
 
 /// The shipped configuration, without TLS, on a port of the system's choice.
-async fn nginx(dir: &Path, relay: &str) -> (Nginx, String) {
+pub async fn nginx(dir: &Path, relay: &str) -> (Nginx, String) {
     let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
     let plain: String = read("proxies/nginx.conf")
         .replace("127.0.0.1:8080", relay)

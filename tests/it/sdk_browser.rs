@@ -11,9 +11,9 @@ use crate::harness::{PATIENCE, Relay, Sandbox, eventually, same};
 /// Between two flushes of the SDK. A restart fits in, and a test need not wait long.
 const FLUSH_MS: u64 = 3_000;
 
-fn init(relay: &Relay) -> String {
+fn init(host: &str) -> String {
     let config = json!({
-        "api_host": relay.url(""), "persistence": "localStorage", "batch_flush_interval_ms": FLUSH_MS,
+        "api_host": host, "persistence": "localStorage", "batch_flush_interval_ms": FLUSH_MS,
         "track_pageview": false, "autocapture": false, "ip": true,
     });
     format!("mixpanel.init('sandbox-token', {config});")
@@ -55,7 +55,7 @@ async fn mixpanel_browser_loses_nothing() {
     let sandbox = Sandbox::start().await;
     let mut relay = Relay::start(&sandbox, json!({ "connectors": { "brevo": null } })).await;
     let mut browser = Browser::open().await;
-    browser.run(&init(&relay)).await;
+    browser.run(&init(&relay.url(""))).await;
 
     // Events, an identity, a profile and a group, in batches.
     browser.run("mixpanel.identify('u-1'); mixpanel.people.set({ plan: 'pro', $email: 'u1@example.com' });").await;
@@ -109,9 +109,38 @@ async fn mixpanel_browser_loses_nothing() {
     browser.go_away().await;
     by_n(&sandbox, 190).await;
     browser.go_to_page().await;
-    browser.run(&init(&relay)).await;
+    browser.run(&init(&relay.url(""))).await;
     browser.run(&track("Back", 500..501)).await;
     let events = by_n(&sandbox, 191).await;
     assert_eq!(events.keys().filter(|&&n| n >= 400).count(), 11);
     assert!(relay.drained("mixpanel").await.adds_up());
+}
+
+/// Behind the shipped nginx configuration, which answers for the relay while it is away: what is tracked before, during and
+/// after each restart arrives once.
+#[tokio::test]
+async fn mixpanel_browser_keeps_every_event_through_restarts_behind_nginx() {
+    let sandbox = Sandbox::start().await;
+    let trusted = json!({ "server": { "trusted_proxies": ["127.0.0.1"] }, "connectors": { "brevo": null } });
+    let mut relay = Relay::start(&sandbox, trusted).await;
+    let dir = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
+    let (_nginx, address) = crate::deploy::nginx(dir.path(), relay.address()).await;
+    let refusals = || {
+        let log = std::fs::read_to_string(dir.path().join("error.log")).unwrap_or_default();
+        log.lines().filter(|line| line.contains("refused") && line.contains("/track")).count()
+    };
+    let mut browser = Browser::open().await;
+    browser.run(&init(&format!("http://{address}"))).await;
+    browser.run(&track("Viewed", 0..20)).await;
+    by_n(&sandbox, 20).await;
+    for restart in 1..=2 {
+        assert!(relay.terminate().await.success());
+        let before = refusals();
+        browser.run(&track("Viewed", restart * 20..restart * 20 + 20)).await;
+        // The SDK has been told to come back, by nginx and in a form that it can read.
+        eventually(PATIENCE, async || if refusals() > before { Ok(()) } else { Err("nothing was sent".to_owned()) })
+            .await;
+        relay.start_again().await;
+        by_n(&sandbox, 20 + 20 * restart as usize).await;
+    }
 }
