@@ -12,6 +12,7 @@ mod dead_letters;
 mod demo;
 mod deploy;
 mod docs;
+mod docs_commands;
 mod doors;
 mod erasure;
 mod export;

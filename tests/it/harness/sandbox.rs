@@ -77,6 +77,11 @@ impl Sandbox {
         &self.brevo
     }
 
+    /// `host:port` of its own routes.
+    pub fn control_address(&self) -> &str {
+        &self.control
+    }
+
     pub async fn control(&self, method: &str, path: &str, body: Value) -> Value {
         let url = format!("http://{}{path}", self.control);
         let body = if body.is_null() { String::new() } else { body.to_string() };
