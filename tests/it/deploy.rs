@@ -70,9 +70,10 @@ fn the_systemd_units_are_sound() {
     assert!(ours.is_empty(), "{said}");
 }
 
-pub struct Nginx(Child);
+/// A proxy that ends with its test.
+pub struct Proxy(Child);
 
-impl Drop for Nginx {
+impl Drop for Proxy {
     fn drop(&mut self) {
         drop(self.0.kill());
         drop(self.0.wait());
@@ -80,7 +81,7 @@ impl Drop for Nginx {
 }
 
 /// The shipped configuration, without TLS, on a port of the system's choice.
-pub async fn nginx(dir: &Path, relay: &str) -> (Nginx, String) {
+pub async fn nginx(dir: &Path, relay: &str) -> (Proxy, String) {
     let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
     let plain: String = read("proxies/nginx.conf")
         .replace("127.0.0.1:8080", relay)
@@ -101,7 +102,7 @@ pub async fn nginx(dir: &Path, relay: &str) -> (Nginx, String) {
     let mut command = Command::new("nginx");
     command.args(["-c", &format!("{dir}/nginx.conf"), "-p", &dir.to_string(), "-e", &format!("{dir}/error.log")]);
     let child = command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().expect("tests/setup.sh installs nginx");
-    let nginx = Nginx(child);
+    let nginx = Proxy(child);
     let address = format!("127.0.0.1:{port}");
     eventually(PATIENCE, async || {
         tokio::net::TcpStream::connect(&address).await.map(drop).map_err(|error| error.to_string())
@@ -168,4 +169,65 @@ async fn behind_nginx_a_browser_can_read_every_answer_and_loses_nothing_over_a_r
         same("events at Mixpanel", ids, vec!["before".to_owned(), "restart".to_owned()])
     })
     .await;
+}
+
+/// The shipped Caddyfile, without TLS, on a port of the system's choice.
+async fn caddy(dir: &Path, relay: &str) -> (Proxy, String) {
+    let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+    let site = format!("{{\n\tadmin off\n\tauto_https off\n}}\nhttp://127.0.0.1:{port} {{");
+    let shipped = read("proxies/Caddyfile");
+    assert!(shipped.contains("\nrelay.example.com {") && shipped.contains("reverse_proxy 127.0.0.1:8080 {"));
+    let plain = shipped.replace("relay.example.com {", &site).replace("127.0.0.1:8080 {", &format!("{relay} {{"));
+    std::fs::write(dir.join("Caddyfile"), plain).unwrap();
+    let mut command = Command::new("caddy");
+    command.args(["run", "--adapter", "caddyfile", "--config"]).arg(dir.join("Caddyfile")).env("HOME", dir);
+    for home in ["XDG_CONFIG_HOME", "XDG_DATA_HOME"] {
+        command.env(home, dir);
+    }
+    let child = command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().expect("tests/setup.sh installs caddy");
+    let (caddy, address) = (Proxy(child), format!("127.0.0.1:{port}"));
+    eventually(PATIENCE, async || {
+        tokio::net::TcpStream::connect(&address).await.map(drop).map_err(|error| error.to_string())
+    })
+    .await;
+    (caddy, address)
+}
+
+#[tokio::test]
+async fn behind_caddy_a_browser_can_read_every_answer() {
+    const ORIGIN: (&str, &str) = ("origin", "https://shop.example");
+    let sandbox = Sandbox::start().await;
+    let trusted = json!({ "server": { "trusted_proxies": ["127.0.0.1"] }, "connectors": { "brevo": null } });
+    let mut relay = Relay::start(&sandbox, trusted).await;
+    let dir = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
+    let (_caddy, address) = caddy(dir.path(), relay.address()).await;
+    let client = crate::harness::http::Client::new();
+    let url = format!("http://{address}/track?ip=1");
+    let send = async |body: String| client.send("POST", &url, &[JSON, ORIGIN], body).await.unwrap();
+    let readable = |answer: &crate::harness::http::Answer| {
+        let allowed: Vec<_> = answer.headers.get_all("access-control-allow-origin").iter().collect();
+        assert_eq!(allowed, ["https://shop.example"], "{:?}", answer.headers);
+    };
+    let event =
+        json!([{ "event": "e", "properties": { "token": "sandbox-token", "distinct_id": "u", "$insert_id": "one" } }]);
+    let taken = send(event.to_string()).await;
+    readable(&taken);
+    assert_eq!(taken.body, "1");
+    // The relay's own word, which has the SDK send halves.
+    let large = send(" ".repeat(21 << 20)).await;
+    readable(&large);
+    assert_eq!(large.status, 413);
+
+    assert!(relay.terminate().await.success());
+    let away = send(event.to_string()).await;
+    readable(&away);
+    assert_eq!((away.status, away.header("retry-after")), (503, Some("5")));
+    let preflight =
+        [ORIGIN, ("access-control-request-method", "POST"), ("access-control-request-headers", "content-type")];
+    let asked = client.send("OPTIONS", &url, &preflight, "").await.unwrap();
+    readable(&asked);
+    assert_eq!((asked.status, asked.header("access-control-allow-headers")), (204, Some("content-type")));
+    relay.start_again().await;
+    readable(&send(event.to_string()).await);
+    sandbox.mixpanel_has_events(1, PATIENCE).await;
 }
