@@ -1,8 +1,8 @@
-use std::collections::BTreeMap;
+mod model;
+
 use std::path::Path;
 
 use bytes::Bytes;
-use proptest::prelude::*;
 use rusqlite::Connection;
 use tempfile::TempDir;
 
@@ -615,119 +615,4 @@ async fn state_is_read_as_it_was_written() {
     assert_eq!(pairs.iter().map(|(key, _)| key[1]).collect::<Vec<_>>(), [98, 99]);
     assert_eq!(store.state.scan(Table::People, KeyRange::all(), 3).await.unwrap().len(), 3);
     assert_eq!(store.state.count(Table::Dedup, KeyRange::all()).await.unwrap(), (0, 0));
-}
-
-#[derive(Clone, Debug)]
-enum Step {
-    Append { requests: Vec<Vec<usize>> },
-    Trim { below: u64 },
-    Write { ops: Vec<(u8, Option<u8>)>, range: Option<(u8, u8)> },
-    Reopen,
-}
-
-fn step() -> impl Strategy<Value = Step> {
-    let length = prop_oneof![4 => 0..300_usize, 1 => 60_000..70_000_usize];
-    let requests = proptest::collection::vec(proptest::collection::vec(length, 1..4), 1..6);
-    let ops = proptest::collection::vec((any::<u8>(), any::<Option<u8>>()), 0..20);
-    prop_oneof![
-        4 => requests.prop_map(|requests| Step::Append { requests }),
-        2 => (0..40_u64).prop_map(|below| Step::Trim { below }),
-        2 => (ops, any::<Option<(u8, u8)>>()).prop_map(|(ops, range)| Step::Write { ops, range }),
-        1 => Just(Step::Reopen),
-    ]
-}
-
-/// What the store should hold.
-#[derive(Default)]
-struct Model {
-    records: BTreeMap<Position, Bytes>,
-    accepted: u64,
-    people: BTreeMap<Vec<u8>, Bytes>,
-}
-
-impl Model {
-    async fn take(&mut self, store: &SqliteStore, step: Step) {
-        match step {
-            Step::Append { requests } => {
-                let bodies: Vec<Vec<Bytes>> = requests
-                    .iter()
-                    .enumerate()
-                    .map(|(n, lengths)| lengths.iter().map(|len| Bytes::from(noise(*len, n as u64))).collect())
-                    .collect();
-                let appends =
-                    bodies.iter().map(|bodies| store.journal.append(bodies.iter().cloned().map(event).collect()));
-                for (at, bodies) in futures_util::future::join_all(appends).await.into_iter().zip(&bodies) {
-                    let at = at.unwrap();
-                    for (index, body) in (at.index..).zip(bodies) {
-                        assert!(self.records.insert(Position { index, ..at }, body.clone()).is_none());
-                        self.accepted += 1;
-                    }
-                }
-            }
-            Step::Trim { below } => {
-                let below = EntryId(below);
-                while store.journal.trim(below, NOTHING_KEPT, NOW + Duration::from_secs(1)).await.unwrap().more {}
-                self.records.retain(|at, _| at.entry >= below);
-            }
-            Step::Write { ops, range } => {
-                let mut batch = WriteBatch::new();
-                for (key, value) in ops {
-                    match value {
-                        Some(value) => batch.put(Table::People, [key], vec![value]),
-                        None => batch.delete(Table::People, [key]),
-                    }
-                    match value {
-                        Some(value) => drop(self.people.insert(vec![key], Bytes::from(vec![value]))),
-                        None => drop(self.people.remove(&vec![key])),
-                    }
-                }
-                if let Some((from, to)) = range {
-                    batch.delete_range(Table::People, [from], [to]);
-                    self.people.retain(|key, _| !(from..to).contains(&key[0]));
-                }
-                store.state.write(batch).await.unwrap();
-            }
-            Step::Reopen => {}
-        }
-    }
-
-    async fn compare(&self, store: &SqliteStore) {
-        assert_eq!(store.journal.size().await.unwrap().records, self.records.len() as u64);
-        let mut found = BTreeMap::new();
-        for entry in read_all(&store.journal).await {
-            assert_eq!(entry.lost, 0);
-            for (index, record) in entry.records.iter().enumerate() {
-                found.insert(entry.position(index), record.body.clone());
-            }
-        }
-        assert_eq!(found, self.records);
-        assert_eq!(store.journal.accepted().total(), self.accepted);
-        assert_eq!(store.journal.count_from(EntryId::FIRST).await.unwrap(), self.records.len() as u64);
-        let people = store.state.scan(Table::People, KeyRange::all(), usize::MAX >> 1).await.unwrap();
-        assert_eq!(people.into_iter().collect::<BTreeMap<_, _>>(), self.people);
-    }
-}
-
-proptest! {
-    #![proptest_config(ProptestConfig { cases: 24, ..ProptestConfig::default() })]
-    #[test]
-    fn the_store_behaves_as_its_model(steps in proptest::collection::vec(step(), 1..12)) {
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-        runtime.block_on(async {
-            let directory = directory();
-            let mut store = open_in(&directory);
-            let mut model = Model::default();
-            for step in steps {
-                if matches!(step, Step::Reopen) {
-                    drop(store);
-                    store = open_in(&directory);
-                    assert_eq!(store.recovery.records, model.records.len() as u64);
-                    assert_eq!(store.recovery.first, model.records.keys().next().map(|at| at.entry));
-                    assert_eq!(store.recovery.log_bytes, 0, "an orderly end leaves no log");
-                }
-                model.take(&store, step).await;
-                model.compare(&store).await;
-            }
-        });
-    }
 }
