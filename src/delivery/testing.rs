@@ -5,7 +5,7 @@
 
 use std::future::Future;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicI64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -41,6 +41,7 @@ use crate::sandbox::{Sandbox, SandboxConfig};
 use crate::settlement::SkipRule;
 use crate::simulation::{Asked, Direct, HeldJournal, HeldState, SimulatedClock};
 use crate::store::sqlite::{self, OpenOptions, SqliteStore};
+use crate::store::testing::FillingState;
 use crate::store::{Journal, State};
 use crate::vendor::Transport;
 use crate::vendor::budget::Budgets;
@@ -166,6 +167,8 @@ pub struct World {
     mixpanel: Url,
     brevo: Url,
     vendors: Vendors,
+    /// While it is true, the state takes no writes.
+    pub disk_is_full: Arc<AtomicBool>,
 }
 
 /// How the vendors are reached.
@@ -205,6 +208,7 @@ impl World {
                 transport: Transport::new().unwrap(),
                 _stop: stop,
             },
+            disk_is_full: Arc::default(),
         }
     }
 
@@ -216,7 +220,8 @@ impl World {
         let sandbox = Sandbox::new(SandboxConfig::default(), clock.clone());
         let direct = Direct::new(sandbox, clock.clone());
         let [mixpanel, brevo] = Direct::BASES.map(|base| base.parse().unwrap());
-        Self { setup, clock: ShiftedClock::of(clock), dir, mixpanel, brevo, vendors: Vendors::Direct(direct) }
+        let vendors = Vendors::Direct(direct);
+        Self { setup, clock: ShiftedClock::of(clock), dir, mixpanel, brevo, vendors, disk_is_full: Arc::default() }
     }
 
     /// Every call to a vendor, oldest first. Of a simulation.
@@ -292,6 +297,7 @@ impl World {
         if let Vendors::Direct(_) = self.vendors {
             (state, journal) = (Arc::new(HeldState(state)), Arc::new(HeldJournal(journal)));
         }
+        state = Arc::new(FillingState { state, full: self.disk_is_full.clone() });
         let clock: SharedClock = self.clock.clone();
         let budgets = Arc::new(Budgets::open(state.clone(), clock).await.unwrap());
         let mut relay = Relay { store, state, journal, budgets, brevo: None, mixpanel: None };

@@ -81,6 +81,7 @@ use self::shelving::{Overdue, Passed, Scan};
 use self::window::Window;
 use super::LegError;
 use super::books::Books;
+use super::checkpoint::Writing;
 use super::dead_letters::old;
 use super::dead_letters::replay::Replays;
 use super::source::Source;
@@ -281,7 +282,7 @@ pub struct BrevoLeg {
     durable_page: u64,
     /// Positions taken off shelves on pages that are not durable yet: a scan may still find them.
     unshelved: HashMap<Position, u64>,
-    writing: Option<BoxFuture<'static, Result<(u64, Position), StoreError>>>,
+    writing: Option<Writing<(u64, Position)>>,
     probing: Option<BoxFuture<'static, bool>>,
     /// A look for dead letters that have been kept long enough.
     purging: Option<BoxFuture<'static, Result<old::Looked, StoreError>>>,
@@ -392,9 +393,11 @@ impl BrevoLeg {
             self.start_what_can_start();
             self.publish();
             let retry_at = self.later.peek().map(|Reverse((at, _))| *at);
-            let look_at = self.bases.look_at().filter(|_| self.sends());
+            // Nothing that is due can start while the leg is held back; the checkpoint's end wakes it.
+            let goes_on = !self.is_held_back();
+            let look_at = self.bases.look_at().filter(|_| self.sends() && goes_on);
             let settled_at = (self.account_ready_at > now).then_some(self.account_ready_at);
-            let companies_at = self.companies.wake_at(now);
+            let companies_at = self.companies.wake_at(now).filter(|_| goes_on);
             let gate = self.parts.status.gate();
             tokio::select! {
                 () = shutdown.cancelled() => break,
@@ -432,7 +435,7 @@ impl BrevoLeg {
                 () = until(settled_at) => {}
                 () = until(companies_at) => {}
                 () = until(look_at) => {}
-                () = std::future::ready(()), if self.importing.goes_on() => {}
+                () = std::future::ready(()), if goes_on && self.importing.goes_on() => {}
                 _ = checkpoints.tick(), if self.may_write() => self.checkpoint()?,
                 _ = expiries.tick() => {
                     self.look_for_overdue();
@@ -453,6 +456,9 @@ impl BrevoLeg {
     }
 
     fn start_what_can_start(&mut self) {
+        if self.is_held_back() {
+            return;
+        }
         self.search_debts();
         self.start_joins();
         self.start_releases();
@@ -473,7 +479,8 @@ impl BrevoLeg {
     fn may_receive(&self) -> bool {
         let room = self.waiting < MAX_WAITING && self.queues.len() < MAX_PEOPLE && !self.owes_too_many();
         let given_up = self.parts.source.next_entry() < self.given_up;
-        self.receiving.is_none() && (room || given_up) && self.may_load() && self.parts.books.has_room()
+        let may_hold = !self.is_held_back() && self.parts.books.has_room();
+        self.receiving.is_none() && (room || given_up) && self.may_load() && may_hold
     }
 
     /// Where a mode lets Brevo have few or none, what was owed before waits for another one, and nobody waits for that.

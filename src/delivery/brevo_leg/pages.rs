@@ -6,14 +6,19 @@ use tokio::time::Instant;
 
 use super::BrevoLeg;
 use crate::delivery::books::HeldOutside;
+use crate::delivery::checkpoint::Writing;
 use crate::delivery::{LegError, patience};
 use crate::record::Position;
-use crate::store::write_when_there_is_room;
 
 /// Changed people from which on a checkpoint is written at once: what is written in one go, a live event waits for.
 const PAGE_OF: usize = 1_000;
 
 impl BrevoLeg {
+    /// Nothing begins while what has happened cannot be written down.
+    pub(super) fn is_held_back(&self) -> bool {
+        self.writing.as_ref().is_some_and(Writing::is_overdue)
+    }
+
     pub(super) fn may_write(&self) -> bool {
         self.writing.is_none() && (self.parts.books.is_dirty() || self.roster.is_dirty() || self.companies.is_dirty())
     }
@@ -28,13 +33,8 @@ impl BrevoLeg {
         self.roster.put_changes(self.parts.books.pending_mut(), today)?;
         self.companies.put_changes(self.parts.books.pending_mut())?;
         let (batch, cursor) = self.parts.books.close_page()?;
-        let state = self.parts.state.clone();
-        let page = self.page;
+        self.writing = Some(Writing::begin(self.parts.state.clone(), batch, (self.page, cursor)));
         self.page += 1;
-        self.writing =
-            Some(Box::pin(
-                async move { write_when_there_is_room(state.as_ref(), batch).await.map(|()| (page, cursor)) },
-            ));
         Ok(())
     }
 
@@ -99,12 +99,12 @@ impl BrevoLeg {
             }
         }
         if let Some(writing) = self.writing.take() {
-            let written = writing.await?;
+            let written = writing.within(drain).await?;
             self.written(written);
         }
         self.checkpoint()?;
         if let Some(writing) = self.writing.take() {
-            let written = writing.await?;
+            let written = writing.within(drain).await?;
             self.written(written);
         }
         self.publish();

@@ -17,6 +17,7 @@ use tower::ServiceExt;
 
 use self::lanes::{Batch, LaneId, Lanes};
 use super::books::{Books, HeldOutside, Item};
+use super::checkpoint::Writing;
 use super::dead_letters::old;
 use super::dead_letters::replay::Replays;
 use super::source::Source;
@@ -30,7 +31,7 @@ use crate::mixpanel::heads;
 use crate::privacy::{Rules, Unruly};
 use crate::record::{Destination, EntryId, Kind, Position, Project, Record};
 use crate::settlement::{DeadReason, SkipRule};
-use crate::store::{State, StoreError, write_when_there_is_room};
+use crate::store::{State, StoreError};
 use crate::vendor::stack::Stack;
 use crate::vendor::verdict::PauseCause;
 use crate::vendor::{TransportError, VendorAnswer, VendorRequest, Verdict};
@@ -80,7 +81,7 @@ pub struct MixpanelLeg {
     /// Entries below it are skipped: the disk was full.
     given_up: EntryId,
     /// The checkpoint being written, and the cursor that it makes durable.
-    writing: Option<BoxFuture<'static, Result<Position, StoreError>>>,
+    writing: Option<Writing<Position>>,
     probing: Option<BoxFuture<'static, bool>>,
     /// A look for dead letters that have been kept long enough.
     purging: Option<BoxFuture<'static, Result<old::Looked, StoreError>>>,
@@ -111,17 +112,20 @@ impl MixpanelLeg {
         let mut given_up = self.parts.status.given_up();
         self.check_dead_letters();
         loop {
-            self.send_what_is_ready();
+            let held_back = self.writing.as_ref().is_some_and(Writing::is_overdue);
+            if !held_back {
+                self.send_what_is_ready();
+            }
             self.publish();
             let gate = self.parts.status.gate();
             tokio::select! {
                 () = shutdown.cancelled() => break,
                 Some(sent) = self.under_way.join_next() => self.take_back(sent?)?,
-                entries = self.parts.source.read(), if self.parts.books.has_room() => {
+                entries = self.parts.source.read(), if !held_back && self.parts.books.has_room() => {
                     let items = entries?.into_iter().flat_map(|entry| self.parts.books.admit(entry)).collect();
                     self.take_in(items)?;
                 }
-                letters = self.replays.next(), if self.parts.books.may_admit_again() => {
+                letters = self.replays.next(), if !held_back && self.parts.books.may_admit_again() => {
                     let items = self.parts.books.admit_again(letters?);
                     self.take_in(items)?;
                 }
@@ -308,9 +312,7 @@ impl MixpanelLeg {
 
     fn checkpoint(&mut self) -> Result<(), LegError> {
         let (batch, cursor) = self.parts.books.close_page()?;
-        let state = self.parts.state.clone();
-        self.writing =
-            Some(Box::pin(async move { write_when_there_is_room(state.as_ref(), batch).await.map(|()| cursor) }));
+        self.writing = Some(Writing::begin(self.parts.state.clone(), batch, cursor));
         Ok(())
     }
 
@@ -326,11 +328,11 @@ impl MixpanelLeg {
             self.take_back(sent?)?;
         }
         if let Some(writing) = self.writing.take() {
-            writing.await?;
+            writing.within(drain).await?;
         }
         self.checkpoint()?;
         if let Some(writing) = self.writing.take() {
-            self.parts.status.set_durable_cursor(writing.await?);
+            self.parts.status.set_durable_cursor(writing.within(drain).await?);
         }
         self.publish();
         Ok(())

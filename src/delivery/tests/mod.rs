@@ -11,6 +11,7 @@ mod core;
 mod deletion;
 mod everything;
 mod forgetting;
+mod full_disk;
 mod group_hours;
 mod groups;
 mod histories;

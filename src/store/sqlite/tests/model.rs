@@ -15,14 +15,28 @@ const FILES: [&str; 2] = ["mixrelay.db", "mixrelay.state.db"];
 
 #[derive(Clone, Debug)]
 enum Step {
-    Append { requests: Vec<Vec<usize>> },
-    Trim { below: u64 },
+    Append {
+        requests: Vec<Vec<usize>>,
+    },
+    Trim {
+        below: u64,
+    },
     /// Empties the records of every `every`-th position.
-    Erase { every: u32 },
+    Erase {
+        every: u32,
+    },
     RaiseEpoch,
-    Write { ops: Ops, range: Option<(u8, u8)> },
+    Write {
+        ops: Ops,
+        range: Option<(u8, u8)>,
+    },
     Reopen,
-    Crash { requests: Vec<Vec<usize>>, ops: Ops, turns: u8, damage: Damage },
+    Crash {
+        requests: Vec<Vec<usize>>,
+        ops: Ops,
+        turns: u8,
+        damage: Damage,
+    },
 }
 
 type Ops = Vec<(u8, Option<u8>)>;
@@ -45,11 +59,8 @@ fn requests() -> impl Strategy<Value = Vec<Vec<usize>>> {
 
 fn step() -> impl Strategy<Value = Step> {
     let ops = || proptest::collection::vec((any::<u8>(), any::<Option<u8>>()), 0..20);
-    let damage = prop_oneof![
-        Just(Damage::None),
-        any::<u8>().prop_map(Damage::Cut),
-        any::<u8>().prop_map(Damage::Scrambled)
-    ];
+    let damage =
+        prop_oneof![Just(Damage::None), any::<u8>().prop_map(Damage::Cut), any::<u8>().prop_map(Damage::Scrambled)];
     prop_oneof![
         4 => requests().prop_map(|requests| Step::Append { requests }),
         2 => (0..40_u64).prop_map(|below| Step::Trim { below }),
