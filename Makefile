@@ -28,11 +28,12 @@ check:
 	cargo clippy --locked --all-targets -- -D warnings
 
 # The conservation rig (tests/it/conservation), one round after another for MINUTES, with the seeds from SEED on. A round
-# that fails prints its seed.
+# that fails prints its seed. See docs/proof.md.
 SEED ?= 1
 MINUTES ?= 60
 soak:
-	MIXRELAY_SOAK_SEED=$(SEED) MIXRELAY_SOAK_MINUTES=$(MINUTES) cargo test --locked --test it -- conservation --nocapture
+	MIXRELAY_SOAK_SEED=$(SEED) MIXRELAY_SOAK_MINUTES=$(MINUTES) MIXRELAY_SOAK_SPENDS=1 \
+	cargo test --locked --test it -- conservation --nocapture
 
 # One target of fuzz/ for MINUTES, from what is kept for it: `make fuzz TARGET=ingestion MINUTES=60`. Wants a nightly
 # toolchain and cargo-fuzz. What it finds on its way stays in fuzz/found; an input that fails is written to fuzz/artifacts,

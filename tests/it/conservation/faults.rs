@@ -211,9 +211,21 @@ impl Driver {
         self.note(&format!("full disk, after {room} bytes"));
         disk(relay).set(Knob::Room, room);
         self.pause(LONGEST_FAULT_MS).await;
-        if self.dice.bool() {
-            self.kill(relay).await;
-            self.start_on_a_bad_disk(relay).await;
+        match self.dice.u8(..3) {
+            0 => {}
+            1 => {
+                self.kill(relay).await;
+                self.start_on_a_bad_disk(relay).await;
+            }
+            _ => {
+                self.note("SIGTERM meanwhile");
+                relay.process().ask_to_end();
+                self.pause(LONGEST_FAULT_MS).await;
+                disk(relay).heal();
+                // Its last checkpoint was written, or was not.
+                let ended = self.ends_by_itself(relay).await;
+                assert!(matches!(ended.code(), Some(0 | 1)), "{ended}: {:#?}", self.done);
+            }
         }
         disk(relay).heal();
         self.start_unless_running(relay).await;

@@ -38,9 +38,10 @@ async fn nothing_is_lost_doubled_or_out_of_order_whatever_breaks() {
     let first = tunable("MIXRELAY_SOAK_SEED", 2) as u64;
     let until = Instant::now() + Duration::from_secs(60 * tunable("MIXRELAY_SOAK_MINUTES", 0) as u64);
     let seconds = tunable("MIXRELAY_SOAK_ROUND_SECONDS", SECONDS) as u64;
+    let spends = tunable("MIXRELAY_SOAK_SPENDS", 0) > 0;
     let mut report = Report::default();
     for seed in first.. {
-        round(seed, Duration::from_secs(seconds), &mut report).await;
+        round(seed, Duration::from_secs(seconds), spends, &mut report).await;
         if Instant::now() >= until {
             break;
         }
@@ -82,15 +83,17 @@ impl Report {
     }
 }
 
-async fn round(seed: u64, length: Duration, report: &mut Report) {
-    println!("round of seed {seed}: MIXRELAY_SOAK_SEED={seed} plays it again");
+async fn round(seed: u64, length: Duration, spends: bool, report: &mut Report) {
+    let switch = usize::from(spends);
+    println!("round of seed {seed}: MIXRELAY_SOAK_SEED={seed} MIXRELAY_SOAK_SPENDS={switch} plays it again");
     let mut dice = fastrand::Rng::with_seed(seed);
     let sandbox = Sandbox::start().await;
     sandbox.switch(json!({ "brevo": { "rate_limits": dice.bool() } })).await;
     let mut relay = Relay::start_on(&sandbox, json!({}), Disk::new(seed)).await;
     let stop = Arc::new(AtomicBool::default());
-    let apps: Vec<_> =
-        (0..APPS).map(|number| tokio::spawn(App::new(number, dice.fork(), relay.url("")).live(stop.clone()))).collect();
+    let apps: Vec<_> = (0..APPS)
+        .map(|number| tokio::spawn(App::new(number, dice.fork(), relay.url(""), spends).live(stop.clone())))
+        .collect();
 
     let mut driver = Driver::new(dice.fork());
     driver.run(&mut relay, &sandbox, length).await;

@@ -43,6 +43,7 @@ pub async fn check(relay: &Relay, sandbox: &Sandbox, said: &Said, driver: &Drive
         let balance = relay.balance(destination).await;
         assert_eq!(balance.dead_letters, 0, "{destination}: {balance:?}\n{:#?}", driver.done);
     }
+    first_read(sandbox, said, driver).await;
     let drained = healed.elapsed();
     at_mixpanel(sandbox, said).await;
     let twice = at_brevo(sandbox, said).await;
@@ -71,6 +72,19 @@ async fn settled(relay: &Relay, destination: &str, driver: &Driver) {
     .await;
 }
 
+/// Waits until everybody's values are there that had to be read first: until then they count as parked, as visitors do.
+async fn first_read(sandbox: &Sandbox, said: &Said, driver: &Driver) {
+    for person in said.people.iter().filter(|person| person.spent > 0) {
+        eventually(3 * PATIENCE, async || {
+            let contact = sandbox.brevo_contact(&person.email()).await.unwrap_or_default();
+            let (name, revenue) = (&contact["attributes"]["FIRSTNAME"], &contact["attributes"]["LTV"]);
+            let there = name.is_string() && revenue.is_number();
+            if there { Ok(()) } else { Err(format!("{}: {contact}\n{:#?}", person.id, driver.done)) }
+        })
+        .await;
+    }
+}
+
 /// Every acknowledged event once, as it was; nothing that nobody said; every profile as it was left.
 async fn at_mixpanel(sandbox: &Sandbox, said: &Said) {
     let mut arrived = BTreeSet::new();
@@ -84,11 +98,32 @@ async fn at_mixpanel(sandbox: &Sandbox, said: &Said) {
     assert!(lost.is_empty(), "{} acknowledged events are not at Mixpanel: {lost:?}", lost.len());
     let invented: Vec<_> = arrived.difference(&said.events).collect();
     assert!(invented.is_empty(), "{} events are at Mixpanel that no app has sent: {invented:?}", invented.len());
-    for person in said.people.iter().filter(|person| person.plan.is_some()) {
+    for person in said.people.iter().filter(|person| person.known) {
         let profile =
             sandbox.mixpanel_profile(&person.id).await.unwrap_or_else(|| panic!("no profile of {}", person.id));
         same(&person.id, profile["plan"].as_str(), person.plan.as_deref()).unwrap();
+        same(&person.id, profile["$first_name"].as_str(), person.first_name.as_deref()).unwrap();
+        // An addition whose answer was lost is sent again, and counts again there.
+        let revenue = profile["total_revenue"].as_f64().unwrap_or(0.0);
+        assert!(revenue >= person.spent as f64, "{revenue} of {} are at Mixpanel: {}", person.spent, person.id);
     }
+    groups_at_mixpanel(sandbox, said).await;
+}
+
+/// Every acknowledged update of a group, in order of its first arrival, as it was.
+async fn groups_at_mixpanel(sandbox: &Sandbox, said: &Said) {
+    let mut arrived: BTreeMap<String, Vec<u64>> = BTreeMap::new();
+    for update in sandbox.mixpanel_updates().await {
+        let record = &update["record"];
+        let Some(group) = record["$group_id"].as_str() else { continue };
+        let n = record["$set"]["n"].as_u64().unwrap_or_else(|| panic!("an update that nobody sent: {update}"));
+        is_whole(n, &record["$set"]);
+        let numbers = arrived.entry(group.to_owned()).or_default();
+        if !numbers.contains(&n) {
+            numbers.push(n);
+        }
+    }
+    same("updates of groups at Mixpanel", &arrived, &said.groups).unwrap();
 }
 
 fn is_whole(n: u64, properties: &Value) {
@@ -123,7 +158,14 @@ async fn of_one(sandbox: &Sandbox, person: &Person, by_contact: &mut BTreeMap<u6
         return 0;
     }
     let contact = contact.unwrap_or_else(|| panic!("no contact of {}", person.id));
-    same(&person.id, contact["attributes"]["PLAN_TYPE"].as_str(), person.plan.as_deref()).unwrap();
+    let attribute = |name: &str| contact["attributes"][name].as_str().filter(|text| !text.is_empty());
+    same(&person.id, attribute("PLAN_TYPE"), person.plan.as_deref()).unwrap();
+    same(&person.id, attribute("FIRSTNAME"), person.first_name.as_deref()).unwrap();
+    let revenue = contact["attributes"]["LTV"].as_f64().unwrap_or(0.0);
+    // What Mixpanel counted twice was perhaps read there before it was added here.
+    let at_mixpanel = sandbox.mixpanel_profile(&person.id).await.and_then(|profile| profile["total_revenue"].as_f64());
+    let (least, most) = (person.spent as f64, at_mixpanel.unwrap_or(0.0).max(person.may_have_spent as f64));
+    assert!((least..=most).contains(&revenue), "{} has spent {least} to {most}, at Brevo it is {revenue}", person.id);
     let came = by_contact.remove(&contact["id"].as_u64().unwrap()).unwrap_or_default();
     let mut first = Vec::new();
     for n in &came {

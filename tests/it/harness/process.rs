@@ -77,9 +77,14 @@ impl Process {
 
     /// SIGTERM, and how the process ended by it.
     pub async fn terminate(&mut self) -> ExitStatus {
+        self.ask_to_end();
+        self.ended().await
+    }
+
+    /// SIGTERM.
+    pub fn ask_to_end(&self) {
         let pid = self.pid().expect("the process has ended before it was asked to");
         kill_process(pid, Signal::TERM).unwrap();
-        self.ended().await
     }
 
     /// SIGSTOP: it stands still until [`Self::thaw`], and its peers notice nothing but silence.
