@@ -44,6 +44,12 @@ fuzz:
 	cd fuzz && nice -n 19 cargo +nightly fuzz run -O --fuzz-dir . $(TARGET) found/$(TARGET) corpus/$(TARGET) regressions/$(TARGET) \
 		-- -max_total_time=$$(($(MINUTES) * 60)) -rss_limit_mb=1024 -malloc_limit_mb=512 -timeout=10 -max_len=65536
 
+# Licences, sources and banned crates of everything that is linked in, by deny.toml, and known vulnerabilities, whose database
+# cargo-deny fetches: ADVISORIES=no leaves them out where there is no way to it. Wants `cargo install --locked cargo-deny`.
+ADVISORIES ?= yes
+audit:
+	cargo deny --locked check bans licenses sources $(if $(filter yes,$(ADVISORIES)),advisories)
+
 # The relay against nginx, a bare axum handler and bare parsing, as ratios within one run; about eight minutes. See
 # docs/performance.md. BACKLOG_GIB sets the size of the backlog (1).
 bench:

@@ -4,6 +4,7 @@
 //! their last checkpoint. A task that ends by itself, whatever the reason, ends the relay: what it left undone is in the
 //! journal, and a new process goes on.
 
+mod descriptors;
 mod desks;
 mod error;
 mod legs;
@@ -237,7 +238,9 @@ impl Relay {
         let legs_down = CancellationToken::new();
         let mut servers = JoinSet::new();
         let mut legs = JoinSet::new();
-        let limits = ConnectionLimits { drain: DRAIN, ..ConnectionLimits::default() };
+        let limits = ConnectionLimits::default();
+        let connections = descriptors::connections(limits.connections);
+        let limits = ConnectionLimits { connections, drain: DRAIN, ..limits };
         let edge = edge::serve(self.doors.public, self.edge, limits, shutdown.clone());
         servers.spawn(async move {
             edge.await;

@@ -79,20 +79,24 @@ pub async fn read(
     budget: &Budget,
     observe: &mut (dyn FnMut(&[u8]) + Send),
 ) -> Result<Intake, IntakeError> {
-    let encoding = Encoding::of(headers)?;
+    let encoding = Encoding::of(headers);
     let mut pieces = Pieces { body, deadline: Instant::now() + limits.total, idle: limits.idle };
     let announced = headers.get(CONTENT_LENGTH).and_then(|v| v.to_str().ok()).and_then(|v| v.parse::<usize>().ok());
     let mut account = budget.open();
     let result = if announced.is_some_and(|length| length > limits.body_bytes) {
         Err(IntakeError::TooLarge)
     } else {
-        collect(&mut pieces, encoding, limits.body_bytes, &mut account, observe).await
+        match encoding {
+            Ok(encoding) => collect(&mut pieces, encoding, limits.body_bytes, &mut account, observe).await,
+            Err(unknown) => Err(unknown),
+        }
     };
     match result {
         Ok((body, gzip)) => Ok(Intake { body, gzip, account }),
         Err(error) => {
             drop(account);
-            if matches!(error, IntakeError::TooLarge | IntakeError::NoRoom(_)) {
+            // Whoever is still writing when the connection ends sees a dead one, and not the answer.
+            if !matches!(error, IntakeError::TooSlow | IntakeError::Broken) {
                 pieces.drain().await;
             }
             Err(error)

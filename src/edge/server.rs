@@ -3,7 +3,9 @@
 //! `axum::serve` sets no limit on either, and ten thousand callers that send a byte a minute would each keep a task and
 //! its buffers for good. Here a connection without a whole request head within [`ConnectionLimits::head`] is closed
 //! (that ends idle keep-alive connections too), and past [`ConnectionLimits::connections`] the loop stops accepting
-//! until one ends: the kernel's queue holds the rest, outside this process's memory. A caller that does not read its
+//! until one ends: the kernel's queue holds the rest, outside this process's memory. Buffers are made for those who have
+//! begun to say something, of whom there are [`ConnectionLimits::talking`] at the most: ten thousand silent callers cost a
+//! socket and a task each. A caller that does not read its
 //! answer is cut off after [`ConnectionLimits::stall`]: it would hold the answer, and of a passed-through one the vendor's
 //! connection too.
 //!
@@ -47,6 +49,8 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 pub struct ConnectionLimits {
     /// Open at once.
     pub connections: usize,
+    /// Of these, those that have begun to say something, and so take buffers.
+    pub talking: usize,
     /// From opening a connection, or from the end of its last answer, to a whole request head.
     pub head: Duration,
     /// Longest time in which not a byte of an answer can be got rid of.
@@ -59,6 +63,7 @@ impl Default for ConnectionLimits {
     fn default() -> Self {
         Self {
             connections: 16_384,
+            talking: 8_192,
             head: Duration::from_secs(30),
             stall: Duration::from_secs(30),
             drain: Duration::from_secs(20),
@@ -75,6 +80,7 @@ pub async fn serve(door: Door, app: Router, limits: ConnectionLimits, shutdown: 
     let Door { listener, tls } = door;
     let acceptor = tls.map(TlsAcceptor::from);
     let slots = Arc::new(Semaphore::new(limits.connections));
+    let talking = Arc::new(Semaphore::new(limits.talking));
     let connections = TaskTracker::new();
     // Told apart from `shutdown`: connections that outlive the drain, or this future, are cut.
     let cut = CancellationToken::new();
@@ -93,7 +99,7 @@ pub async fn serve(door: Door, app: Router, limits: ConnectionLimits, shutdown: 
             Ok((stream, peer, slot)) => {
                 let caller = Caller { peer, over_tls: acceptor.is_some() };
                 let served = Served { caller, app: app.clone(), limits, shutdown: shutdown.clone() };
-                let connection = connection(stream, acceptor.clone(), served);
+                let connection = connection(stream, acceptor.clone(), served, talking.clone());
                 let cut = cut.clone();
                 connections.spawn(async move {
                     tokio::select! {
@@ -129,11 +135,27 @@ struct Served {
     shutdown: CancellationToken,
 }
 
-async fn connection(stream: TcpStream, acceptor: Option<TlsAcceptor>, served: Served) {
+async fn connection(stream: TcpStream, acceptor: Option<TlsAcceptor>, served: Served, talking: Arc<Semaphore>) {
     // An answer is one small packet that nothing follows.
     if stream.set_nodelay(true).is_err() {
         return;
     }
+    // The protocol's buffers are made at once, 16 KiB and more: for those alone who say something.
+    let begins = async {
+        // Not `readable`, which may say so of a socket that nobody has looked at yet.
+        stream.peek(&mut [0]).await?;
+        talking.acquire().await.map_err(io::Error::other)
+    };
+    let begun = tokio::select! {
+        begun = tokio::time::timeout(served.limits.head, begins) => begun,
+        () = served.shutdown.cancelled() => return,
+    };
+    let Ok(Ok(_talking)) = begun else { return };
+    // Boxed: a silent caller's task does not have room for both protocols and a handshake.
+    Box::pin(conversation(stream, acceptor, served)).await;
+}
+
+async fn conversation(stream: TcpStream, acceptor: Option<TlsAcceptor>, served: Served) {
     let mut stream = TimeoutStream::new(stream);
     stream.set_write_timeout(Some(served.limits.stall));
     let stream = Box::pin(stream);

@@ -47,17 +47,76 @@ fn sources(directory: &Path, all: &mut String) {
     }
 }
 
+fn is_name(byte: u8) -> bool {
+    byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'_'
+}
+
+/// The words in backquotes in the last column of the tables of a section.
+fn tests_named_in(page: &str, section: &str) -> Vec<String> {
+    let text = std::fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join(page)).unwrap();
+    let section = text.split("\n## ").find(|part| part.starts_with(section)).unwrap();
+    let tests = section.lines().filter_map(|line| line.strip_suffix(" |")?.rsplit_once("| ")).map(|(_, tests)| tests);
+    tests
+        .flat_map(|tests| tests.split('`').skip(1).step_by(2))
+        .filter(|word| word.bytes().all(is_name))
+        .map(str::to_owned)
+        .collect()
+}
+
 #[test]
-fn the_traces_of_the_core_are_tests_that_exist() {
+fn the_tests_that_the_documents_name_exist() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
-    let text = std::fs::read_to_string(root.join("docs/architecture.md")).unwrap();
-    let section = text.split("\n## ").find(|section| section.starts_with("Where each trace")).unwrap();
     let mut all = String::new();
     ["src", "tests"].iter().for_each(|directory| sources(&root.join(directory), &mut all));
-    let tests = section.lines().filter_map(|line| line.strip_suffix(" |")?.rsplit_once("| ")).map(|(_, tests)| tests);
-    let names: Vec<&str> = tests.flat_map(|tests| tests.split('`').skip(1).step_by(2)).collect();
-    for name in &names {
-        assert!(all.contains(&format!("fn {name}(")), "docs/architecture.md: no test {name}");
+    for (page, section, at_least) in
+        [("docs/architecture.md", "Where each trace", 30), ("docs/security.md", "Threats", 50)]
+    {
+        let names = tests_named_in(page, section);
+        for name in &names {
+            assert!(all.contains(&format!("fn {name}(")), "{page}: no test {name}");
+        }
+        assert!(names.len() > at_least, "{page}: {names:?}");
     }
-    assert!(names.len() > 30, "{names:?}");
+}
+
+/// As much of `make audit` as the lock file shows by itself.
+#[test]
+fn the_lock_file_holds_to_deny_toml() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let read = |name: &str| std::fs::read_to_string(root.join(name)).unwrap();
+    let deny = read("deny.toml");
+    let quoted = |line: &str, behind: &str| {
+        line.split_once(behind).and_then(|(_, rest)| rest.split('"').nth(1)).map(str::to_owned)
+    };
+    let banned: Vec<String> = deny.lines().filter_map(|line| quoted(line, "{ crate = ")).collect();
+    assert!(banned.len() >= 6, "{banned:?}");
+    let registry = deny.lines().find_map(|line| quoted(line, "allow-registry = [")).unwrap();
+    for lock in ["Cargo.lock", "fuzz/Cargo.lock"] {
+        let lock = read(lock);
+        for package in lock.split("[[package]]").skip(1) {
+            let value = |key: &str| package.lines().find_map(|line| quoted(line, &format!("{key} = ")));
+            let name = value("name").unwrap();
+            assert!(!banned.contains(&name), "{name} is banned by deny.toml");
+            match value("source") {
+                Some(source) => assert_eq!(source, format!("registry+{registry}"), "{name}"),
+                None => assert!(name.starts_with("mixrelay"), "{name} is of no registry"),
+            }
+            assert!(value("source").is_none() || value("checksum").is_some(), "{name} has no checksum");
+        }
+    }
+}
+
+/// `==` on a secret ends at the first byte that differs, and says by its time how far a guess was right.
+#[test]
+fn no_secret_is_compared_byte_by_byte() {
+    let mut code = String::new();
+    for room in
+        ["admin", "alerts", "brevo", "cohorts", "console", "edge", "erasure", "mixpanel", "read_side", "webhooks"]
+    {
+        sources(&Path::new(env!("CARGO_MANIFEST_DIR")).join("src").join(room), &mut code);
+    }
+    assert!(code.contains(".expose()"));
+    for line in code.lines().filter(|line| line.contains("expose()")) {
+        assert!(!line.contains("==") && !line.contains("!="), "{line}");
+    }
 }

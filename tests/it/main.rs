@@ -1,5 +1,6 @@
 //! Tests of the whole relay from outside; one binary, so that it links once. Modules are named after the promises.
 
+mod abuse;
 mod alerts;
 mod backfill;
 mod bad_input;

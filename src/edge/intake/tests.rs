@@ -2,7 +2,7 @@ use std::io::Write as _;
 
 use flate2::Compression;
 use flate2::write::{GzEncoder, ZlibEncoder};
-use futures_util::stream;
+use futures_util::{StreamExt as _, stream};
 
 use super::*;
 
@@ -166,3 +166,19 @@ trait ChainPending: futures_util::Stream + Sized {
 }
 
 impl<S: futures_util::Stream> ChainPending for S {}
+
+/// A body that nobody reads to its end is a connection reset to whoever writes it: a phone would send it again for ever.
+#[tokio::test]
+async fn a_body_that_cannot_be_read_is_read_to_its_end_all_the_same() {
+    for (encoding, sent) in [("br", vec![b'x'; 5_000]), ("deflate", vec![b'x'; 5_000]), ("gzip", vec![b'x'; CAP + 1])] {
+        let left = std::sync::Arc::new(std::sync::atomic::AtomicUsize::new(sent.len()));
+        let counted = left.clone();
+        let chunks: Vec<Bytes> = sent.chunks(1_000).map(Bytes::copy_from_slice).collect();
+        let body = Body::from_stream(stream::iter(chunks).map(move |chunk| {
+            counted.fetch_sub(chunk.len(), std::sync::atomic::Ordering::Relaxed);
+            Ok::<_, std::io::Error>(chunk)
+        }));
+        assert!(intake(encoding, body).await.0.is_err());
+        assert_eq!(left.load(std::sync::atomic::Ordering::Relaxed), 0, "{encoding}");
+    }
+}

@@ -284,9 +284,14 @@ pub(crate) fn target(base: &Url, prefix: &str, upstream: Upstream, path: &str, q
 
 /// Whether a path means what it says, for every server that may look at it.
 fn is_plain(path: &str) -> bool {
+    // Overlong forms of `.` and `/` are no UTF-8.
+    if percent_encoding::percent_decode_str(path).decode_utf8().is_err() {
+        return false;
+    }
     let lower = path.to_ascii_lowercase();
-    let hides = ["%2e", "%2f", "%5c", "\\", "//", "%00"].iter().any(|hidden| lower.contains(hidden));
-    !hides && !path.split('/').any(|segment| segment == "..")
+    // A percent sign behind a percent sign is for somebody who decodes twice.
+    let hides = ["%2e", "%2f", "%5c", "%25", "\\", "//", "%00"].iter().any(|hidden| lower.contains(hidden));
+    !hides && !path.split('/').any(|segment| segment.starts_with(".."))
 }
 
 #[cfg(test)]

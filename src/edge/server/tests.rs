@@ -39,6 +39,7 @@ fn plain(listener: TcpListener) -> Door {
 fn limits() -> ConnectionLimits {
     ConnectionLimits {
         connections: 64,
+        talking: 64,
         head: Duration::from_millis(200),
         stall: Duration::from_millis(200),
         drain: Duration::from_millis(500),
@@ -104,6 +105,24 @@ async fn more_connections_than_allowed_wait_outside() {
     second.write_all(b"GET /healthz HTTP/1.1\r\nhost: r\r\nconnection: close\r\n\r\n").await.unwrap();
     // The first is cut off after its head's time; then it is the second's turn.
     assert!(read_all(&mut second).await.starts_with("HTTP/1.1 200"));
+}
+
+#[tokio::test]
+async fn who_says_nothing_leaves_room_for_those_who_talk() {
+    let served = served(ConnectionLimits { talking: 1, head: Duration::from_secs(60), ..limits() }).await;
+    let _silent =
+        [TcpStream::connect(served.address).await.unwrap(), TcpStream::connect(served.address).await.unwrap()];
+    let ask = b"GET /healthz HTTP/1.1\r\nhost: r\r\nconnection: close\r\n\r\n";
+    for _ in 0..2 {
+        let mut talks = TcpStream::connect(served.address).await.unwrap();
+        talks.write_all(ask).await.unwrap();
+        assert!(read_all(&mut talks).await.starts_with("HTTP/1.1 200"));
+    }
+    served.shutdown.cancel();
+    tokio::time::timeout(Duration::from_secs(5), served.task)
+        .await
+        .expect("silent callers hold up no shutdown")
+        .unwrap();
 }
 
 #[tokio::test]
