@@ -285,7 +285,8 @@ pub(crate) fn target(base: &Url, prefix: &str, upstream: Upstream, path: &str, q
 /// Whether a path means what it says, for every server that may look at it.
 fn is_plain(path: &str) -> bool {
     // Overlong forms of `.` and `/` are no UTF-8.
-    if percent_encoding::percent_decode_str(path).decode_utf8().is_err() {
+    let decoded = percent_encoding::percent_decode_str(path).decode_utf8();
+    if decoded.map_or(true, |decoded| decoded.contains(char::is_control)) {
         return false;
     }
     let lower = path.to_ascii_lowercase();

@@ -124,6 +124,7 @@ async fn a_path_cannot_climb() {
         "/libs/%252e%252e/x",
         "/libs/..;/x",
         "/libs/%c0%ae/x",
+        "/flags/%0d%0ax",
     ] {
         assert_eq!(edge.send(request("GET", path, b"")).await.0, 404, "{path}");
     }
