@@ -24,7 +24,10 @@ impl ImportBody {
         tail.extend_from_slice(
             br#","updateExistingContacts":true,"emptyContactsAttributes":false,"disableNotification":true}"#,
         );
-        Self { body: HEAD.to_vec(), tail, rows: 0, row: Vec::new() }
+        // All of it at once: growing, it would be there twice. What is not written to takes no memory.
+        let mut body = Vec::with_capacity(MAX_IMPORT_BYTES);
+        body.extend_from_slice(HEAD);
+        Self { body, tail, rows: 0, row: Vec::new() }
     }
 
     /// False when it is full, and `contact` is not in it. One that is too large by itself travels alone: only Brevo can

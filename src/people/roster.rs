@@ -74,7 +74,8 @@ impl Resident {
 
 #[derive(Debug, Default)]
 pub struct Roster {
-    residents: HashMap<PersonId, Resident>,
+    /// Apart from the map, whose places are all there at once, and twice over while it grows.
+    residents: HashMap<PersonId, Box<Resident>>,
     dirty: BTreeSet<PersonId>,
 }
 
@@ -106,12 +107,12 @@ impl Roster {
     /// Takes in what [`load`] has read. Whoever is in memory already is newer.
     pub fn take_in(&mut self, loaded: Vec<(PersonId, Resident)>) {
         for (id, resident) in loaded {
-            self.residents.entry(id).or_insert(resident);
+            self.residents.entry(id).or_insert_with(|| Box::new(resident));
         }
     }
 
     pub fn get(&self, id: &PersonId) -> Option<&Resident> {
-        self.residents.get(id)
+        self.residents.get(id).map(Box::as_ref)
     }
 
     /// The person, to be changed; a new one when they are not in memory, so callers load first.
