@@ -73,8 +73,8 @@ pub fn compose(
     let (mut clear, mut not_placed, mut missing) = (Vec::new(), Vec::new(), Vec::new());
     for (name, value) in person.attributes.iter().filter(|(name, _)| owed(name)) {
         if value.is_null() {
-            // Also of a contact that is about to be created: it may turn out to be there, from before a crash if no longer.
-            if account.kind(name).is_some() {
+            // A contact that is about to be created has nothing to empty.
+            if known && account.kind(name).is_some() {
                 clear.push(name.clone());
             }
             continue;

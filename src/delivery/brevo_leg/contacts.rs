@@ -87,8 +87,6 @@ impl Writer {
         let identifiers = loop {
             let mut body = write.upsert(self.clearing());
             body.update_enabled = false;
-            // What is new has nothing to empty.
-            body.attributes.retain(|name, _| !write.clear.contains(name));
             let answer = self.call(self.calls.upsert_contact(&body)).await?;
             let identifiers = match outcome::upsert(&answer) {
                 UpsertOutcome::Created(contact_id) => {
