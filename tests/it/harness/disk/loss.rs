@@ -164,13 +164,16 @@ impl Log {
 
 impl Name {
     fn undo(self, graves: &Path) {
-        let back = |inode: u64, path: &Path| fs::hard_link(graves.join(inode.to_string()), path).unwrap();
+        // A kill may have come between the log and the deed: then it is still there.
+        let back = |inode: u64, path: &Path| match fs::hard_link(graves.join(inode.to_string()), path) {
+            Err(error) if error.kind() != std::io::ErrorKind::AlreadyExists => panic!("{}: {error}", path.display()),
+            _ => {}
+        };
         match self {
             // Its bytes go with it, since nothing else names them.
             Name::Made(path) => fs::remove_file(path).unwrap_or_default(),
             Name::Removed { inode, path } => back(inode, &path),
             Name::Changed { replaced, from, to } => {
-                // A kill may have come between the log and the deed.
                 if fs::rename(&to, from).is_ok() && replaced != 0 {
                     back(replaced, &to);
                 }
