@@ -23,8 +23,8 @@ const STRICT_PROPERTIES: usize = 255;
 const MAX_INSERT_ID: usize = 36;
 /// `/import` takes events up to this far ahead of the present.
 const FUTURE_TOLERANCE: Duration = Duration::from_secs(3600);
-/// 1971-01-01T00:00:00Z.
-const EARLIEST: UnixMillis = UnixMillis(31_536_000_000);
+/// 1971-01-01T00:00:00Z: what is earlier is no time of an event.
+pub const EARLIEST: UnixMillis = UnixMillis(31_536_000_000);
 /// From here on a number is milliseconds: as seconds it would be the year 5138.
 const MILLIS_FROM: f64 = 1e11;
 

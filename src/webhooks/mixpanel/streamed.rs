@@ -8,6 +8,7 @@ use serde_json::{Map, Number, Value, json};
 
 use crate::clock::UnixMillis;
 use crate::mixpanel::reserved::{is_identity_event, names_nobody};
+use crate::mixpanel::validate::EARLIEST;
 use crate::record::Kind;
 
 /// Longest name of an event.
@@ -73,7 +74,9 @@ pub fn read(item: Value, project_id: Option<&str>, token: &str) -> Result<Stream
     // Among properties Mixpanel's own names alone are Mixpanel's: a bare `user_id` there is whatever the app means by it.
     let mut either = |names: &[&str], own: &[&str]| take(&mut item, names).or_else(|| take(&mut properties, own));
     let insert_id = either(&["insert_id", "$insert_id"], &["$insert_id"]).ok_or(Unusable::NoInsertId)?;
-    let time = either(&["time", "event_time"], &["time"]).as_deref().and_then(time).ok_or(Unusable::NoTime)?;
+    let time = either(&["time", "event_time"], &["time"]).as_deref().and_then(time);
+    // The rest of the relay takes nothing earlier for a time: such an event would be skipped as stale, and be of no day.
+    let time = time.filter(|at| *at >= EARLIEST).ok_or(Unusable::NoTime)?;
     let somebody = |id: Option<String>| id.filter(|id| !names_nobody(id));
     let distinct_id = somebody(either(&["distinct_id", "$distinct_id"], &["distinct_id", "$distinct_id"]));
     let device_id = somebody(either(&["device_id", "$device_id"], &["$device_id"]));
@@ -243,6 +246,7 @@ mod tests {
             ("event", json!("x".repeat(256)), Unusable::NoEvent),
             ("time", json!("soon"), Unusable::NoTime),
             ("time", json!(""), Unusable::NoTime),
+            ("time", json!("2200"), Unusable::NoTime),
             ("distinct_id", json!("undefined"), Unusable::Nobody),
             ("distinct_id", json!(""), Unusable::Nobody),
             ("insert_id", json!(""), Unusable::NoInsertId),
