@@ -213,7 +213,7 @@ impl Relay {
 
     /// Where the relay listens: for apps, and for the people who run it.
     pub fn addresses(&self) -> (Option<SocketAddr>, Option<SocketAddr>) {
-        let private = self.doors.private.as_ref().and_then(|listener| listener.local_addr().ok());
+        let private = self.doors.private.as_ref().and_then(|door| door.listener.local_addr().ok());
         (self.doors.public.listener.local_addr().ok(), private)
     }
 
@@ -246,11 +246,12 @@ impl Relay {
             edge.await;
             Ok(())
         });
-        if let Some(listener) = self.doors.private {
-            let stop = shutdown.clone();
+        if let Some(door) = self.doors.private {
+            let limits = ConnectionLimits { drain: DRAIN, ..ConnectionLimits::for_operators() };
+            let private = edge::serve(door, self.private, limits, shutdown.clone());
             servers.spawn(async move {
-                let server = axum::serve(listener, self.private.into_make_service_with_connect_info::<SocketAddr>());
-                server.with_graceful_shutdown(stop.cancelled_owned()).await
+                private.await;
+                Ok(())
             });
         }
         let [mixpanel_requests, brevo_requests, lists_requests] = self.requests;

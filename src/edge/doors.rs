@@ -46,7 +46,7 @@ pub struct Doors {
     /// For apps.
     pub public: Door,
     /// For the people who run it, without TLS.
-    pub private: Option<TcpListener>,
+    pub private: Option<Door>,
     /// What has to be kept up to date while they are open.
     pub certificate: Option<Arc<Certificate>>,
 }
@@ -66,7 +66,9 @@ impl Doors {
         }
         let listener = listener(&mut handed_over, 0, "listen", server.listen).await?;
         let private = match server.admin_listen {
-            Some(address) => Some(self::listener(&mut handed_over, 1, "admin_listen", address).await?),
+            Some(address) => {
+                Some(Door { listener: self::listener(&mut handed_over, 1, "admin_listen", address).await?, tls: None })
+            }
             None => None,
         };
         Ok(Self { public: Door { listener, tls }, private, certificate })

@@ -71,6 +71,14 @@ impl Default for ConnectionLimits {
     }
 }
 
+impl ConnectionLimits {
+    /// For a listener of operators and their tools. All of its connections fit into the file descriptors that callers
+    /// leave to the relay.
+    pub fn for_operators() -> Self {
+        Self { connections: 256, talking: 128, ..Self::default() }
+    }
+}
+
 /// In the extensions of a request that came through TLS which ends here.
 #[derive(Clone, Copy, Debug)]
 pub struct OverTls;

@@ -2,6 +2,7 @@
 
 use std::net::TcpListener;
 use std::process::Command;
+use std::time::Duration;
 
 use serde_json::json;
 
@@ -100,6 +101,30 @@ async fn a_relay_with_a_private_listener_says_there_how_it_is() {
     assert!(said.status.success(), "{}", String::from_utf8_lossy(&said.stderr));
     relay.kill().await;
     assert_eq!(health().status.code(), Some(1));
+}
+
+/// More connections than are allowed wait outside, until one of those that say nothing goes.
+#[tokio::test]
+async fn the_private_listener_bounds_its_connections_too() {
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+
+    const MOST: usize = 256;
+    let sandbox = Sandbox::start().await;
+    let relay = Relay::start(&sandbox, json!({ "server": { "admin_listen": "127.0.0.1:0" } })).await;
+    let private = relay.admin_address();
+    let mut silent = Vec::new();
+    for _ in 0..MOST {
+        silent.push(tokio::net::TcpStream::connect(&private).await.unwrap());
+    }
+    let mut one_more = tokio::net::TcpStream::connect(&private).await.unwrap();
+    one_more.write_all(b"GET /healthz HTTP/1.1\r\nhost: r\r\nconnection: close\r\n\r\n").await.unwrap();
+    let mut answer = String::new();
+    let early = tokio::time::timeout(Duration::from_millis(300), one_more.read_to_string(&mut answer)).await;
+    assert!(early.is_err(), "{answer}");
+    assert_eq!(relay.get("/healthz").await.status, 200, "the public listener has connections of its own");
+    silent.pop();
+    one_more.read_to_string(&mut answer).await.unwrap();
+    assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
 }
 
 /// With no admin token configured one is made, in a file that only its owner can read.
