@@ -108,8 +108,10 @@ impl Desk {
     /// the brake has stopped within a day is let go on by an order with `force`.
     pub async fn ask(&self, order: Order) -> Result<Run, AskError> {
         let mut active = self.active.lock().await;
-        let same =
-            |held: &Order| held.same_place(&order) && held.mode == order.mode && held.of_a_mirror == order.of_a_mirror;
+        let same = |held: &Order| {
+            let alike = held.mode == order.mode && held.of_a_mirror == order.of_a_mirror;
+            held.same_place(&order) && alike && held.dry_run == order.dry_run
+        };
         let under_way = active.runs.iter().filter(|(id, held)| !active.receiving.contains(*id) && same(held));
         for (id, _) in under_way {
             // The worker may not have noticed yet that a run has ended.

@@ -5,7 +5,7 @@
 //! | `r` | run id | the run |
 //! | `s` | name of a plan | when it was last begun |
 //! | `o` | run id | nothing: it has not ended, or still has rows of people |
-//! | `p` | hash of list, group and mode; run id | nothing |
+//! | `p` | hash of list, group and mode; run id | nothing; not of dry runs |
 //! | `q` | hash of list, session and mode; run id | nothing |
 //! | `v` | | nothing: these rows are there for every run |
 //!
@@ -132,7 +132,9 @@ pub(super) fn put(run: &Run, batch: &mut WriteBatch) {
 /// Takes away the run itself, and all of its rows here.
 pub(super) fn delete(run: &Run, batch: &mut WriteBatch) {
     close(run, batch);
-    for key in keys(run).into_iter().chain([key(&run.id)]) {
+    // An earlier version had dry runs under `p` too.
+    let place = [place(&run.order.place(), run.order.mode), run.id.clone().into_bytes()].concat();
+    for key in keys(run).into_iter().chain([place, key(&run.id)]) {
         batch.delete(Table::CohortRuns, key);
     }
 }
@@ -143,7 +145,9 @@ pub(super) fn close(run: &Run, batch: &mut WriteBatch) {
 }
 
 fn keys(run: &Run) -> Vec<Vec<u8>> {
-    let prefixes = [Some(place(&run.order.place(), run.order.mode)), session(&run.order)];
+    // A dry run has changed nothing: it is nobody's last run, and later than none.
+    let place = (!run.order.dry_run).then(|| place(&run.order.place(), run.order.mode));
+    let prefixes = [place, session(&run.order)];
     prefixes.into_iter().flatten().map(|prefix| [prefix, run.id.clone().into_bytes()].concat()).collect()
 }
 

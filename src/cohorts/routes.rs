@@ -90,13 +90,16 @@ pub fn known_callers_router(parts: Parts) -> Router {
         .with_state(parts)
 }
 
-/// What is asked for. Ids may be numbers or texts; a list may be a name under `lists`.
+/// What is asked for. Ids may be numbers or texts; a list may be a name under `lists`. The published names, or the same as
+/// the rest of `/v1` spells its own.
 #[derive(Debug, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 struct Asked {
+    #[serde(alias = "cohort_id")]
     cohort_id: Value,
+    #[serde(alias = "target_list")]
     target_list: Value,
-    #[serde(default)]
+    #[serde(default, alias = "sync_mode")]
     sync_mode: SyncMode,
     #[serde(default)]
     force: bool,
@@ -233,6 +236,7 @@ fn shown(run: &Run, estimate: Option<u64>) -> Value {
     let counts = &run.counts;
     let unmatched: BTreeMap<&str, u64> = counts.unmatched.iter().map(|(why, people)| (why.label(), *people)).collect();
     json!({
+        "id": run.id,
         "runId": run.id,
         "status": status,
         "why": why,

@@ -210,6 +210,11 @@ async fn a_dry_run_takes_nobodys_place() {
     }
     let run = desk.push(page_of(&COPIES, 0, 2)).await.unwrap();
     assert!(matches!(run.stage, Stage::Reading { .. }), "{run:?}");
+    // Nor is it the last one, though it was begun later, or the answer to whoever asks for a real one.
+    assert_eq!(desk.last_of(&run.order).await.unwrap().map(|last| last.id), Some(run.id.clone()));
+    let mut dry = page_of(&COPIES, 1, 1).order;
+    dry.dry_run = true;
+    assert_ne!(desk.ask(dry).await.unwrap().id, run.id);
 }
 
 /// They take room on the disk.

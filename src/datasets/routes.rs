@@ -95,6 +95,7 @@ async fn about(desk: &Desk, dataset: &Dataset, standing: &Standing) -> Result<Va
 #[derive(Debug, Default, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 struct Order {
+    #[serde(alias = "dryRun")]
     dry_run: bool,
     force: bool,
 }
