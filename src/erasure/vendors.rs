@@ -1,6 +1,8 @@
 //! An erasure at the two destinations: Mixpanel's deletion task, Brevo's contacts. One attempt a call; trying again is the
 //! worker's.
 
+use std::collections::BTreeMap;
+
 use http::StatusCode;
 use serde_json::Value;
 use tower::ServiceExt as _;
@@ -13,6 +15,7 @@ use crate::brevo::outcome;
 use crate::brevo::wire;
 use crate::delivery::brevo_leg;
 use crate::mixpanel::app::{self, AppCalls, MAX_DELETION, Progress};
+use crate::people::person::{Contact, Identifiers, Person};
 use crate::privacy::Rules;
 use crate::store::StoreError;
 use crate::vendor::stack::Stack;
@@ -140,6 +143,28 @@ impl Vendors {
         }
         Ok(Outcome::Gone(false))
     }
+}
+
+/// What to delete at Brevo: the contacts that it has confirmed, whoever goes by one of the ids there, and what an import
+/// makes, which may have none of the ids.
+pub fn contacts_to_go<'a>(
+    ids: &[String],
+    people: impl Iterator<Item = (&'a str, &'a Person)>,
+    imported: Vec<Identifiers>,
+) -> Vec<ContactToGo> {
+    let mut contacts: BTreeMap<&str, ContactToGo> = BTreeMap::new();
+    for id in ids {
+        contacts.insert(id, ContactToGo { ext_id: Some(id.clone()), ..ContactToGo::default() });
+    }
+    for (id, person) in people {
+        let Some(contact) = contacts.get_mut(id) else { continue };
+        if let Contact::Known { email, contact_id, phone, known_as, .. } = &person.contact {
+            (contact.id, contact.email, contact.phone) = (*contact_id, email.clone(), phone.clone());
+            contact.ext_id = known_as.as_ref().map(|id| id.to_string()).or_else(|| contact.ext_id.take());
+        }
+    }
+    let by_address = |Identifiers { email, phone }| ContactToGo { email, phone, ..ContactToGo::default() };
+    contacts.into_values().chain(imported.into_iter().map(by_address)).collect()
 }
 
 fn not_configured() -> Outcome {

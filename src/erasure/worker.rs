@@ -20,9 +20,9 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use super::desk::Desk;
-use super::receipt::{ContactToGo, Erasure, ErasureId, Side, Stage};
+use super::receipt::{Erasure, ErasureId, Side, Stage};
 use super::unread::Unread;
-use super::vendors::{Outcome, Vendors};
+use super::vendors::{self, Outcome, Vendors};
 use crate::alerts::{Bell, Moment};
 use crate::clock::UnixMillis;
 use crate::cohorts;
@@ -32,7 +32,6 @@ use crate::delivery::dead_letters::{self, DeadLetter, DeadLetterId, replay};
 use crate::delivery::shift::Shift;
 use crate::mixpanel::keys;
 use crate::people::erase;
-use crate::people::person::{Contact, Person};
 use crate::record::{Destination, Destinations, EntryId, Kind, Origin, Project, Record};
 use crate::settlement::SkipRule;
 use crate::store::{AppendError, Journal, Picker, StoreError, WriteBatch, write_when_there_is_room};
@@ -266,7 +265,7 @@ impl Worker {
             erasure.removed.parked += taken.parked;
             if self.parts.vendors.deletes_contacts() {
                 let people = taken.people.iter().map(|(id, person)| (id.as_ref(), person));
-                erasure.to_go = contacts(&erasure.to_erase, people);
+                erasure.to_go = vendors::contacts_to_go(&erasure.to_erase, people, taken.imported);
             }
         }
         let letters = self.letters(destination, &erasure.to_erase).await?;
@@ -483,22 +482,6 @@ fn bare(id: &str) -> &str {
 
 fn whose(ids: &HashMap<String, usize>, kind: Kind, body: &[u8]) -> Option<usize> {
     keys::people(kind, body).iter().find_map(|id| ids.get(bare(id)).copied())
-}
-
-/// What to delete at Brevo: the contacts that it has confirmed, and whoever goes by one of the ids there.
-fn contacts<'a>(ids: &[String], people: impl Iterator<Item = (&'a str, &'a Person)>) -> Vec<ContactToGo> {
-    let mut contacts: BTreeMap<&str, ContactToGo> = BTreeMap::new();
-    for id in ids {
-        contacts.insert(id, ContactToGo { ext_id: Some(id.clone()), ..ContactToGo::default() });
-    }
-    for (id, person) in people {
-        let Some(contact) = contacts.get_mut(id) else { continue };
-        if let Contact::Known { email, contact_id, phone, known_as, .. } = &person.contact {
-            (contact.id, contact.email, contact.phone) = (*contact_id, email.clone(), phone.clone());
-            contact.ext_id = known_as.as_ref().map(|id| id.to_string()).or_else(|| contact.ext_id.take());
-        }
-    }
-    contacts.into_values().collect()
 }
 
 #[cfg(test)]

@@ -10,8 +10,8 @@ use serde_json::Value;
 
 use super::address_book;
 use super::company::{GroupId, rows as company_rows};
-use super::person::{Contact, Person};
-use super::roster::PersonId;
+use super::person::{Identifiers, Person};
+use super::roster::{self, PersonId};
 use super::shelf::{self, Parked};
 use super::unseen;
 use crate::record::Position;
@@ -27,6 +27,8 @@ const TABLES: [Table; 3] = [Table::People, Table::Debts, Table::Bases];
 #[derive(Debug, Default)]
 pub struct Taken {
     pub people: Vec<(PersonId, Person)>,
+    /// By which an import, that is under way or was not seen to go through, may make contacts of them.
+    pub imported: Vec<Identifiers>,
     /// Records that were folded and not yet told to Brevo.
     pub owed: u64,
     /// Records that waited on shelves.
@@ -79,20 +81,29 @@ async fn rows(state: &Arc<dyn State>, table: Table, ids: &[PersonId]) -> Result<
 /// The addresses by which Brevo knows `ids`, or may.
 pub async fn addresses(state: &Arc<dyn State>, ids: &[String]) -> Result<BTreeSet<String>, StoreError> {
     let ids: Vec<PersonId> = ids.iter().map(|id| PersonId::from(id.as_str())).collect();
-    let of = |(_, person): (PersonId, Person)| {
-        let confirmed = match person.contact {
-            Contact::Known { email, .. } => email,
-            Contact::Unknown => None,
-        };
-        [person.email, confirmed].into_iter().flatten().map(|email| email.as_str().to_owned())
-    };
-    Ok(people(state, &ids).await?.into_iter().flat_map(of).collect())
+    let people = people(state, &ids).await?;
+    let imported = imported(state, &ids, &people).await?;
+    let own = people.into_iter().flat_map(|(_, person)| [person.contact.identifiers().email, person.email]);
+    let emails = own.chain(imported.into_iter().map(|identifiers| identifiers.email)).flatten();
+    Ok(emails.map(|email| email.as_str().to_owned()).collect())
+}
+
+/// By which an import may make contacts of `ids`, whose rows are `people`.
+async fn imported(
+    state: &Arc<dyn State>,
+    ids: &[PersonId],
+    people: &[(PersonId, Person)],
+) -> Result<Vec<Identifiers>, StoreError> {
+    let marked = roster::importing_as(state, ids).await?.into_iter().map(|(_, contact)| contact.identifiers());
+    let earlier = people.iter().filter_map(|(_, person)| person.maybe_imported.as_deref().cloned());
+    Ok(marked.chain(earlier).collect())
 }
 
 /// Adds to `batch` what takes everything of `ids` away; the caller counts the records among it as skipped.
 pub async fn take(state: &Arc<dyn State>, ids: &[String], batch: &mut WriteBatch) -> Result<Taken, StoreError> {
     let ids: Vec<PersonId> = ids.iter().map(|id| PersonId::from(id.as_str())).collect();
-    let mut taken = Taken { people: people(state, &ids).await?, ..Taken::default() };
+    let people = people(state, &ids).await?;
+    let mut taken = Taken { imported: imported(state, &ids, &people).await?, people, ..Taken::default() };
     for table in [Table::Debts, Table::Bases] {
         for row in rows(state, table, &ids).await?.into_iter().flatten() {
             taken.owed += counted(table, &row)?;
@@ -154,11 +165,13 @@ pub async fn on_shelf(state: &Arc<dyn State>, id: &str, limit: usize) -> Result<
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::brevo::identifiers::Email;
     use crate::clock::SystemClock;
     use crate::config::IdentityMode;
     use crate::mapping::membership::Belonging;
     use crate::people::company::group_id;
     use crate::people::identity::{Link, Verb};
+    use crate::people::person::Contact;
     use crate::people::roster::{Resident, Roster};
     use crate::record::{EntryId, Epoch};
     use crate::store::KeyRange;
@@ -186,6 +199,38 @@ mod tests {
         take(&state, &["ada".to_owned()], &mut batch).await.unwrap();
         state.write(batch).await.unwrap();
         assert_eq!(company_rows::links(&state, &group, 10).await.unwrap(), [PersonId::from("bob")]);
+    }
+
+    /// The address by which the import carries them, though it has changed since; also once the import has failed.
+    #[tokio::test]
+    async fn whoever_is_in_an_import_is_taken_with_the_contact_that_it_makes() {
+        let binary = std::env::current_exe().unwrap();
+        let directory = tempfile::tempdir_in(binary.parent().unwrap()).unwrap();
+        let path = directory.path().join("m.db");
+        let options = OpenOptions { path, min_free: Some(1), allow_volatile: true, clock: Arc::new(SystemClock) };
+        let store = sqlite::open(options).unwrap();
+        let state: Arc<dyn State> = store.state.clone();
+        let address = |raw: &str| Some(Email::parse(raw).unwrap());
+        let mut roster = Roster::default();
+        let imported = roster.edit(&"ada".into());
+        imported.person.email = address("ada@example.com");
+        imported.join_import(Contact::known(address("ada@example.com"), true, None));
+        imported.person.email = address("new@example.com");
+        roster.edit(&"bob".into()).person.email = address("bob@example.com");
+        let failed = roster.edit(&"eve".into());
+        failed.join_import(Contact::known(address("eve@example.com"), true, None));
+        failed.import_failed();
+        let mut batch = WriteBatch::new();
+        roster.put_changes(&mut batch, crate::people::unseen::Day::default()).unwrap();
+        state.write(batch).await.unwrap();
+
+        let ids = ["ada", "bob", "eve"].map(str::to_owned);
+        let taken = take(&state, &ids, &mut WriteBatch::new()).await.unwrap();
+        let emails: Vec<_> = taken.imported.into_iter().map(|identifiers| identifiers.email).collect();
+        assert_eq!(emails, [address("ada@example.com"), address("eve@example.com")]);
+        let held = addresses(&state, &ids).await.unwrap();
+        let all = ["ada@example.com", "bob@example.com", "eve@example.com", "new@example.com"];
+        assert_eq!(held.into_iter().collect::<Vec<_>>(), all);
     }
 
     /// A person's own list of ids is bounded; what was merged beyond it is found all the same, and by no scan of everybody.

@@ -218,7 +218,9 @@ impl Roster {
             target.person.pulled.take(&AttributeName::sms(), &source.pulled);
             target.person.phone = source.phone;
         }
-        let attributes = target.person.attributes.keys().cloned().collect();
+        let person = &target.person;
+        let said = person.attributes.iter().filter(|(name, value)| person.says(name, value));
+        let attributes = said.map(|(name, _)| name.clone()).collect();
         target.owe(Debt { identifiers: true, attributes, live: true, ..Debt::nothing() });
         false
     }
@@ -262,6 +264,9 @@ impl Person {
             if self.wants(name) {
                 self.attributes.insert(name.clone(), value.clone());
                 self.pulled.take(name, &other.pulled);
+                if other.unset.contains(name) {
+                    self.unset.insert(name.clone());
+                }
                 gained.attributes.insert(name.clone());
             }
         }

@@ -1,6 +1,6 @@
 //! One person: identifiers and the mapped part of their profile, folded in order. Pure.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -51,6 +51,10 @@ pub struct Person {
     /// The Mixpanel groups that the person is in, with `sync.groups` on.
     #[serde(default, skip_serializing_if = "Memberships::is_empty")]
     pub groups: Memberships,
+    /// Values that an app has taken away, and that are still away: Brevo is not to have them either. What is known to be
+    /// absent and is not here says nothing of what Brevo may have from before the relay (CORE 5).
+    #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
+    pub unset: BTreeSet<AttributeName>,
     /// What waits for values that are not known.
     #[serde(default, skip_serializing_if = "Unknown::is_empty")]
     pub unknown: Unknown,
@@ -60,6 +64,9 @@ pub struct Person {
     /// Which of the known values were read at Mixpanel, and said by no app.
     #[serde(default, skip_serializing_if = "Pulled::is_empty")]
     pub pulled: Pulled,
+    /// By which an import that was not seen to go through may have made a contact.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub maybe_imported: Option<Box<Identifiers>>,
 }
 
 /// What came of the consent rule, where there is one. The answer itself is among the attributes.
@@ -163,6 +170,14 @@ impl Contact {
     fn is_unknown(&self) -> bool {
         *self == Contact::Unknown
     }
+
+    /// Address and number with which it was confirmed.
+    pub fn identifiers(&self) -> Identifiers {
+        match self {
+            Contact::Known { email, phone, .. } => Identifiers { email: email.clone(), phone: phone.clone() },
+            Contact::Unknown => Identifiers::default(),
+        }
+    }
 }
 
 /// What a fold changed.
@@ -193,6 +208,18 @@ pub struct Found {
 }
 
 impl Person {
+    /// Brevo has confirmed the contact. What an import may have made is another one while it has another address.
+    pub fn confirm(&mut self, contact: Contact) {
+        let confirmed = contact.identifiers().email;
+        self.maybe_imported.take_if(|imported| imported.email == confirmed);
+        self.contact = contact;
+    }
+
+    /// Whether Brevo is to hold what is known of an attribute, be it nothing: somebody has said so.
+    pub fn says(&self, name: &AttributeName, value: &Value) -> bool {
+        !value.is_null() || self.unset.contains(name) || self.pulled.was_filled(name)
+    }
+
     /// Whether Brevo can address this person at all.
     pub fn addressable(&self) -> bool {
         self.email.is_some() || self.phone.is_some()
@@ -237,6 +264,7 @@ impl Person {
         for name in values {
             self.unknown.forget(&name);
             self.pulled.claim(&name);
+            self.unset.remove(&name);
             self.attributes.insert(name, Value::Null);
         }
         self.unknown.forget(&AttributeName::email());
@@ -273,6 +301,11 @@ impl Person {
         let Some(value) = value else { return };
         self.unknown.forget(&name);
         self.pulled.claim(&name);
+        if value.is_null() {
+            self.unset.insert(name.clone());
+        } else {
+            self.unset.remove(&name);
+        }
         self.attributes.insert(name.clone(), value);
         folded.attributes.push(name);
     }

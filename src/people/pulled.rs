@@ -50,6 +50,11 @@ impl Pulled {
         self.read.contains(name)
     }
 
+    /// Whether a pull has the last word on the value.
+    pub fn was_filled(&self, name: &AttributeName) -> bool {
+        self.filled.contains(name)
+    }
+
     /// A pull, or a reading that is owed, has brought the value.
     pub fn fill(&mut self, name: &AttributeName) {
         self.read.remove(name);
@@ -133,6 +138,7 @@ impl Person {
             if takes(self, &name, &value) {
                 self.unknown.forget(&name);
                 self.pulled.fill(&name);
+                self.unset.remove(&name);
                 self.attributes.insert(name.clone(), value);
                 folded.attributes.push(name);
             }

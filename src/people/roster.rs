@@ -60,6 +60,13 @@ impl Resident {
         self.import = Some(contact);
     }
 
+    /// The import has ended otherwise than seen to go through: it may have made its contact, under another id or none.
+    pub fn import_failed(&mut self) {
+        let imported = self.import.as_ref().map(Contact::identifiers);
+        self.person.maybe_imported = imported.map(Box::new).or(self.person.maybe_imported.take());
+        self.give_back();
+    }
+
     /// What the call or the import under way was to pay is owed again.
     pub fn give_back(&mut self) {
         self.import = None;
@@ -363,6 +370,18 @@ pub async fn indebted(
     let rows = page(state, Table::Debts, after, limit).await?;
     let indebted = |(id, Row { debt, listed, import })| Indebted { id, debt, listed, importing: import.is_some() };
     Ok(rows.into_iter().map(indebted).collect())
+}
+
+/// Those of `ids` who are marked as being in an import, with the contact that it is to bring about. It need not make it
+/// under their id: the address or number is all that an import is sure to carry.
+pub async fn importing_as(state: &Arc<dyn State>, ids: &[PersonId]) -> Result<Vec<(PersonId, Contact)>, StoreError> {
+    let rows = state.get(Table::Debts, ids.iter().map(|id| id.as_bytes().to_vec()).collect()).await?;
+    let mut marked = Vec::new();
+    for (id, row) in ids.iter().zip(rows) {
+        let row: Option<Row> = row.map(|row| read("debt", id, &row)).transpose()?;
+        marked.extend(row.and_then(|row| row.import).map(|import| (id.clone(), import.contact)));
+    }
+    Ok(marked)
 }
 
 /// A page of a table with one JSON row for each person.

@@ -246,6 +246,8 @@ pub struct BrevoSwitches {
     pub attribute_delay_ms: u64,
     pub datetime_in_date: DateTimeInDate,
     pub import_booleans: ImportBooleans,
+    /// Whether an `EXT_ID` among the attributes of an import's row becomes the contact's.
+    pub import_ext_id: bool,
     /// Time an import waits as `queued`, then works as `processing`; one at a time.
     pub import_queued_ms: u64,
     pub import_processing_ms: u64,
@@ -278,6 +280,7 @@ impl Default for BrevoSwitches {
             attribute_delay_ms: 3_000,
             datetime_in_date: DateTimeInDate::default(),
             import_booleans: ImportBooleans::default(),
+            import_ext_id: true,
             import_queued_ms: 500,
             import_processing_ms: 1_000,
             retired_batch: RetiredBatch::default(),

@@ -229,6 +229,41 @@ async fn core_12_a_deletion_forwarded_to_mixpanel_erases_here_and_a_blocklisted_
     assert_eq!(sandbox.brevo_contact("somebody-new").await.unwrap()["emailBlacklisted"], true);
 }
 
+/// An import may make a contact that has no ext_id, and makes it after the erasure was asked for.
+#[tokio::test]
+async fn core_12_whoever_is_in_an_import_goes_once_it_has_made_the_contact() {
+    let sandbox = Sandbox::start().await;
+    let slow = json!({ "import_ext_id": false, "import_queued_ms": 1_500, "import_processing_ms": 500 });
+    sandbox.switch(json!({ "brevo": slow })).await;
+    let relay = Relay::start(&sandbox, json!({})).await;
+    let profile = |id: &str, address: &str| set(id, json!({ "$email": address }));
+    let others = (0..400).map(|n| profile(&format!("u{n}"), &format!("u{n}@example.com")));
+    // The first in line are written singly.
+    let mut everybody: Vec<Value> = others.collect();
+    everybody.insert(300, profile(ADA, ADDRESS));
+    relay.admin("POST", "/v1/destinations/brevo/pause").await.ok();
+    relay.take("/engage", &json!(everybody)).await;
+    eventually(PATIENCE, async || {
+        let about = relay.admin("GET", &format!("/v1/people/{ADA}")).await.ok().json();
+        if about["held"] == json!([]) { Err("not folded".to_owned()) } else { Ok(()) }
+    })
+    .await;
+    relay.admin("POST", "/v1/destinations/brevo/resume").await.ok();
+    eventually(PATIENCE, async || {
+        let about = relay.admin("GET", &format!("/v1/people/{ADA}")).await.ok().json();
+        let marked = about["held"][0]["debts"]["import"].is_object();
+        let sent = sandbox.brevo_counts().await["requests"]["by_path"]["POST /contacts/import"] == 1;
+        if marked && sent { Ok(()) } else { Err(format!("in no import: {about}")) }
+    })
+    .await;
+    let begun = relay.admin("DELETE", &format!("/v1/people/{ADA}")).await.json();
+    let receipt = finished(&relay, begun["id"].as_str().unwrap()).await;
+    assert_eq!(receipt["brevo"]["contacts"], 1, "{receipt}");
+    relay.drained("brevo").await;
+    assert!(sandbox.brevo_contact(ADDRESS).await.is_none());
+    assert!(sandbox.brevo_contact("u399@example.com").await.is_some());
+}
+
 /// More events than Brevo's leg takes in while it can send none: what comes behind them stays unread.
 const MORE_THAN_WAIT: usize = 22_000;
 const VISITOR: &str = "0b87f2a1-55d0-4c3b-9e0d-aaaaaaaa1815";

@@ -22,7 +22,7 @@ pub struct Write {
     pub person: Person,
     pub ext_id: Option<String>,
     pub attributes: Attributes,
-    /// Attributes to be emptied.
+    /// Attributes to be emptied, where there is a contact.
     pub clear: Vec<AttributeName>,
     pub phone: bool,
     /// Identifiers are owed: a new address may be tried. Once Brevo has refused one it is kept apart, not tried with
@@ -73,8 +73,9 @@ pub fn compose(
     let (mut clear, mut not_placed, mut missing) = (Vec::new(), Vec::new(), Vec::new());
     for (name, value) in person.attributes.iter().filter(|(name, _)| owed(name)) {
         if value.is_null() {
-            // A contact that is about to be created has nothing to empty.
-            if known && account.kind(name).is_some() {
+            // A contact that is about to be created has nothing to empty, but it may turn out to be there: an answer was
+            // lost, or it is older than the relay. Then what was said counts, and what is only not known does not.
+            if (known || person.says(name, value)) && account.kind(name).is_some() {
                 clear.push(name.clone());
             }
             continue;
@@ -186,6 +187,14 @@ impl Write {
             attributes.insert(AttributeName::sms(), AttributeValue::Text(phone.to_string()));
         }
         attributes
+    }
+
+    /// A contact that must not be there yet: there is nothing to empty in it.
+    pub fn creation(&self, clearing: Clearing) -> ContactUpsert {
+        let mut body = self.upsert(clearing);
+        body.update_enabled = false;
+        body.attributes.retain(|name, _| !self.clear.contains(name));
+        body
     }
 
     pub fn upsert(&self, clearing: Clearing) -> ContactUpsert {

@@ -5,15 +5,12 @@
 //! anything is sent. A no means that records are skipped, and never wait: what waits when it comes is let go, so an answer
 //! given later brings no old record back. The profile itself is kept, and a yes makes all of it owed.
 
-use serde_json::Value;
-
 use super::contacts::Writer;
 use super::lines::Line;
 use super::queue::Release;
 use super::receiving::in_pilot;
 use super::withdrawing::{Cause, Withdrawal, Withdrawn, may_own_a_contact};
 use super::{BaseSource, BrevoLeg, Done};
-use crate::brevo::names::AttributeName;
 use crate::brevo::outcome::Refusal;
 use crate::config::BrevoMode;
 use crate::delivery::books::Item;
@@ -104,9 +101,7 @@ impl BrevoLeg {
         let person = &mut self.roster.edit(id).person;
         person.consent = Consent::default();
         // What Mixpanel was found not to have says nothing of what Brevo has.
-        let says_something = |name: &AttributeName, value: &Value| !(value.is_null() && person.pulled.was_read(name));
-        let known =
-            person.attributes.iter().filter(|(name, value)| !name.is_kept_back() && says_something(name, value));
+        let known = person.attributes.iter().filter(|(name, value)| !name.is_kept_back() && person.says(name, value));
         folded.attributes = known.map(|(name, _)| name.clone()).collect();
         folded.identifiers = true;
     }

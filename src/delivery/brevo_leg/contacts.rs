@@ -65,9 +65,17 @@ impl Writer {
             _ if write.person.contact == Contact::Unknown => self.first(id, write.clone()).await?,
             _ => self.upsert(write.clone(), BTreeSet::new()).await?,
         };
+        // One that was taken for new and was there has not been looked at before.
+        let joined = self.clearing.is_none() && write.person.contact == Contact::Unknown && !write.clear.is_empty();
         match payment {
             Payment::Paid { contact, conflicts, kept_email, .. } if !filled.is_empty() => {
                 let learned = self.verify_clearing(id, &contact, &write, &filled).await?;
+                Ok(Payment::Paid { contact, conflicts, kept_email, learned })
+            }
+            Payment::Paid { contact, conflicts, kept_email, .. } if joined && !is_new(&contact) => {
+                let learned = self.verify_clearing(id, &contact, &write, &write.clear).await?;
+                // An empty text need not be what emptied it.
+                let learned = learned.filter(|way| *way != Clearing::default());
                 Ok(Payment::Paid { contact, conflicts, kept_email, learned })
             }
             other => Ok(other),
@@ -85,8 +93,7 @@ impl Writer {
     async fn first(&self, id: &str, mut write: Write) -> Result<Payment, LegError> {
         let mut conflicts = BTreeSet::new();
         let identifiers = loop {
-            let mut body = write.upsert(self.clearing());
-            body.update_enabled = false;
+            let body = write.creation(self.clearing());
             let answer = self.call(self.calls.upsert_contact(&body)).await?;
             let identifiers = match outcome::upsert(&answer) {
                 UpsertOutcome::Created(contact_id) => {
@@ -292,6 +299,11 @@ fn created(write: &Write, id: ContactId) -> Contact {
         *contact_id = Some(id);
     }
     contact
+}
+
+/// Whether the payment has made the contact, or has found it.
+fn is_new(contact: &Contact) -> bool {
+    matches!(contact, Contact::Known { contact_id: Some(_), .. })
 }
 
 /// Whether the contact carries an ext_id, and not the one that this write has.

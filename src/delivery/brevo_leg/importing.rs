@@ -349,12 +349,16 @@ impl BrevoLeg {
     }
 
     fn settle_member(&mut self, id: &PersonId, settling: &Settling) {
-        let Some(mut contact) = self.roster.edit(id).import.take() else { return };
+        let resident = self.roster.edit(id);
         let Imported::Done { ext_id: by_our_id } = settling.imported else {
-            self.give_back(id);
-            self.queue(id).alone = settling.singly;
-            return self.advance(id);
+            if resident.import.is_some() {
+                resident.import_failed();
+                self.queue(id).alone = settling.singly;
+                self.advance(id);
+            }
+            return;
         };
+        let Some(mut contact) = resident.import.take() else { return };
         if let Contact::Known { ext_id, .. } = &mut contact {
             *ext_id = by_our_id;
         }

@@ -127,7 +127,14 @@ impl BrevoLeg {
                 }
                 self.create_missing(missing);
             }
-            None => self.queue(&id).leave_line(),
+            None => {
+                let was_busy = self.queue(&id).waits_alone();
+                self.queue(&id).leave_line();
+                // What was held back behind the busy contact waits for it no longer.
+                if was_busy {
+                    self.offer_shelf(&id);
+                }
+            }
         }
     }
 
@@ -264,7 +271,7 @@ impl BrevoLeg {
 
     pub(super) fn paid(&mut self, id: &PersonId, contact: Contact) {
         self.misrouted_payments = 0;
-        self.roster.edit(id).person.contact = contact;
+        self.roster.edit(id).person.confirm(contact);
         let paid = self.take_paid(id);
         self.parts.books.tally_mut().delivered.add(Kind::Profile, paid.records);
         let queue = self.queue(id);

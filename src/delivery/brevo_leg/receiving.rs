@@ -379,16 +379,26 @@ impl BrevoLeg {
             queue.listed_to_list = true;
             self.to_list.push_back(id.clone());
         }
+        self.offer_shelf(id);
+        let queue = self.queue(id);
+        let idle = queue.idle() && queue.shelved_page <= self.durable_page;
+        if idle {
+            self.queues.remove(id);
+        }
+    }
+
+    /// Has the person's shelf read when it is its turn.
+    pub(super) fn offer_shelf(&mut self, id: &PersonId) {
+        let Some(resident) = self.roster.get(id) else { return };
+        let queue = self.queues.entry(id.clone()).or_default();
         // Events in a call still count as standing on the shelf, and would be looked for there in vain.
         let waits = queue.in_call || queue.waits_alone() || resident.import.is_some();
         let shelf_is_next = queue.events.is_empty() && !waits && resident.releasable();
         let lets_go = resident.person.shelf.let_go.is_some();
-        if shelf_is_next && (joining.is_empty() || lets_go) && queue.release == Release::Idle {
+        let joined = resident.person.links.joining().next().is_none();
+        if shelf_is_next && (joined || lets_go) && queue.release == Release::Idle {
             queue.release = Release::Wanted;
             self.releases.push_back((queue.shelved_page, id.clone()));
-        }
-        if queue.idle() && queue.shelved_page <= self.durable_page {
-            self.queues.remove(id);
         }
     }
 

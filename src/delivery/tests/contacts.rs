@@ -4,8 +4,8 @@ use serde_json::{Value, json};
 
 use crate::brevo::coerce::Unplaced;
 use crate::brevo::outcome::IdentifierKind;
-use crate::delivery::testing::{Setup, World, eventually};
-use crate::record::Destination;
+use crate::delivery::testing::{PATIENCE, Setup, World, eventually};
+use crate::record::{Destination, EntryId};
 
 const BREVO: Destination = Destination::Brevo;
 
@@ -209,4 +209,55 @@ async fn what_is_left_out_of_a_multiple_choice_is_counted() {
     assert_eq!(relay.tally(BREVO).not_placed, [(Unplaced::UnknownOption, 1)].into());
     relay.drain().await;
     assert_eq!(world.contact("u").await["attributes"]["INTERESTS"], json!(["news", "sales"]));
+}
+
+/// The answer that would have told of the contact is lost in a crash, and a value is taken away meanwhile. The relay takes
+/// the contact for new, and empties it all the same, whichever way the account empties.
+#[tokio::test]
+async fn core4_what_is_taken_away_behind_a_lost_answer_does_not_stay() {
+    for clear_by in ["empty_string", "null"] {
+        let world = World::new(Setup::brevo()).await;
+        world.switch(json!({"brevo": {"clear_by": clear_by}})).await;
+        let lost = json!({"vendor": "brevo", "path_prefix": "/v3/contacts", "kind": "black_hole", "when": "after"});
+        let relay = world.relay().await;
+        relay.append(vec![world.set("first", json!({"$email": "first@example.com"}))]).await;
+        relay.settled().await;
+        world.faults(lost).await;
+        relay.append(vec![world.set("u", json!({"$email": "u@example.com", "plan": "a", "name": "U"}))]).await;
+        eventually("made", async || !world.contact("u").await.is_null()).await;
+        relay.append(vec![world.update("u", "$unset", json!(["plan"]))]).await;
+        let mut cursor = relay.leg(BREVO).status.durable_cursor();
+        let folded = cursor.wait_for(|at| (at.entry, at.index) >= (EntryId(3), 1));
+        tokio::time::timeout(PATIENCE, folded).await.unwrap().unwrap();
+        relay.kill().await;
+        world.heal().await;
+        let relay = world.relay().await;
+        relay.settled().await;
+        relay.drain().await;
+        let contact = world.contact("u").await;
+        assert!(is_empty(&contact["attributes"]["PLAN_TYPE"]), "{clear_by}: {contact}");
+        assert_eq!(contact["attributes"]["FIRSTNAME"], "U");
+    }
+}
+
+/// A contact from before the relay loses what an app has taken away, and keeps what is only known to be absent at Mixpanel.
+#[tokio::test]
+async fn core5_a_contact_of_before_loses_what_was_unset_and_nothing_else() {
+    let world = World::new(Setup::both()).await;
+    let contact = json!({"email": "u@example.com", "attributes": {"FIRSTNAME": "Before", "PLAN_TYPE": "old"}});
+    world.control("POST", "/brevo/seed", json!({"contacts": [contact]})).await;
+    let profile = json!({"distinct_id": "u", "properties": {"$email": "u@example.com", "total_revenue": 5}});
+    world.control("POST", "/mixpanel/seed", json!({"profiles": [profile]})).await;
+    let relay = world.relay().await;
+    relay.append(vec![world.update("u", "$unset", json!(["plan"]))]).await;
+    relay.append(vec![world.update("u", "$add", json!({"total_revenue": 10}))]).await;
+    relay.until(BREVO, "done", |report| report.backlog == 0 && report.parked == 0).await;
+    relay.drain().await;
+    let attributes = world.contact("u@example.com").await["attributes"].clone();
+    assert_eq!((&attributes["FIRSTNAME"], &attributes["LTV"]), (&json!("Before"), &json!(15)), "{attributes}");
+    assert!(is_empty(&attributes["PLAN_TYPE"]), "{attributes}");
+}
+
+fn is_empty(value: &Value) -> bool {
+    value.is_null() || *value == json!("")
 }

@@ -252,3 +252,21 @@ async fn a_list_change_survives_answers_that_do_not_speak_of_it() {
         relay.drain().await;
     }
 }
+
+/// Whoever leaves the pilot while their contact is busy is not written any more, and what was held back behind that
+/// contact is let go of.
+#[tokio::test]
+async fn a_busy_contact_that_leaves_the_pilot_keeps_nothing_back() {
+    let setup = Setup { mode: BrevoMode::Pilot, pilot_emails: vec!["*@pilot.com".to_owned()], ..Setup::brevo() };
+    let world = World::new(setup).await;
+    let relay = world.relay().await;
+    relay.append(vec![world.set("u", json!({"$email": "u@pilot.com"}))]).await;
+    relay.settled().await;
+    world.faults(json!({"vendor": "brevo", "path_prefix": "/v3/contacts", "kind": "status", "status": 425})).await;
+    relay.append(vec![world.set("u", json!({"plan": "pro"})), world.purchase("u", 1)]).await;
+    relay.until(BREVO, "held back", |report| report.parked == 1).await;
+    relay.append(vec![world.set("u", json!({"$email": "u@example.com"}))]).await;
+    relay.until(BREVO, "let go of", |report| report.parked == 0).await;
+    relay.drain().await;
+    assert!(world.brevo_events().await.is_empty());
+}

@@ -152,6 +152,7 @@ fn import_row(state: &mut State, row: &Row, work: &Import, context: &Context<'_>
         let empty = value.is_null() || value == "";
         match Key::from_attribute(name) {
             Some(_) if empty => {}
+            Some(Key::ExtId) if !context.switches.import_ext_id => {}
             Some(key) => {
                 let text = value.as_str().map_or_else(|| value.to_string(), str::to_owned);
                 match key.normal(&text) {

@@ -162,10 +162,16 @@ impl App {
         self.said.people[who].known = true;
     }
 
+    /// Sets it, or takes it away.
     async fn change_plan(&mut self, who: usize) {
-        let plan = format!("plan {}", self.dice.u32(..));
-        self.push("/engage", &json!([set(&self.said.people[who].id, json!({ "plan": plan }))])).await;
-        self.said.people[who].plan = Some(plan);
+        let plan = (self.dice.u8(..5) > 0).then(|| format!("plan {}", self.dice.u32(..)));
+        let id = &self.said.people[who].id;
+        let update = match &plan {
+            Some(plan) => set(id, json!({ "plan": plan })),
+            None => update(id, "$unset", json!(["plan"])),
+        };
+        self.push("/engage", &json!([update])).await;
+        self.said.people[who].plan = plan;
     }
 
     async fn spend(&mut self, who: usize) {
