@@ -247,7 +247,17 @@ impl Calls {
         }
         let cost = Cost { calls: 1, records: 0, bytes: body.len() as u64 };
         let Endpoint { label, family } = endpoint;
-        VendorRequest { method, url, headers, body, endpoint: label, family, priority: Priority::Live, cost }
+        VendorRequest {
+            method,
+            url,
+            headers,
+            body,
+            endpoint: label,
+            family,
+            priority: Priority::Live,
+            cost,
+            note: None,
+        }
     }
 }
 

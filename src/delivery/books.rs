@@ -21,6 +21,8 @@ use crate::privacy::{Erased, Tombstones};
 use crate::record::{Destination, EntryId, Kind, Position, Record};
 use crate::settlement::{DeadReason, SkipRule};
 use crate::store::{Entry, State, StoreError, WriteBatch};
+use crate::vendor::Note;
+use crate::vendor::in_flight::InFlight;
 
 /// A record on its way, with its place in the ledger.
 #[derive(Clone, Debug)]
@@ -65,6 +67,7 @@ pub struct Books {
     days: DayBook,
     dirty: bool,
     tombstones: Arc<Tombstones>,
+    in_flight: InFlight,
 }
 
 impl Books {
@@ -77,11 +80,15 @@ impl Books {
     ) -> Result<Self, StoreError> {
         let (dead_held, dead_bytes) = dead_letters::held(state, destination).await?;
         let (records, since) = replay::on_their_way(state, destination).await?;
+        let mut pending = WriteBatch::new();
+        let (in_flight, left_in_flight) = InFlight::open(state, destination, &mut pending).await?;
+        let mut tally = checkpoint.tally;
+        tally.maybe_twice += left_in_flight;
         Ok(Self {
             destination,
             ledger: Ledger::resume(checkpoint.cursor, checkpoint.settled, Limits::default()),
-            tally: checkpoint.tally,
-            pending: WriteBatch::new(),
+            tally,
+            pending,
             dead_held,
             dead_bytes,
             old_letters_after: None,
@@ -89,6 +96,7 @@ impl Books {
             days: DayBook::open(destination, timezone, checkpoint.chapter),
             dirty: false,
             tombstones: Arc::default(),
+            in_flight,
         })
     }
 
@@ -271,6 +279,16 @@ impl Books {
 
     pub fn dead_bytes(&self) -> u64 {
         self.dead_bytes
+    }
+
+    /// The note of a call of so many records that are not to arrive twice; [`Books::call_ended`] takes it back.
+    pub fn note_call(&mut self, records: usize) -> Note {
+        self.in_flight.begin(records)
+    }
+
+    /// It is known how the call ended: with the next checkpoint, nothing of it is in flight any more.
+    pub fn call_ended(&mut self, note: Note) {
+        note.end(&mut self.pending);
     }
 
     /// Adds to what the next checkpoint writes.

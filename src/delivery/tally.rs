@@ -17,7 +17,8 @@ pub struct Tally {
     pub delivered: PerKind,
     pub skipped: BTreeMap<SkipRule, u64>,
     pub dead: BTreeMap<DeadReason, u64>,
-    /// Records of calls that were sent again after an attempt that may have arrived, where arriving twice matters.
+    /// Records of calls that were sent again after an attempt that may have arrived, or after a crash while they were in
+    /// flight, where arriving twice matters.
     #[serde(default)]
     pub maybe_twice: u64,
     /// Records that the vendor counted as missing from a call without naming them: sending the call again would have

@@ -131,7 +131,17 @@ fn request(
         (CONTENT_TYPE, HeaderValue::from_static("application/json")),
         (AUTHORIZATION, authorization),
     ]);
-    VendorRequest { method, url, headers, body, endpoint, family, priority: Priority::Live, cost: Cost::CALL }
+    VendorRequest {
+        method,
+        url,
+        headers,
+        body,
+        endpoint,
+        family,
+        priority: Priority::Live,
+        cost: Cost::CALL,
+        note: None,
+    }
 }
 
 /// The id of the task that a create call has made. The spec and the vendor's page disagree about its place (contract §11).

@@ -143,6 +143,7 @@ impl Calls {
             family: Family::MixpanelIngestion,
             priority: Priority::Live,
             cost,
+            note: None,
         }
     }
 
@@ -170,6 +171,7 @@ impl Calls {
             family: Family::MixpanelApp,
             priority: Priority::Live,
             cost: Cost::CALL,
+            note: None,
         }
     }
 

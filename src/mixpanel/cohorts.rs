@@ -72,6 +72,7 @@ impl Calls {
             family: Family::MixpanelQuery,
             priority: Priority::Cohorts,
             cost: Cost::CALL,
+            note: None,
         })
     }
 }

@@ -35,6 +35,7 @@ impl Calls {
             family: Family::MixpanelQuery,
             priority: Priority::Backfill,
             cost: Cost::CALL,
+            note: None,
         })
     }
 }

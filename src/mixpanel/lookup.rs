@@ -59,6 +59,7 @@ impl LookupCalls {
             family: Family::MixpanelLookupTables,
             priority: Priority::Callers,
             cost: Cost::CALL,
+            note: None,
         }
     }
 }

@@ -36,6 +36,7 @@ impl Calls {
             family: Family::MixpanelQuery,
             priority: Priority::Live,
             cost: Cost::CALL,
+            note: None,
         })
     }
 }

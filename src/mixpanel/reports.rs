@@ -54,6 +54,7 @@ impl Calls {
             family,
             priority: Priority::Cohorts,
             cost: Cost::CALL,
+            note: None,
         })
     }
 }

@@ -192,7 +192,8 @@ pub enum Table {
     Budgets,
     /// `hour, hash` → position. Hashes only.
     Dedup,
-    /// What was learned about the vendors' accounts: attributes, limits, list ids, clearing mode. No personal data.
+    /// What was learned about the vendors' accounts: attributes, limits, list ids, clearing mode; how many records are in
+    /// calls under way. No personal data.
     Vendors,
     /// `kind byte, keyed hash` → when an id was erased, or that an address is to stay blocklisted (JSON). Keyed hashes only.
     Tombstones,

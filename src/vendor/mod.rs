@@ -7,6 +7,7 @@
 
 pub mod budget;
 pub mod gate;
+pub mod in_flight;
 pub mod stack;
 pub mod transport;
 pub mod upload;
@@ -16,6 +17,7 @@ use bytes::Bytes;
 use http::{HeaderMap, Method, StatusCode};
 use url::Url;
 
+pub use in_flight::Note;
 pub use transport::{Transport, TransportError, read_capped};
 pub use verdict::{PauseCause, Verdict};
 
@@ -31,6 +33,15 @@ pub struct VendorRequest {
     pub family: Family,
     pub priority: Priority,
     pub cost: Cost,
+    /// To be written down before it leaves, where arriving twice would matter.
+    pub note: Option<Note>,
+}
+
+impl VendorRequest {
+    /// The same, which leaves when `note` is written.
+    pub fn noted(self, note: Note) -> Self {
+        Self { note: Some(note), ..self }
+    }
 }
 
 /// The answer to a call, body included.

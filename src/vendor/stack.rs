@@ -174,6 +174,10 @@ where
         let admission = self.admission.clone();
         Box::pin(async move {
             let _running = admission.admit(&request).await?;
+            // Last of all, so that nothing is noted that waits; the budget counts from the answer.
+            if let Some(note) = &request.note {
+                note.written().await?;
+            }
             let family = request.family;
             let answer = inner.oneshot(request).await?;
             if let Some(reading) = (admission.meter)(&answer) {

@@ -100,6 +100,7 @@ impl Vendors {
             family,
             priority: Priority::Live,
             cost: Cost::CALL,
+            note: None,
         };
         self.send(request).await
     }

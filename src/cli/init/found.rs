@@ -261,6 +261,7 @@ fn request(
         family,
         priority: Priority::Live,
         cost: Cost::CALL,
+        note: None,
     }
 }
 

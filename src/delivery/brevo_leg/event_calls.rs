@@ -8,7 +8,7 @@ use crate::brevo::limits::{MAX_BATCH_BYTES, MAX_BATCH_EVENTS};
 use crate::brevo::outcome::{self, BatchOutcome, EventOutcome};
 use crate::brevo::wire::Event;
 use crate::vendor::stack::Stack;
-use crate::vendor::{TransportError, VendorAnswer};
+use crate::vendor::{Note, TransportError, VendorAnswer};
 
 /// What became of the events of one call, by their order in it.
 #[derive(Debug, PartialEq, Eq)]
@@ -36,10 +36,10 @@ pub fn weight(properties: usize) -> usize {
     properties + FRAME
 }
 
-/// Sends `events`, which fit into one call.
-pub async fn send(stack: Stack, calls: Calls, events: Vec<Event>) -> Result<(Sent, u32), LegError> {
+/// Sends `events`, which fit into one call, once `note` is written: Brevo knows no event again.
+pub async fn send(stack: Stack, calls: Calls, events: Vec<Event>, note: Note) -> Result<(Sent, u32), LegError> {
     if let [event] = &events[..] {
-        let answer = stack.oneshot(calls.event(event)).await?;
+        let answer = stack.oneshot(calls.event(event).noted(note)).await?;
         let sent = match outcome::event(&answer) {
             EventOutcome::Accepted => Sent::Settled { refused: vec![], unconfirmed: 0 },
             EventOutcome::Rejected(refusal) => {
@@ -53,7 +53,7 @@ pub async fn send(stack: Stack, calls: Calls, events: Vec<Event>) -> Result<(Sen
     if packed.len() != 1 {
         return Ok((Sent::Split("larger than one call".to_owned()), 0));
     }
-    let answer = stack.oneshot(packed.remove(0).request).await;
+    let answer = stack.oneshot(packed.remove(0).request.noted(note)).await;
     let answer: VendorAnswer = answer.map_err(|error: TransportError| LegError::Call(error))?;
     let sent = match outcome::batch(&answer, events.len()) {
         BatchOutcome::Taken { rejected, unnamed } => Sent::Settled {

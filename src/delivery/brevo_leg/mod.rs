@@ -100,10 +100,10 @@ use crate::people::shelf::{self, Parked};
 use crate::people::unseen::Day;
 use crate::record::{Destination, EntryId, Position};
 use crate::store::{Journal, State, StoreError};
-use crate::vendor::Verdict;
 use crate::vendor::budget::Budgets;
 use crate::vendor::stack::Stack;
 use crate::vendor::verdict::PauseCause;
+use crate::vendor::{Note, Verdict};
 
 /// How often progress is written down. What was sent since the last time may be sent again after a crash (P5).
 const CHECKPOINT_EVERY: Duration = Duration::from_millis(200);
@@ -170,11 +170,21 @@ enum Done {
     Loaded(Loaded),
     Debtors(Debtors),
     Payment(PersonId, Payment),
-    Imported { imported: Imported, rest: Duration },
+    Imported {
+        imported: Imported,
+        rest: Duration,
+    },
     Members(Vec<(PersonId, Resident)>),
     EarlierImport,
     Account(account::Read),
-    Events { line: Line, events: Vec<(PersonId, Queued)>, sent: Sent, doubtful: u32, batches_left: Option<u64> },
+    Events {
+        line: Line,
+        events: Vec<(PersonId, Queued)>,
+        sent: Sent,
+        doubtful: u32,
+        note: Note,
+        batches_left: Option<u64>,
+    },
     Listed(ListCall, Vec<Listed>),
     Shelf(PersonId, Vec<Parked>, Scan),
     Moved(PersonId, Vec<Parked>, Scan),
@@ -501,10 +511,10 @@ impl BrevoLeg {
             Done::Members(people) => self.take_members(people),
             Done::EarlierImport => self.earlier_import_ended(),
             Done::Account(read) => self.take_account(read)?,
-            Done::Events { line, events, sent, doubtful, batches_left } => {
+            Done::Events { line, events, sent, doubtful, note, batches_left } => {
                 self.batches_left = batches_left;
                 self.events_under_way.end(line);
-                self.settle_events(events, sent, doubtful)?;
+                self.settle_events(events, sent, doubtful, note)?;
             }
             Done::Listed(call, listed) => self.settle_listing(call, listed),
             Done::Shelf(id, rows, scan) => self.take_from_shelf(&id, rows, scan)?,

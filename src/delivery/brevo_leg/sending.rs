@@ -16,8 +16,8 @@ use crate::mapping::MappedEvent;
 use crate::people::roster::PersonId;
 use crate::record::EntryId;
 use crate::settlement::SkipRule;
-use crate::vendor::Family;
 use crate::vendor::budget::Budgets;
+use crate::vendor::{Family, Note};
 
 /// Event calls under way at once. While they wait for the budget, what comes in joins the next one.
 const CALLS: usize = 4;
@@ -158,12 +158,13 @@ impl BrevoLeg {
         };
         let body: Vec<_> = events.iter().map(wire).collect();
         self.events_under_way.begin(line);
+        let note = self.parts.books.note_call(events.len());
         let recall = self.recall.clone();
         self.spawn(Box::pin(async move {
-            let sent = recall.run_until_cancelled(event_calls::send(stack, calls, body)).await;
+            let sent = recall.run_until_cancelled(event_calls::send(stack, calls, body, note.clone())).await;
             let (sent, doubtful) = sent.unwrap_or(Ok((Sent::Recalled, 0)))?;
             let batches_left = batches_left(&budgets).await;
-            Ok(Done::Events { line, events, sent, doubtful, batches_left })
+            Ok(Done::Events { line, events, sent, doubtful, note, batches_left })
         }));
     }
 
@@ -172,7 +173,9 @@ impl BrevoLeg {
         events: Vec<(PersonId, Queued)>,
         sent: Sent,
         doubtful: u32,
+        note: Note,
     ) -> Result<(), LegError> {
+        self.parts.books.call_ended(note);
         if doubtful > 0 {
             self.parts.books.tally_mut().maybe_twice += events.len() as u64;
         }

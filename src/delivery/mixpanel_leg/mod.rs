@@ -34,7 +34,7 @@ use crate::settlement::{DeadReason, SkipRule};
 use crate::store::{State, StoreError};
 use crate::vendor::stack::Stack;
 use crate::vendor::verdict::PauseCause;
-use crate::vendor::{TransportError, VendorAnswer, VendorRequest, Verdict};
+use crate::vendor::{Note, TransportError, VendorAnswer, VendorRequest, Verdict};
 
 /// How often progress is written down. What was sent since the last time is sent again after a crash.
 const CHECKPOINT_EVERY: Duration = Duration::from_millis(200);
@@ -67,6 +67,8 @@ pub struct Settings {
 struct Sent {
     lane: LaneId,
     batch: Batch,
+    /// Where arriving twice would matter.
+    note: Option<Note>,
     /// `None`: called back.
     result: Option<Result<VendorAnswer, TransportError>>,
 }
@@ -183,17 +185,22 @@ impl MixpanelLeg {
             let calls = self.parts.calls.clone();
             let privacy = self.parts.privacy.clone();
             let recall = self.recall.clone();
+            let note = batch.call.additive().then(|| self.parts.books.note_call(batch.items.len()));
             self.under_way.spawn(async move {
                 let records = batch.items.iter().map(|item| item.record.clone()).collect();
-                let request = request(calls, batch.call, records, privacy).await;
+                let request =
+                    VendorRequest { note: note.clone(), ..request(calls, batch.call, records, privacy).await };
                 let result = recall.run_until_cancelled(stack.oneshot(request)).await;
-                Sent { lane, batch, result }
+                Sent { lane, batch, note, result }
             });
         }
     }
 
     fn take_back(&mut self, sent: Sent) -> Result<(), LegError> {
-        let Sent { lane, mut batch, result } = sent;
+        let Sent { lane, mut batch, note, result } = sent;
+        if let Some(note) = note {
+            self.parts.books.call_ended(note);
+        }
         let Some(result) = result else {
             // A try may have arrived all the same; for what is sent again that is as after any doubtful answer.
             self.overflow(batch.remove_below(self.given_up));

@@ -114,6 +114,7 @@ async fn core7_a_shelf_is_released_in_order_over_a_crash() {
     relay.append(vec![world.purchase("late", 451)]).await;
     relay.until(BREVO, "released", |report| report.parked == 0 && report.backlog == 0).await;
     assert_eq!(relay.tally(BREVO).delivered.profile, 3);
+    let told = relay.tally(BREVO).maybe_twice;
     relay.drain().await;
     assert_eq!(world.contact("late").await["attributes"]["PLAN_TYPE"], "pro");
     let mut events = numbers(&world.brevo_events().await);
@@ -130,6 +131,7 @@ async fn core7_a_shelf_is_released_in_order_over_a_crash() {
     }
     assert_eq!(seen, 451);
     assert!(again <= 400, "{again} events were sent again, more than two calls held");
+    assert!(again <= told, "{again} events came twice, {told} were counted");
 }
 
 /// A replay after a crash must not take itself for a duplicate; a resend is one.
@@ -152,8 +154,35 @@ async fn core8_a_replay_is_no_duplicate_and_a_resend_is() {
     relay.append(vec![first]).await;
     relay.settled().await;
     assert_eq!(relay.skipped(BREVO, SkipRule::Duplicate), 1);
+    // Nobody can tell that the first call has not arrived.
+    assert_eq!(relay.tally(BREVO).maybe_twice, 1);
     relay.drain().await;
     assert_eq!(numbers(&world.brevo_events().await), [1]);
+}
+
+/// What was sent since the last checkpoint is sent again after a crash, and counted; what ended orderly is neither.
+#[tokio::test]
+async fn core3_what_a_crash_repeats_is_counted() {
+    for (leg, setup, path, twice) in
+        [(BREVO, Setup::brevo(), "/v3/events", 3), (MIXPANEL, Setup::mixpanel(), "/engage", 1)]
+    {
+        let world = World::new(setup).await;
+        let relay = world.relay().await;
+        relay.append(vec![world.set("u", json!({"$email": "u@example.com"}))]).await;
+        relay.settled().await;
+        world.faults(json!({"path_prefix": path, "kind": "black_hole", "when": "after"})).await;
+        relay.append((0..3).map(|n| world.purchase("u", n)).collect()).await;
+        relay.append(vec![world.update("u", "$add", json!({"visits": 1})), world.set("u", json!({"a": 1}))]).await;
+        eventually("lost", async || world.show("/faults").await["faults"][0]["hits"] == 1).await;
+        relay.kill().await;
+        world.heal().await;
+        for _ in ["after a crash", "after an orderly end"] {
+            let relay = world.relay().await;
+            relay.settled().await;
+            assert_eq!(relay.tally(leg).maybe_twice, twice, "{path}");
+            relay.drain().await;
+        }
+    }
 }
 
 /// Resends that come while the first is on its way through the leg, at every distance.

@@ -1,18 +1,18 @@
 //! One family's budget while the process runs: its windows, who waits for them, what is kept for whom.
 
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, PoisonError};
 
-use tokio::sync::{Mutex, Semaphore};
+use tokio::sync::{Mutex, MutexGuard, OwnedSemaphorePermit, Semaphore};
 use tokio::time::Instant;
 
 use super::shares::Shares;
-use super::window::Window;
+use super::window::{CallId, Window};
 use crate::vendor::Priority;
 
 #[derive(Debug)]
 pub(super) struct Account {
-    pub(super) windows: Mutex<Vec<Window>>,
+    windows: Mutex<Vec<Window>>,
     /// One queue per [`Priority`]; the holder of a turn is the one of its priority that may ask.
     pub(super) turns: [Mutex<()>; 4],
     pub(super) waiting: [AtomicU32; 4],
@@ -21,6 +21,27 @@ pub(super) struct Account {
     pub(super) running: Option<(Arc<Semaphore>, usize)>,
     /// The vendor has refused a call: nothing before this.
     resting: std::sync::Mutex<Option<Instant>>,
+    /// Calls granted so far, which is how windows name them.
+    granted: AtomicU64,
+    /// Calls that have ended, for the windows to be told.
+    ended: Arc<std::sync::Mutex<Vec<(CallId, Instant)>>>,
+}
+
+/// A granted claim. Held until the call has ended: it is one of those that may run at once, and a short window is not free
+/// of it before.
+#[must_use = "the call runs for as long as this lives"]
+#[derive(Debug)]
+pub struct Slot {
+    _running: Option<OwnedSemaphorePermit>,
+    call: CallId,
+    ended: Arc<std::sync::Mutex<Vec<(CallId, Instant)>>>,
+}
+
+impl Drop for Slot {
+    fn drop(&mut self) {
+        let ended = (self.call, Instant::now());
+        self.ended.lock().unwrap_or_else(PoisonError::into_inner).push(ended);
+    }
 }
 
 impl Account {
@@ -32,7 +53,24 @@ impl Account {
             shares: Default::default(),
             running: at_once.map(|most| (Arc::new(Semaphore::new(most)), most)),
             resting: Default::default(),
+            granted: Default::default(),
+            ended: Default::default(),
         }
+    }
+
+    /// The windows as they are by now.
+    pub(super) async fn windows(&self) -> MutexGuard<'_, Vec<Window>> {
+        let mut windows = self.windows.lock().await;
+        let ended = std::mem::take(&mut *self.ended.lock().unwrap_or_else(PoisonError::into_inner));
+        for (call, at) in ended {
+            windows.iter_mut().for_each(|window| window.ended(call, at));
+        }
+        windows
+    }
+
+    pub(super) fn slot(&self, running: Option<OwnedSemaphorePermit>) -> (CallId, Slot) {
+        let call = CallId(self.granted.fetch_add(1, Ordering::Relaxed));
+        (call, Slot { _running: running, call, ended: self.ended.clone() })
     }
 
     // Neither is ever left half changed: both hold plain values.

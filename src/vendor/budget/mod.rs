@@ -14,7 +14,6 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::Instant;
 
 use super::{Cost, Family, Priority};
@@ -22,6 +21,7 @@ use crate::clock::SharedClock;
 use crate::store::{State, StoreError, Table, WriteBatch, write_when_there_is_room};
 use crate::telemetry;
 
+pub use account::Slot;
 use account::{Account, Waiting};
 use plan::{assumed, at_once, learned};
 pub use shares::Shares;
@@ -74,11 +74,6 @@ pub enum ClaimError {
     Store(#[from] StoreError),
 }
 
-/// A granted claim. Held until the call has ended: it is one of those that may run at once.
-#[must_use = "the call runs for as long as this lives"]
-#[derive(Debug)]
-pub struct Slot(#[allow(dead_code)] Option<OwnedSemaphorePermit>);
-
 /// Every family's budget.
 pub struct Budgets {
     accounts: BTreeMap<Family, Account>,
@@ -117,7 +112,7 @@ impl Budgets {
         if family != Family::BrevoEventsBatch {
             return family;
         }
-        let own = self.account(family).windows.lock().await;
+        let own = self.account(family).windows().await;
         let by_the_second = own.iter().any(|window| !window.limit().durable());
         if by_the_second { Family::BrevoEvents } else { family }
     }
@@ -173,7 +168,7 @@ impl Budgets {
         priority: Priority,
         cost: Cost,
     ) -> Result<Result<Slot, Instant>, StoreError> {
-        let mut windows = account.windows.lock().await;
+        let mut windows = account.windows().await;
         let now = Instant::now();
         windows.iter_mut().for_each(|window| window.expire(now));
         if account.someone_before(priority) && !account.within_share(&windows, priority) {
@@ -188,16 +183,17 @@ impl Budgets {
             return Ok(Err(latest));
         }
         // After the windows: a place among the running must not be held by someone who waits for the next hour.
-        let slot = match &account.running {
-            None => Slot(None),
+        let running = match &account.running {
+            None => None,
             Some((running, _)) => match running.clone().try_acquire_owned() {
-                Ok(permit) => Slot(Some(permit)),
+                Ok(permit) => Some(permit),
                 Err(_) => return Ok(Err(now + RECHECK)),
             },
         };
+        let (call, slot) = account.slot(running);
         let mut claimed = false;
         for window in windows.iter_mut() {
-            claimed |= window.take(cost, priority, now) && window.limit().durable();
+            claimed |= window.take(cost, priority, call, now) && window.limit().durable();
         }
         if claimed {
             // Under the lock, so that two slices cannot be written in the wrong order.
@@ -214,7 +210,7 @@ impl Budgets {
     pub async fn standing(&self, family: Family, priority: Priority, calls: u64) -> Option<Standing> {
         let family = self.payer(family).await;
         let account = self.account(family);
-        let mut windows = account.windows.lock().await;
+        let mut windows = account.windows().await;
         let now = Instant::now();
         let shares = *account.shares();
         let ahead: u32 = account.waiting[..=priority as usize].iter().map(|count| count.load(Ordering::Acquire)).sum();
@@ -237,7 +233,7 @@ impl Budgets {
     /// Takes note of a refusal: the family rests, and what the vendor counts of the hour is counted here too.
     pub async fn overrun(&self, family: Family, overrun: Overrun) -> Result<(), StoreError> {
         let account = self.account(family);
-        let mut windows = account.windows.lock().await;
+        let mut windows = account.windows().await;
         let now = Instant::now();
         let rest = overrun.retry_after.unwrap_or(if overrun.hour.is_some() { SHORT_REST } else { REST });
         {
@@ -259,7 +255,7 @@ impl Budgets {
 
     /// Takes note of what the vendor says about `family`'s limit.
     pub async fn learn(&self, family: Family, reading: Reading) -> Result<(), StoreError> {
-        let mut windows = self.account(family).windows.lock().await;
+        let mut windows = self.account(family).windows().await;
         let now = Instant::now();
         let limits = learned(reading);
         let known: Vec<_> = windows.iter().map(Window::limit).collect();
@@ -284,7 +280,7 @@ impl Budgets {
 
     /// The limits in force and what is left of them, for status pages.
     pub async fn windows(&self, family: Family) -> Vec<(Limit, u64)> {
-        let mut windows = self.account(family).windows.lock().await;
+        let mut windows = self.account(family).windows().await;
         let now = Instant::now();
         windows.iter_mut().map(|window| (window.limit(), window.remaining(now))).collect()
     }

@@ -1,7 +1,8 @@
 //! One limit of a vendor as a sliding window, pure: time is passed in.
 //!
 //! Whether a vendor counts in fixed or in sliding windows is unconfirmed for both; a sliding one is inside the limit
-//! either way. Long windows are claimed in slices that are written down before they are used, so that a crash can only
+//! either way. Of a short one a call takes its part from when it leaves until one span after its answer: somewhere in
+//! between it has arrived, which is what the vendor counts. Long windows are claimed in slices that are written down before they are used, so that a crash can only
 //! forget allowance, never gain any (CORE 14).
 
 use std::collections::VecDeque;
@@ -40,12 +41,12 @@ pub struct Limit {
 }
 
 impl Limit {
-    /// Calls a second. The span is a little longer than a second, since calls that leave 1 s apart may arrive closer.
+    /// Calls a second, with an allowance for a vendor that counts by a clock of its own.
     pub const fn per_second(amount: u64) -> Self {
-        Self { unit: Unit::Calls, amount, span: Duration::from_millis(1050) }
+        Self { unit: Unit::Calls, amount, span: Duration::from_millis(1005) }
     }
 
-    /// Calls an hour, with the same allowance for the way.
+    /// Calls an hour, with an allowance for the way: calls that leave an hour apart may arrive closer.
     pub const fn per_hour(amount: u64) -> Self {
         Self { unit: Unit::Calls, amount, span: Duration::from_secs(3605) }
     }
@@ -70,11 +71,20 @@ impl Limit {
     }
 }
 
+/// A call that has no answer after so long is taken to have arrived by then.
+const LONGEST_WAY: Duration = Duration::from_secs(5);
+
+/// Names a call that is on its way, in a short window.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct CallId(pub u64);
+
 /// Part of the allowance that was claimed at once.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Slice {
     /// When something was last spent from it: it leaves the window one span later.
     pub at: Instant,
+    /// The call that it was spent on, while that has no answer.
+    pub call: Option<CallId>,
     pub amount: u64,
     /// Who claimed it, where calls are claimed one by one. Not written down: after a restart nobody's share counts as
     /// drawn on, which keeps a little more back than need be.
@@ -83,7 +93,12 @@ pub struct Slice {
 
 impl Slice {
     pub fn new(at: Instant, amount: u64) -> Self {
-        Self { at, amount, by: None }
+        Self { at, call: None, amount, by: None }
+    }
+
+    /// The latest moment, up to `now`, at which what was spent may have arrived.
+    fn arrived_by(&self, now: Instant) -> Instant {
+        if self.call.is_some() { now.min(self.at + LONGEST_WAY) } else { self.at }
     }
 }
 
@@ -127,14 +142,11 @@ impl Window {
     }
 
     pub fn expire(&mut self, now: Instant) {
-        while let Some(oldest) = self.slices.front() {
-            if oldest.at + self.limit.span > now {
-                return;
-            }
-            self.slices.pop_front();
-            if self.slices.is_empty() {
-                self.reserved = 0;
-            }
+        let span = self.limit.span;
+        // Slices of a long window are in order of their time, and the newest holds what is reserved.
+        self.slices.retain(|slice| slice.arrived_by(now) + span > now);
+        if self.slices.is_empty() {
+            self.reserved = 0;
         }
     }
 
@@ -158,13 +170,15 @@ impl Window {
         if wanted == 0 || fits(free, &used) {
             return Ok(());
         }
-        for slice in &self.slices {
+        let mut slices: Vec<_> = self.slices.iter().map(|slice| (slice.arrived_by(now), slice)).collect();
+        slices.sort_unstable_by_key(|(arrived_by, _)| *arrived_by);
+        for (arrived_by, slice) in slices {
             free += slice.amount;
             if let Some(owner) = slice.by {
                 used[owner as usize] = used[owner as usize].saturating_sub(slice.amount);
             }
             if fits(free, &used) {
-                return Err(slice.at + self.limit.span);
+                return Err(arrived_by + self.limit.span);
             }
         }
         Err(now + self.limit.span)
@@ -179,9 +193,9 @@ impl Window {
         self.limit.unit.of(cost).min(self.limit.amount)
     }
 
-    /// Takes what [`Window::check`] has just allowed. True when a new slice was claimed, which has to be written down
-    /// before the call goes out.
-    pub fn take(&mut self, cost: Cost, by: Priority, now: Instant) -> bool {
+    /// Takes what [`Window::check`] has just allowed for `call`, whose end [`Window::ended`] is to be told. True when a new
+    /// slice was claimed, which has to be written down before the call goes out.
+    pub fn take(&mut self, cost: Cost, by: Priority, call: CallId, now: Instant) -> bool {
         let wanted = self.wanted(cost);
         if wanted == 0 {
             return false;
@@ -201,7 +215,8 @@ impl Window {
         let free = self.limit.amount.saturating_sub(self.claimed());
         let amount = (moved + self.limit.slice()).max(wanted).min(free);
         let by = (self.limit.slice() == 1).then_some(by);
-        self.slices.push_back(Slice { at: now, amount, by });
+        let call = (!self.limit.durable()).then_some(call);
+        self.slices.push_back(Slice { at: now, call, amount, by });
         self.reserved = amount.saturating_sub(wanted);
         true
     }
@@ -210,6 +225,14 @@ impl Window {
     pub fn leaves_at(&mut self, at: Instant) {
         if let Some(newest) = self.slices.back_mut() {
             newest.at = at;
+        }
+    }
+
+    /// The answer to `call` came, or its end, at `at`: it has arrived before.
+    pub fn ended(&mut self, call: CallId, at: Instant) {
+        for slice in self.slices.iter_mut().filter(|slice| slice.call == Some(call)) {
+            slice.at = slice.arrived_by(at);
+            slice.call = None;
         }
     }
 
@@ -235,6 +258,8 @@ mod tests {
 
     use super::*;
 
+    const CALL: CallId = CallId(0);
+
     fn calls(calls: u64) -> Cost {
         Cost { calls, records: 0, bytes: 0 }
     }
@@ -245,7 +270,7 @@ mod tests {
         let now = Instant::now();
         for _ in 0..2 {
             assert_eq!(window.check(calls(1), Priority::Live, &Shares::NONE, now), Ok(()));
-            assert!(window.take(calls(1), Priority::Live, now));
+            assert!(window.take(calls(1), Priority::Live, CALL, now));
         }
         let free_at = now + Limit::per_hour(2).span;
         assert_eq!(window.check(calls(1), Priority::Live, &Shares::NONE, now), Err(free_at));
@@ -257,8 +282,8 @@ mod tests {
         let limit = Limit::per_hour(36_000);
         let mut window = Window::new(limit);
         let now = Instant::now();
-        assert!(window.take(calls(1), Priority::Live, now));
-        assert!(!window.take(calls(1), Priority::Live, now), "the second call comes out of the same slice");
+        assert!(window.take(calls(1), Priority::Live, CALL, now));
+        assert!(!window.take(calls(1), Priority::Live, CALL, now), "the second call comes out of the same slice");
         let written: Vec<_> = window.slices().copied().collect();
         let mut restored = Window::restored(limit, written, now);
         assert_eq!(restored.remaining(now), 36_000 - 360);
@@ -268,7 +293,7 @@ mod tests {
     async fn what_is_reserved_is_not_spent() {
         let mut window = Window::new(Limit::per_hour(36_000));
         let now = Instant::now();
-        window.take(calls(1), Priority::Live, now);
+        window.take(calls(1), Priority::Live, CALL, now);
         let mut smaller = Window::restored(Limit::per_hour(100), window.spent(), now);
         assert_eq!(smaller.remaining(now), 99);
     }
@@ -277,7 +302,7 @@ mod tests {
     async fn what_others_used_is_learned() {
         let mut window = Window::new(Limit::per_hour(100));
         let now = Instant::now();
-        window.take(calls(1), Priority::Live, now);
+        window.take(calls(1), Priority::Live, CALL, now);
         assert!(window.reconcile(40, now));
         assert_eq!(window.remaining(now), 40);
         assert!(!window.reconcile(60, now), "a vendor that says more is left than we count gives nothing");
@@ -288,9 +313,9 @@ mod tests {
         let limit = Limit { unit: Unit::Calls, amount: 2_000, span: Duration::from_secs(3600) };
         let mut window = Window::new(limit);
         let start = Instant::now();
-        window.take(calls(197), Priority::Live, start);
+        window.take(calls(197), Priority::Live, CALL, start);
         let late = start + limit.span - Duration::from_secs(1);
-        window.take(calls(5), Priority::Live, late);
+        window.take(calls(5), Priority::Live, CALL, late);
         // The first slice has left the window; five calls of a second ago have not.
         let now = start + limit.span;
         assert_eq!(window.check(calls(1_995), Priority::Live, &Shares::NONE, now), Ok(()));
@@ -298,6 +323,41 @@ mod tests {
     }
 
     proptest! {
+        /// Calls that are long on their way, or hardly at all: whenever they arrive before their answer, no second of the
+        /// vendor's holds more of them than the limit.
+        #[test]
+        fn no_second_exceeds_the_limit_whenever_calls_arrive(
+            amount in 1u64..12,
+            steps in proptest::collection::vec((0u64..400, 0u64..1_000, 0u64..300), 1..200),
+        ) {
+            let limit = Limit::per_second(amount);
+            let mut window = Window::new(limit);
+            let mut now = Instant::from_std(std::time::Instant::now());
+            let (mut under_way, mut arrived): (Vec<(Instant, CallId)>, Vec<Instant>) = (Vec::new(), Vec::new());
+            for (n, (wait, way, back)) in (0..).zip(steps) {
+                now += Duration::from_millis(wait);
+                under_way.retain(|(end, call)| {
+                    if *end <= now {
+                        window.ended(*call, *end);
+                    }
+                    *end > now
+                });
+                if let Err(at) = window.check(calls(1), Priority::Live, &Shares::NONE, now) {
+                    prop_assert!(at > now);
+                    continue;
+                }
+                window.take(calls(1), Priority::Live, CallId(n), now);
+                let arrives = now + Duration::from_millis(way);
+                arrived.push(arrives);
+                under_way.push((arrives + Duration::from_millis(back), CallId(n)));
+            }
+            arrived.sort_unstable();
+            for (at, first) in arrived.iter().enumerate() {
+                let inside = arrived[at..].iter().take_while(|arrival| **arrival < *first + Duration::from_secs(1)).count();
+                prop_assert!(inside as u64 <= amount, "{inside} within a second, {amount} may be");
+            }
+        }
+
         /// Whatever is asked when, no span ever holds more than the limit, by the times of the calls themselves.
         #[test]
         fn no_span_exceeds_the_limit(
@@ -313,7 +373,7 @@ mod tests {
                 now += Duration::from_millis(wait);
                 let cost = cost.min(amount);
                 if window.check(calls(cost), Priority::Live, &Shares::NONE, now).is_ok() {
-                    window.take(calls(cost), Priority::Live, now);
+                    window.take(calls(cost), Priority::Live, CALL, now);
                     spent.push((now, cost));
                     let inside: u64 = spent.iter().filter(|(at, _)| *at + limit.span > now).map(|(_, c)| c).sum();
                     prop_assert!(inside <= amount, "{inside} in a window of {amount}");
