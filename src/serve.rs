@@ -154,6 +154,7 @@ impl Relay {
                 state: store.state.clone(),
                 mixpanel: mixpanel_shift.clone(),
                 brevo: brevo_shift.clone(),
+                clock: clock.clone(),
             }),
             mapping: room.mapping.clone(),
             pulls: pulls.clone(),
@@ -262,7 +263,7 @@ impl Relay {
         legs.spawn(room.brevo_shifts(self.brevo, statuses, brevo_requests, down));
         let mut attendants = JoinSet::new();
         let cursors = self.legs.iter().map(LegStatus::durable_cursor).collect();
-        let trimming = trimmer::run(self.store.journal.clone(), cursors, self.tail, self.clock.clone());
+        let trimming = trimmer::run(self.room.journal(), self.room.state(), cursors, self.tail, self.clock.clone());
         attendants.spawn(async move { trimming.await.map_err(RunError::Trimmer) });
         attendants.spawn(self.console.keep_pulse().map(Ok));
         attendants.spawn(outlook::watch(self.store.journal.clone(), self.pace.clone()).map(Ok));

@@ -1,11 +1,11 @@
 //! How a record ends at a destination (promise P2): delivered, skipped by a rule, parked, or a dead letter.
 //!
-//! The names are labels of published metrics and keys of stored tallies, hence enums with fixed spellings.
+//! The names are labels of published metrics and keys of stored tallies, hence enums with fixed spellings and codes.
 
 use serde::{Deserialize, Serialize};
 
 macro_rules! labelled {
-    ($(#[$meta:meta])* $name:ident { $($(#[$vmeta:meta])* $variant:ident = $label:literal,)+ }) => {
+    ($(#[$meta:meta])* $name:ident { $($(#[$vmeta:meta])* $variant:ident = $label:literal ($code:literal),)+ }) => {
         $(#[$meta])*
         #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
         pub enum $name { $($(#[$vmeta])* #[serde(rename = $label)] $variant,)+ }
@@ -16,6 +16,16 @@ macro_rules! labelled {
             pub fn label(self) -> &'static str {
                 match self { $($name::$variant => $label,)+ }
             }
+
+            /// As it is stored in history: a number that never changes its meaning, and is given to no other.
+            pub fn code(self) -> u8 {
+                match self { $($name::$variant => $code,)+ }
+            }
+
+            /// `None` for a code of some newer version.
+            pub fn from_code(code: u8) -> Option<Self> {
+                Self::ALL.iter().copied().find(|it| it.code() == code)
+            }
         }
     };
 }
@@ -24,63 +34,63 @@ labelled! {
     /// Why a record does not go to a destination, by intent.
     SkipRule {
         /// The record was never meant for this destination (CORE 9), or belongs to a forwarded foreign project.
-        NotForThisDestination = "not_for_this_destination",
+        NotForThisDestination = "not_for_this_destination" (0),
         /// The connector is switched off or not configured.
-        Disabled = "disabled",
-        EventsOff = "events_off",
-        ProfilesOff = "profiles_off",
-        GroupsOff = "groups_off",
+        Disabled = "disabled" (1),
+        EventsOff = "events_off" (2),
+        ProfilesOff = "profiles_off" (3),
+        GroupsOff = "groups_off" (4),
         /// The event's name is not in `event_mapping`.
-        UnmappedEvent = "unmapped_event",
+        UnmappedEvent = "unmapped_event" (5),
         /// A condition of the event's rule does not hold.
-        ConditionNotMet = "condition_not_met",
+        ConditionNotMet = "condition_not_met" (6),
         /// The group's key is not in `group_mapping`.
-        UnmappedGroup = "unmapped_group",
+        UnmappedGroup = "unmapped_group" (7),
         /// The profile or group update touches no mapped property.
-        NoMappedProperty = "no_mapped_property",
+        NoMappedProperty = "no_mapped_property" (8),
         /// The profile update touches a mapped property, but none of its values can be placed at Brevo.
-        NotPlaced = "not_placed",
+        NotPlaced = "not_placed" (9),
         /// `$ignore` is set.
-        Ignored = "ignored",
+        Ignored = "ignored" (10),
         /// An identity event: nothing of it is sent.
-        IdentityEvent = "identity_event",
+        IdentityEvent = "identity_event" (11),
         /// The record names nobody: no id, or one that Mixpanel takes for none.
-        NoPerson = "no_person",
+        NoPerson = "no_person" (12),
         /// The update is of a profile that Mixpanel left behind when its id was merged: a device's, or one that is named
         /// literally with `$ignore_alias`.
-        MergedProfile = "merged_profile",
+        MergedProfile = "merged_profile" (13),
         /// Folded into one update with a later record of the same person, and that update became a dead letter.
-        Superseded = "superseded",
+        Superseded = "superseded" (14),
         /// A profile or group update of which `privacy` leaves nothing for this destination.
-        Private = "private",
+        Private = "private" (15),
         /// Older than `stale_after` when it would be sent (CORE 10).
-        Stale = "stale",
+        Stale = "stale" (16),
         /// The same event is in the dedup window, from another position (CORE 8).
-        Duplicate = "duplicate",
+        Duplicate = "duplicate" (17),
         /// A pulled profile that holds nothing which Brevo does not have, or an app has not said otherwise (CORE 11).
-        NothingNew = "nothing_new",
+        NothingNew = "nothing_new" (18),
         /// A pulled record of a person without address or phone number, whom Brevo does not know. An app's would wait.
-        NoAddress = "no_address",
+        NoAddress = "no_address" (19),
         /// `privacy.consent` is set, and the person has not agreed (or not any more) when the record was made or would be
         /// sent.
-        NoConsent = "no_consent",
+        NoConsent = "no_consent" (20),
         /// `mode: observe`: mapped, not sent.
-        Observed = "observed",
+        Observed = "observed" (21),
         /// `mode: pilot`, and the person's email is not in `pilot_emails`.
-        NotInPilot = "not_in_pilot",
+        NotInPilot = "not_in_pilot" (22),
         /// Sat on a shelf longer than `parking.max_age`, or was pushed off a full one.
-        Expired = "expired",
+        Expired = "expired" (23),
         /// A dead letter that somebody purged, or that grew older than `retention.dead_letters`.
-        Purged = "purged",
+        Purged = "purged" (24),
         /// `when_full: skip_...`: made room.
-        Overflow = "overflow",
+        Overflow = "overflow" (25),
         /// The stored block was damaged; how many records it held is known, what they said is not.
-        Damaged = "damaged",
+        Damaged = "damaged" (26),
         /// The person was erased (CORE 12).
-        Erased = "erased",
+        Erased = "erased" (27),
         /// A profile deletion that has no consequence at Brevo (`on_profile_delete: keep`, or nobody to delete), or a record
         /// that waited when its person's profile was deleted with one.
-        ProfileDelete = "profile_delete",
+        ProfileDelete = "profile_delete" (28),
     }
 }
 
@@ -129,17 +139,27 @@ labelled! {
     /// Why a record became a dead letter.
     DeadReason {
         /// The vendor refused this very record.
-        Rejected = "rejected",
+        Rejected = "rejected" (0),
         /// Larger alone than the vendor takes.
-        TooLarge = "too_large",
+        TooLarge = "too_large" (1),
         /// The relay cannot read its own stored record: a fault of ours.
-        Unreadable = "unreadable",
+        Unreadable = "unreadable" (2),
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn codes_read_back_and_are_small_enough_for_history() {
+        for rule in SkipRule::ALL {
+            assert!(SkipRule::from_code(rule.code()) == Some(*rule) && rule.code() < 128, "{rule:?}");
+        }
+        for reason in DeadReason::ALL {
+            assert!(DeadReason::from_code(reason.code()) == Some(*reason) && reason.code() < 32, "{reason:?}");
+        }
+    }
 
     #[test]
     fn stored_spelling_is_the_label() {

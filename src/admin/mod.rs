@@ -15,7 +15,7 @@ mod people;
 mod reconciliation;
 pub mod sight;
 mod status;
-mod trace;
+pub(crate) mod trace;
 
 use std::sync::Arc;
 

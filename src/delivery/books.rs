@@ -13,6 +13,7 @@ use jiff::tz::TimeZone;
 use super::checkpoint::Checkpoint;
 use super::day_book::DayBook;
 use super::dead_letters::{self, DeadLetter, DeadLetterId, RefusedWrite, old, replay};
+use super::history::{self, History, Outcome, Pages, Span};
 use super::ledger::{Ledger, Limits, Ticket};
 use super::status::{GroupsOwed, Snapshot};
 use super::tally::Tally;
@@ -65,6 +66,9 @@ pub struct Books {
     old_letters_after: Option<DeadLetterId>,
     on_their_way: OnTheirWay,
     days: DayBook,
+    pages: Pages,
+    /// Of the last checkpoint.
+    number: u64,
     dirty: bool,
     tombstones: Arc<Tombstones>,
     in_flight: InFlight,
@@ -94,6 +98,8 @@ impl Books {
             old_letters_after: None,
             on_their_way: OnTheirWay { records, since, ..OnTheirWay::default() },
             days: DayBook::open(destination, timezone, checkpoint.chapter),
+            pages: Pages::default(),
+            number: checkpoint.number,
             dirty: false,
             tombstones: Arc::default(),
             in_flight,
@@ -103,6 +109,12 @@ impl Books {
     /// Records of people who are erased are settled on sight.
     pub fn obey(mut self, tombstones: Arc<Tombstones>) -> Self {
         self.tombstones = tombstones;
+        self
+    }
+
+    /// Whether what becomes of records is written down.
+    pub fn keep(mut self, history: History) -> Self {
+        self.pages = Pages::new(history);
         self
     }
 
@@ -183,7 +195,19 @@ impl Books {
 
     pub fn deliver(&mut self, ticket: Ticket, kind: Kind) {
         self.tally.deliver(kind);
-        self.settle(ticket);
+        self.settle(ticket, Outcome::Delivered);
+    }
+
+    /// Counts a record as delivered that the ledger has done with.
+    pub fn deliver_kept(&mut self, position: Position, kind: Kind) {
+        self.tally.deliver(kind);
+        self.end_kept(position, Outcome::Delivered);
+    }
+
+    /// Counts the records of a debt to `id` as delivered.
+    pub fn deliver_owed(&mut self, id: &str, owed: Span, kind: Kind) {
+        self.tally.delivered.add(kind, owed.records);
+        self.end_owed(id, owed, Outcome::Delivered);
     }
 
     /// Notes that the destination has an event which happened `at` and came in at `received_at`, under the name by which it
@@ -199,13 +223,41 @@ impl Books {
 
     fn skip_many(&mut self, ticket: Ticket, rule: SkipRule, count: u64) {
         self.tally.skip(rule, count);
-        self.settle(ticket);
+        self.settle(ticket, Outcome::Skipped(rule));
+    }
+
+    /// Counts a record as skipped that the ledger has done with.
+    pub fn skip_kept(&mut self, position: Position, rule: SkipRule) {
+        self.tally.skip(rule, 1);
+        self.end_kept(position, Outcome::Skipped(rule));
+    }
+
+    /// Counts the records of a debt to `id` as skipped.
+    pub fn skip_owed(&mut self, id: &str, owed: Span, rule: SkipRule) {
+        self.tally.skip(rule, owed.records);
+        self.end_owed(id, owed, Outcome::Skipped(rule));
+    }
+
+    /// Notes for history how a record stands now that the ledger has done with; it is counted elsewhere.
+    pub fn end_kept(&mut self, position: Position, outcome: Outcome) {
+        self.pages.ended(position, outcome);
+        self.dirty = true;
+    }
+
+    /// Counts the events as delivered whose list changes were owed for `id`.
+    pub fn deliver_listed(&mut self, id: &str, owed: Span) {
+        self.deliver_owed(&history::lists_of(id), owed, Kind::Event);
+    }
+
+    fn end_owed(&mut self, id: &str, owed: Span, outcome: Outcome) {
+        self.pages.ended_jointly(id, owed, outcome);
+        self.dirty = true;
     }
 
     /// Settles `item` as a dead letter, which is written with the next checkpoint.
     pub fn die(&mut self, item: &Item, reason: DeadReason, answer: &str, now: UnixMillis) -> Result<(), StoreError> {
-        self.bury(item.position, &item.record, reason, answer, now)?;
-        self.settle(item.ticket);
+        self.write_letter(item.position, &DeadLetter::new(&item.record, reason, answer, now))?;
+        self.settle(item.ticket, Outcome::Dead(reason));
         Ok(())
     }
 
@@ -223,6 +275,12 @@ impl Books {
 
     /// Holds a letter of a record that was settled in the ledger before.
     pub fn hold(&mut self, position: Position, letter: &DeadLetter) -> Result<(), StoreError> {
+        self.write_letter(position, letter)?;
+        self.pages.ended(position, Outcome::Dead(letter.reason));
+        Ok(())
+    }
+
+    fn write_letter(&mut self, position: Position, letter: &DeadLetter) -> Result<(), StoreError> {
         self.dead_bytes += letter.put(self.destination, position, &mut self.pending)?;
         self.dead_held += 1;
         self.tally.die(letter.reason);
@@ -247,26 +305,29 @@ impl Books {
             dead_letters::delete(letter.id, &mut self.pending);
             self.dead_held = self.dead_held.saturating_sub(1);
             self.dead_bytes = self.dead_bytes.saturating_sub(letter.bytes);
-            self.tally.skip(SkipRule::Purged, 1);
-            self.dirty = true;
+            self.skip_kept(letter.id.position, SkipRule::Purged);
         }
     }
 
     /// Settles the record in the ledger only: whoever calls this keeps the record elsewhere (a shelf, a debt) and counts
-    /// it there.
-    pub fn hand_over(&mut self, ticket: Ticket) {
-        self.settle(ticket);
+    /// it there. `outcome` says where.
+    pub fn hand_over(&mut self, ticket: Ticket, outcome: Outcome) {
+        self.settle(ticket, outcome);
     }
 
-    fn settle(&mut self, ticket: Ticket) {
+    fn settle(&mut self, ticket: Ticket, outcome: Outcome) {
         self.dirty = true;
         if !ticket.is_replay() {
-            return self.ledger.settle(ticket);
+            if let Some(position) = self.ledger.settle(ticket) {
+                self.pages.settled(ticket, position, outcome);
+            }
+            return;
         }
         let position = self.on_their_way.in_hand.remove(&ticket);
         debug_assert!(position.is_some(), "settled a letter twice");
         if let Some(position) = position {
             self.on_their_way.records -= 1;
+            self.pages.ended(position, outcome);
             replay::arrived(DeadLetterId { destination: self.destination, position }, &mut self.pending);
         }
     }
@@ -303,14 +364,17 @@ impl Books {
 
     /// Everything since the last page and the checkpoint that follows from it, as one batch; the caller writes it before
     /// it closes the next.
-    pub fn close_page(&mut self) -> Result<(WriteBatch, Position), StoreError> {
+    pub fn close_page(&mut self, now: UnixMillis) -> Result<(WriteBatch, Position), StoreError> {
         let mut batch = std::mem::take(&mut self.pending);
         self.days.write(&mut batch);
+        self.number += 1;
+        self.pages.write(self.destination, self.number, now, &mut batch);
         let checkpoint = Checkpoint {
             cursor: self.ledger.cursor(),
             settled: self.ledger.settled_ranges(),
             tally: self.tally.clone(),
             chapter: self.days.chapter(),
+            number: self.number,
         };
         checkpoint.put(self.destination, &mut batch)?;
         self.dirty = false;
@@ -377,13 +441,13 @@ mod tests {
         for (item, died_at) in books.admit(entry).iter().zip([10 * DAY, 90 * DAY]) {
             books.die(item, DeadReason::Rejected, "no", UnixMillis(died_at)).unwrap();
         }
-        let (page, _) = books.close_page().unwrap();
+        let (page, _) = books.close_page(UnixMillis(100 * DAY)).unwrap();
         state.write(page).await.unwrap();
 
         let looked = books.look_for_old_letters(&state, UnixMillis(70 * DAY)).await.unwrap();
         assert_eq!(looked.overdue.len(), 1);
         books.purge(&looked);
-        let (page, _) = books.close_page().unwrap();
+        let (page, _) = books.close_page(UnixMillis(100 * DAY)).unwrap();
         state.write(page).await.unwrap();
 
         let snapshot = books.snapshot(EntryId(2), HeldOutside::default());

@@ -66,13 +66,16 @@ pub struct Checkpoint {
     /// The last chapter of the leg's book of days.
     #[serde(default)]
     pub chapter: Chapter,
+    /// How many have been written: what each adds to history stands under its number.
+    #[serde(default)]
+    pub number: u64,
 }
 
 impl Checkpoint {
     /// Where a leg starts on a store that has none: below every position, whatever epoch the oldest entry is of.
     fn first() -> Self {
         let cursor = Position { epoch: Epoch::default(), entry: EntryId::FIRST, index: 0 };
-        Self { cursor, settled: Vec::new(), tally: Tally::default(), chapter: 0 }
+        Self { cursor, settled: Vec::new(), tally: Tally::default(), chapter: 0, number: 0 }
     }
 
     /// Reads the leg's checkpoint, or makes its first one. It stays in the epoch that it was written in, as the entries do

@@ -32,6 +32,16 @@ impl Ticket {
     pub fn is_replay(self) -> bool {
         self.0 & Self::REPLAY != 0
     }
+
+    /// Whether `other` is of the record that stands next in the journal.
+    pub fn is_followed_by(self, other: Ticket) -> bool {
+        self.0.wrapping_add(1) == other.0
+    }
+
+    #[cfg(test)]
+    pub fn numbered(number: u64) -> Self {
+        Self(number)
+    }
 }
 
 /// Settled positions, both ends included.
@@ -148,20 +158,22 @@ impl Ledger {
         Some(Ticket(self.front + self.items.len() as u64 - 1))
     }
 
-    /// Settles a record. Settling one twice is a fault in the leg; it is ignored here and caught in tests.
-    pub fn settle(&mut self, ticket: Ticket) {
+    /// Settles a record; returns where it stands. Settling one twice is a fault in the leg; it is ignored here and caught in
+    /// tests.
+    pub fn settle(&mut self, ticket: Ticket) -> Option<Position> {
         let Some(index) = ticket.0.checked_sub(self.front).and_then(|i| usize::try_from(i).ok()) else {
             debug_assert!(false, "settled a record that lies below the cursor");
-            return;
+            return None;
         };
         let Some(item) = self.items.get_mut(index) else {
             debug_assert!(false, "settled a record that was never admitted");
-            return;
+            return None;
         };
         debug_assert!(!item.settled, "settled a record twice");
         if std::mem::replace(&mut item.settled, true) {
-            return;
+            return None;
         }
+        let position = item.position;
         self.unsettled -= 1;
         self.unsettled_bytes -= u64::from(item.bytes);
         let before = index.checked_sub(1).is_some_and(|i| self.items[i].settled);
@@ -174,6 +186,7 @@ impl Ledger {
         if index == 0 {
             self.advance();
         }
+        Some(position)
     }
 
     /// Moves the cursor over the settled run at the front.

@@ -14,6 +14,7 @@ pub mod brevo_leg;
 pub mod checkpoint;
 pub mod day_book;
 pub mod dead_letters;
+pub mod history;
 pub mod ledger;
 pub mod mixpanel_leg;
 pub mod outlook;

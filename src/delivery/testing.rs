@@ -3,6 +3,7 @@
 //! A *world* holds what outlives the relay's process: the store's directory, the vendors, the clock. A *relay* is one
 //! process of it: [`Relay::kill`] drops everything where it stands, [`Relay::drain`] is a SIGTERM.
 
+use std::collections::BTreeMap;
 use std::future::Future;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
@@ -27,6 +28,7 @@ use super::mixpanel_leg::{self, MixpanelLeg};
 use super::source::Source;
 use super::status::{LegStatus, Report};
 use super::tally::Tally;
+use crate::admin::trace::standing::Standing;
 use crate::brevo;
 use crate::clock::{Clock, SharedClock, SystemClock, UnixMillis, Uptime};
 use crate::config::{
@@ -36,7 +38,7 @@ use crate::config::{
 use crate::erasure::Desk;
 use crate::mapping::CompiledMapping;
 use crate::mixpanel;
-use crate::record::{Destination, Destinations, Kind, Origin, Position, Project, Record};
+use crate::record::{Destination, Destinations, EntryId, Kind, Origin, Position, Project, Record};
 use crate::sandbox::{Sandbox, SandboxConfig};
 use crate::settlement::SkipRule;
 use crate::simulation::{Asked, Direct, HeldJournal, HeldState, SimulatedClock};
@@ -558,8 +560,8 @@ impl Leg {
 pub struct Relay {
     pub store: SqliteStore,
     /// The store's own, or held while their calls run.
-    state: Arc<dyn State>,
-    journal: Arc<dyn Journal>,
+    pub state: Arc<dyn State>,
+    pub journal: Arc<dyn Journal>,
     pub budgets: Arc<Budgets>,
     brevo: Option<Leg>,
     mixpanel: Option<Leg>,
@@ -649,6 +651,35 @@ impl Relay {
             let waiting = crate::people::roster::records_waiting_for_bases(&state).await.unwrap();
             assert_eq!(report.parked, parked + waiting, "records counted as parked and rows of the store differ");
         }
+        self.history_agrees(&report, &status.snapshot().tally).await;
+    }
+
+    /// What a trace says of every record is what was counted (CORE 13).
+    async fn history_agrees(&self, report: &Report, tally: &Tally) {
+        let mut told: BTreeMap<String, u64> = BTreeMap::new();
+        let mut standing = Standing::load(&self.state).await.unwrap();
+        let mut from = EntryId::FIRST;
+        loop {
+            let entries = self.journal.read(from, 1 << 20).await.unwrap();
+            let Some(last) = entries.last() else { break };
+            from = last.id.next();
+            for (entry, index) in entries.iter().flat_map(|entry| (0..entry.records.len()).map(move |n| (entry, n))) {
+                let said = standing.of(entry.position(index), &entry.records[index]).await.unwrap();
+                let said = &said[report.destination.label()];
+                let name = said["rule"].as_str().or(said["outcome"].as_str()).unwrap();
+                *told.entry(name.to_owned()).or_default() += 1;
+            }
+        }
+        let held = [
+            ("delivered", report.delivered),
+            ("dead", report.dead_letters),
+            ("parked", report.parked),
+            ("backlog", report.backlog),
+        ];
+        let skipped = tally.skipped.iter().map(|(rule, count)| (rule.label(), *count));
+        let counted = held.into_iter().chain(skipped).filter(|(_, count)| *count > 0);
+        let counted: BTreeMap<String, u64> = counted.map(|(name, count)| (name.to_owned(), count)).collect();
+        assert_eq!(told, counted, "{}: what history tells, and what was counted", report.destination);
     }
 
     /// `kill -9`: whatever is under way is dropped where it stands.

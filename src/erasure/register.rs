@@ -83,6 +83,12 @@ pub fn of_table(table: Table) -> Holding {
             "while its run is under way; then `retention.runs`",
             ROWS,
         ),
+        Table::Outcomes => Holding::of_people(
+            place,
+            "hashes of ids to whom Brevo owed something",
+            "`retention.history`",
+            "end with the history",
+        ),
         Table::CohortRuns
         | Table::Checkpoints
         | Table::Budgets

@@ -80,8 +80,8 @@ impl Debt {
 
     /// Records that waited for values, which are owed now.
     pub fn of_released(released: Released) -> Self {
-        let Released { records, since, oldest } = released;
-        Self { since, last: since, oldest, records, live: true, ..Self::nothing() }
+        let Released { records, since, last, oldest } = released;
+        Self { since, last, oldest, records, live: true, ..Self::nothing() }
     }
 
     /// Takes one record out, which is owed by itself from now on: the debt of it, and what is left of this one, which goes

@@ -13,6 +13,7 @@ use super::debt::Debt;
 use super::identity::{Link, Verb, is_anonymous};
 use super::person::{Contact, Person};
 use super::roster::{PersonId, Resident, Roster};
+use super::unknown::Released;
 use crate::brevo::names::AttributeName;
 use crate::config::IdentityMode;
 use crate::record::Position;
@@ -226,8 +227,8 @@ impl Roster {
     }
 
     /// Hands the steps that wait for unknown values over. In a simplified project they are left behind with the profile that
-    /// they change; returns how many records waited for that.
-    pub fn take_unknown(&mut self, from: &PersonId, into: &PersonId, mode: IdentityMode) -> u64 {
+    /// they change; returns which records waited for that.
+    pub fn take_unknown(&mut self, from: &PersonId, into: &PersonId, mode: IdentityMode) -> Released {
         let mut unknown = std::mem::take(&mut self.edit(from).person.unknown);
         match mode {
             IdentityMode::Simplified => unknown.give_up(),
@@ -235,7 +236,7 @@ impl Roster {
                 let target = &mut self.edit(into).person;
                 unknown.retain(|name| target.wants(name));
                 target.unknown.join(unknown);
-                0
+                Released::default()
             }
         }
     }

@@ -9,8 +9,10 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
+use super::unknown::Released;
 use crate::brevo::identifiers::{ListId, Membership};
 use crate::clock::UnixMillis;
+use crate::record::Position;
 
 /// What of a person's lists Brevo is owed, and what it has confirmed.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -23,9 +25,18 @@ pub struct Lists {
     /// When the oldest of them was received.
     #[serde(default)]
     pub oldest: UnixMillis,
+    /// Where the first and the last of them stand.
+    #[serde(default, skip_serializing_if = "is_nowhere")]
+    since: Position,
+    #[serde(default, skip_serializing_if = "is_nowhere")]
+    last: Position,
     /// As Brevo has confirmed it, so that an answer of "nothing changed" need not be checked each time.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     confirmed: BTreeMap<ListId, Membership>,
+}
+
+fn is_nowhere(position: &Position) -> bool {
+    *position == Position::default()
 }
 
 impl Lists {
@@ -39,10 +50,25 @@ impl Lists {
     }
 
     /// Adds what an event asks for.
-    pub fn owe(&mut self, changes: &BTreeMap<ListId, Membership>, received_at: UnixMillis) {
+    pub fn owe(&mut self, changes: &BTreeMap<ListId, Membership>, position: Position, received_at: UnixMillis) {
         self.owed.extend(changes);
+        let since = if self.records == 0 { position } else { self.since.min(position) };
+        (self.since, self.last) = (since, self.last.max(position));
         self.oldest = if self.records == 0 { received_at } else { self.oldest.min(received_at) };
         self.records += 1;
+    }
+
+    /// The records for which something is owed.
+    pub fn waiting(&self) -> Released {
+        let Lists { records, since, last, oldest, .. } = *self;
+        Released { records, since, last, oldest }
+    }
+
+    fn take_waiting(&mut self) -> Released {
+        let waiting = self.waiting();
+        self.records = 0;
+        (self.since, self.last) = (Position::default(), Position::default());
+        waiting
     }
 
     /// The change to make next.
@@ -61,7 +87,7 @@ impl Lists {
 
     /// Brevo has made the change, or will not: it is owed no more, unless something else is by now. Returns the records
     /// that are settled by that, once nothing is owed.
-    pub fn settle(&mut self, list: ListId, membership: Membership, made: bool) -> u64 {
+    pub fn settle(&mut self, list: ListId, membership: Membership, made: bool) -> Released {
         if self.wants(list, membership) {
             self.owed.remove(&list);
         }
@@ -70,7 +96,7 @@ impl Lists {
         } else {
             self.confirmed.remove(&list);
         }
-        if self.owed.is_empty() { std::mem::take(&mut self.records) } else { 0 }
+        if self.owed.is_empty() { self.take_waiting() } else { Released::default() }
     }
 
     /// The contact is not there any more, and no list has it.
@@ -79,9 +105,9 @@ impl Lists {
     }
 
     /// Nothing is to be made of what is owed; returns the records that it was owed for.
-    pub fn drop_owed(&mut self) -> u64 {
+    pub fn drop_owed(&mut self) -> Released {
         self.owed.clear();
-        std::mem::take(&mut self.records)
+        self.take_waiting()
     }
 
     /// These and `other`'s, whose changes are the later ones.
@@ -91,6 +117,12 @@ impl Lists {
             (false, true) => other.oldest,
             (_, false) => self.oldest,
         };
+        self.since = match (self.owes(), other.owes()) {
+            (true, true) => self.since.min(other.since),
+            (false, true) => other.since,
+            (_, false) => self.since,
+        };
+        self.last = self.last.max(other.last);
         self.records += other.records;
         self.owed.extend(other.owed);
         self.confirmed.extend(other.confirmed);
@@ -104,26 +136,31 @@ mod tests {
     const A: ListId = ListId(1);
     const B: ListId = ListId(2);
 
+    fn at(index: u32) -> Position {
+        Position { index, ..Position::default() }
+    }
+
     #[test]
     fn the_last_change_of_a_list_counts_and_records_settle_when_all_are_made() {
         let mut lists = Lists::default();
-        lists.owe(&[(A, Membership::In), (B, Membership::In)].into(), UnixMillis(7));
-        lists.owe(&[(A, Membership::Out)].into(), UnixMillis(5));
+        lists.owe(&[(A, Membership::In), (B, Membership::In)].into(), at(3), UnixMillis(7));
+        lists.owe(&[(A, Membership::Out)].into(), at(1), UnixMillis(5));
         assert_eq!((lists.records, lists.oldest), (2, UnixMillis(5)));
         assert_eq!(lists.next(), Some((A, Membership::Out)));
-        assert_eq!(lists.settle(A, Membership::Out, true), 0);
+        assert_eq!(lists.settle(A, Membership::Out, true).records, 0);
         assert!(lists.is_confirmed(A, Membership::Out));
-        assert_eq!(lists.settle(B, Membership::In, false), 2);
+        let settled = lists.settle(B, Membership::In, false);
+        assert_eq!((settled.records, settled.since, settled.last), (2, at(1), at(3)));
         assert!(!lists.owes() && !lists.is_confirmed(B, Membership::In));
     }
 
     #[test]
     fn a_change_of_mind_under_way_is_still_owed() {
         let mut lists = Lists::default();
-        lists.owe(&[(A, Membership::In)].into(), UnixMillis(1));
+        lists.owe(&[(A, Membership::In)].into(), at(1), UnixMillis(1));
         // Sent; meanwhile:
-        lists.owe(&[(A, Membership::Out)].into(), UnixMillis(2));
-        assert_eq!(lists.settle(A, Membership::In, true), 0);
+        lists.owe(&[(A, Membership::Out)].into(), at(2), UnixMillis(2));
+        assert_eq!(lists.settle(A, Membership::In, true).records, 0);
         assert!(lists.wants(A, Membership::Out));
     }
 }

@@ -119,15 +119,19 @@ pub struct Unknown {
     /// Of the oldest of them.
     #[serde(default)]
     since: Position,
+    /// Of the newest of them. Below [`Unknown::since`] in a row that was stored before this was kept.
+    #[serde(default)]
+    last: Position,
     #[serde(default)]
     oldest: UnixMillis,
 }
 
 /// Records that have stopped waiting.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Released {
     pub records: u64,
     pub since: Position,
+    pub last: Position,
     pub oldest: UnixMillis,
 }
 
@@ -202,6 +206,7 @@ impl Unknown {
         }
         self.records += 1;
         self.since = self.since.min(position);
+        self.last = self.last.max(position);
         self.oldest = self.oldest.min(received_at);
     }
 
@@ -210,8 +215,7 @@ impl Unknown {
         if self.records == 0 || !self.values.is_empty() {
             return None;
         }
-        let Unknown { records, since, oldest, .. } = std::mem::take(self);
-        Some(Released { records, since, oldest })
+        Some(self.give_up())
     }
 
     /// Forgets the steps of values that `wanted` does not name; the records go on waiting with the rest.
@@ -226,18 +230,28 @@ impl Unknown {
             (0, _) => (other.since, other.oldest),
             _ => (self.since.min(other.since), self.oldest.min(other.oldest)),
         };
+        self.last = self.last.max(other.last);
         self.records += other.records;
         self.values.extend(other.values);
     }
 
-    /// Forgets every step; what they change stays unknown. Returns how many records waited.
-    pub fn give_up(&mut self) -> u64 {
-        std::mem::take(self).records
+    /// Forgets every step; what they change stays unknown. Returns which records waited.
+    pub fn give_up(&mut self) -> Released {
+        std::mem::take(self).waiting()
     }
 
-    /// No record waits any more, whatever becomes of the steps. Returns how many did.
-    pub fn uncount(&mut self) -> u64 {
-        std::mem::take(&mut self.records)
+    /// No record waits any more, whatever becomes of the steps. Returns which did.
+    pub fn uncount(&mut self) -> Released {
+        let waiting = self.waiting();
+        self.records = 0;
+        (self.since, self.last) = (Position::default(), Position::default());
+        waiting
+    }
+
+    /// The records that wait.
+    pub fn waiting(&self) -> Released {
+        let Unknown { records, since, last, oldest, .. } = *self;
+        Released { records, since, last: last.max(since), oldest }
     }
 
     pub fn records(&self) -> u64 {

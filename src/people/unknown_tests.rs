@@ -45,7 +45,7 @@ fn records_are_released_when_nothing_waits_any_more() {
     assert!(unknown.take(&other, Base::At(at(0)), &Value::Null).is_some());
     assert_eq!((unknown.release(), unknown.needs()), (None, at(1)));
     unknown.forget(&name());
-    assert_eq!(unknown.release(), Some(Released { records: 2, since: at(0), oldest: UnixMillis(10) }));
+    assert_eq!(unknown.release(), Some(Released { records: 2, since: at(0), last: at(3), oldest: UnixMillis(10) }));
     assert!(unknown.is_empty());
 }
 

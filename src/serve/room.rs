@@ -10,6 +10,7 @@ use crate::config::{Config, PropertyPolicy, StoreEngine};
 use crate::delivery::books::{Books, HeldOutside};
 use crate::delivery::brevo_leg::{Forecast, ImportTurn};
 use crate::delivery::checkpoint::Checkpoint;
+use crate::delivery::history::History;
 use crate::delivery::pauses;
 use crate::delivery::source::Source;
 use crate::delivery::status::LegStatus;
@@ -83,9 +84,16 @@ impl Room {
         self.journal.check_cursor(checkpoint.cursor)?;
         let cursor = checkpoint.cursor;
         let timezone = self.config.mixpanel.timezone.clone();
-        let books = Books::open(&self.state(), destination, checkpoint, timezone).await?.obey(self.tombstones.clone());
+        let books = Books::open(&self.state(), destination, checkpoint, timezone).await?;
+        let books = books.obey(self.tombstones.clone()).keep(self.history());
         status.publish(books.snapshot(cursor.entry, HeldOutside::default()));
         Ok((books, Source::start(self.journal(), cursor.entry)))
+    }
+
+    /// What became of records that nobody can look at need not be known.
+    fn history(&self) -> History {
+        let retention = &self.config.retention;
+        if retention.history.is_zero() || retention.history_bytes == 0 { History::Off } else { History::Kept }
     }
 
     /// What a destination may have of every record.

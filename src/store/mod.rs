@@ -228,12 +228,15 @@ pub enum Table {
     /// What a data set's run knows of people: its rows with ids and columns while it is under way, afterwards the ids of those
     /// who could not be matched. Personal data.
     DatasetRows,
+    /// `destination byte, epoch, entry / 256, number of the checkpoint` → what became of records (`delivery::history`). Hashes
+    /// of identifiers.
+    Outcomes,
     /// Small singletons of the relay itself (generated admin token excluded: that is a file). No personal data.
     Meta,
 }
 
 impl Table {
-    pub const ALL: [Table; 23] = [
+    pub const ALL: [Table; 24] = [
         Table::Checkpoints,
         Table::People,
         Table::Debts,
@@ -256,6 +259,7 @@ impl Table {
         Table::Days,
         Table::Datasets,
         Table::DatasetRows,
+        Table::Outcomes,
         Table::Meta,
     ];
 
@@ -284,6 +288,7 @@ impl Table {
             Table::Days => "days",
             Table::Datasets => "datasets",
             Table::DatasetRows => "dataset_rows",
+            Table::Outcomes => "outcomes",
             Table::Meta => "meta",
         }
     }

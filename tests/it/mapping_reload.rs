@@ -107,7 +107,21 @@ async fn a_record_is_traced_by_its_id_its_person_and_their_address() {
     let parked = async || same("parked", brevo("insert_id=parked").await["outcome"].clone(), json!("parked"));
     eventually(PATIENCE, parked).await;
     let viewed = brevo("insert_id=o7").await;
-    assert_eq!((&viewed["outcome"], &viewed["mapping"]["rule"]), (&json!("settled"), &json!("unmapped_event")));
+    assert_eq!((&viewed["outcome"], &viewed["rule"]), (&json!("skipped"), &json!("unmapped_event")));
+    let at_mixpanel = trace("insert_id=o7").await["items"][0]["destinations"]["mixpanel"].clone();
+    assert_eq!(at_mixpanel["outcome"], "delivered", "{at_mixpanel}");
+    assert!(at_mixpanel["at"].is_string() && viewed["at"].is_string());
+    // By how they stand, where.
+    for (query, count) in [
+        ("destination=brevo&outcome=skipped", 40),
+        ("destination=brevo&outcome=dead", 1),
+        ("destination=mixpanel&outcome=dead", 0),
+        ("destination=brevo&outcome=parked", 1),
+        ("destination=brevo&outcome=delivered", 1),
+    ] {
+        let found = trace(query).await["items"].as_array().unwrap().len();
+        assert_eq!(found, count, "{query}");
+    }
 
     // A person by id and by address: newest first, page after page, and nobody else's.
     let found = trace("email=U@example.com").await;
@@ -128,6 +142,8 @@ async fn a_record_is_traced_by_its_id_its_person_and_their_address() {
         ("", 200),
         ("kind=profile", 200),
         ("kind=x", 400),
+        ("outcome=x", 400),
+        ("destination=x", 400),
         ("email=x@example.com", 404),
         ("insert_id=a&email=b", 400),
         ("insert_id=a&cursor=x", 400),

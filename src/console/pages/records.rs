@@ -17,6 +17,16 @@ const LIVE: &str = "/console/records/live";
 const SHOWN: &str = "30";
 const KINDS: [Choice<'_>; 4] =
     [("", "any"), ("event", "events"), ("profile", "profile updates"), ("group", "group updates")];
+const OUTCOMES: [Choice<'_>; 7] = [
+    ("", "any"),
+    ("delivered", "delivered"),
+    ("skipped", "skipped"),
+    ("backlog", "waiting"),
+    ("parked", "parked"),
+    ("dead", "refused"),
+    ("settled", "done, not known how"),
+];
+const DESTINATIONS: [Choice<'_>; 3] = [("", "either"), ("mixpanel", "Mixpanel"), ("brevo", "Brevo")];
 const BY: [Choice<'_>; 3] = [("distinct_id", "distinct_id"), ("email", "email"), ("insert_id", "$insert_id")];
 
 #[derive(Default, Deserialize)]
@@ -24,6 +34,8 @@ const BY: [Choice<'_>; 3] = [("distinct_id", "distinct_id"), ("email", "email"),
 pub struct Filter {
     kind: String,
     event: String,
+    outcome: String,
+    destination: String,
     by: String,
     of: String,
     cursor: String,
@@ -31,8 +43,15 @@ pub struct Filter {
 }
 
 impl Filter {
-    fn named(&self) -> [(&str, &str); 4] {
-        [("kind", &self.kind), ("event", self.event.trim()), ("by", &self.by), ("of", self.of.trim())]
+    fn named(&self) -> [(&str, &str); 6] {
+        [
+            ("kind", &self.kind),
+            ("event", self.event.trim()),
+            ("outcome", &self.outcome),
+            ("destination", &self.destination),
+            ("by", &self.by),
+            ("of", self.of.trim()),
+        ]
     }
 
     fn address(&self, path: &str, cursor: &str, unmask: bool) -> String {
@@ -49,6 +68,8 @@ impl Filter {
             ("limit", SHOWN),
             ("kind", &self.kind),
             ("event", self.event.trim()),
+            ("outcome", &self.outcome),
+            ("destination", &self.destination),
             (by, self.of.trim()),
             ("cursor", &self.cursor),
             ("masked", session.masked(self.unmask)),
@@ -57,7 +78,9 @@ impl Filter {
     }
 
     fn is_set(&self) -> bool {
-        [&self.kind, &self.event, &self.of].iter().any(|value| !value.trim().is_empty())
+        [&self.kind, &self.event, &self.outcome, &self.destination, &self.of]
+            .iter()
+            .any(|value| !value.trim().is_empty())
     }
 }
 
@@ -92,6 +115,8 @@ fn search(filter: &Filter) -> Markup {
         form .row method="get" action=(HERE) role="search" {
             (choice("kind", "Kind", &KINDS, &filter.kind))
             (field("event", "Event", html! { input #event name="event" value=(filter.event) placeholder="Purchase"; }))
+            (choice("outcome", "Which", &OUTCOMES, &filter.outcome))
+            (choice("destination", "at", &DESTINATIONS, &filter.destination))
             (choice("by", "Found by", &BY, &filter.by))
             (field("of", "which is", html! { input #of name="of" value=(filter.of); }))
             @if filter.unmask { input type="hidden" name="unmask" value="true"; }
@@ -151,15 +176,13 @@ fn origin(origin: &Value) -> String {
 
 fn outcome(leg: &str, standing: &Value) -> Markup {
     let outcome = text(standing, "outcome");
-    // What the leg is done with, and what the mapping said of it, is one thing to whoever looks.
-    let skipped = outcome == "settled" && standing["mapping"]["decision"] == "skip";
     let (class, word) = match outcome {
         "dead" => ("bad", "refused"),
         "backlog" => ("warn", "waits"),
         "parked" => ("warn", "parked"),
         "skipped" => ("", "skipped"),
-        _ if skipped => ("", "skipped"),
-        _ => ("good", "done"),
+        "delivered" => ("good", "delivered"),
+        _ => ("", "done"),
     };
     html! { span .badge.(class) { (vendor(leg)) ": " (word) } }
 }
@@ -167,10 +190,19 @@ fn outcome(leg: &str, standing: &Value) -> Markup {
 /// The reason, where there is one.
 fn why(leg: &str, standing: &Value) -> Markup {
     let told = ["explanation", "why", "answer"].map(|key| text(standing, key));
-    let told =
-        told.into_iter().find(|told| !told.is_empty()).unwrap_or_else(|| text(&standing["mapping"], "explanation"));
+    let told = told.into_iter().find(|told| !told.is_empty());
+    let at = text(standing, "at");
     html! {
-        @if !told.is_empty() { p { span .quiet { (vendor(leg)) ": " } (told) } }
+        @if told.is_some() || !at.is_empty() {
+            p {
+                span .quiet { (vendor(leg)) ": " }
+                @if let Some(told) = told { (told) " " }
+                @if let Some(last) = standing["with"].as_str() {
+                    "written together with later updates of its person or group, up to " code { (last) } " "
+                }
+                @if !at.is_empty() { span .quiet { (moment(at)) } }
+            }
+        }
         @if let Some(id) = standing["dead_letter"].as_str() {
             p { a href=(address("/console/dead-letters", &[("destination", leg)])) { "To its dead letter" } " " code { (id) } }
         }

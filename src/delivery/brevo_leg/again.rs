@@ -10,6 +10,7 @@ use crate::brevo::names::AttributeName;
 use crate::config::BrevoMode;
 use crate::delivery::books::Item;
 use crate::delivery::dead_letters::RefusedWrite;
+use crate::delivery::history::Outcome;
 use crate::mapping::{Change, Operation, ProfileChange};
 use crate::people::debt::Debt;
 use crate::people::person::Folded;
@@ -99,7 +100,7 @@ impl BrevoLeg {
         if !in_pilot(mode, pilots, person) {
             return self.parts.books.skip(item.ticket, SkipRule::NotInPilot);
         }
-        self.parts.books.hand_over(item.ticket);
+        self.parts.books.hand_over(item.ticket, Outcome::Owed);
         // Since it was sent again: what has lain among dead letters says nothing of how late the relay is.
         self.owe(&id, Debt::new(item.position, self.parts.clock.now(), touched));
         self.advance(&id);

@@ -22,6 +22,7 @@ use super::consent::Turn;
 use super::receiving::in_pilot;
 use super::{BrevoLeg, Done, Parts};
 use crate::clock::UnixMillis;
+use crate::delivery::history::Span;
 use crate::people::debt::Debt;
 use crate::people::person::Person;
 use crate::people::roster::{self, PersonId, Resident};
@@ -174,10 +175,10 @@ impl BrevoLeg {
 
     /// Records that wait for a base are counted as skipped; the steps go on waiting.
     pub(super) fn let_waiting_go(&mut self, id: &PersonId, rule: SkipRule) {
-        let records = self.roster.edit(id).person.unknown.uncount();
-        if records > 0 {
-            self.bases.records = self.bases.records.saturating_sub(records);
-            self.parts.books.tally_mut().skip(rule, records);
+        let waiting = self.roster.edit(id).person.unknown.uncount();
+        if waiting.records > 0 {
+            self.bases.records = self.bases.records.saturating_sub(waiting.records);
+            self.parts.books.skip_owed(id, Span::from(&waiting), rule);
         }
     }
 
@@ -278,9 +279,9 @@ impl BrevoLeg {
 
     /// What waits has waited too long: it is known at Mixpanel, and Brevo gets it with the next value that can be told.
     fn give_base_up(&mut self, id: &PersonId) {
-        let records = self.roster.edit(id).person.unknown.give_up();
-        self.bases.records = self.bases.records.saturating_sub(records);
-        self.parts.books.tally_mut().skip(SkipRule::Expired, records);
+        let waiting = self.roster.edit(id).person.unknown.give_up();
+        self.bases.records = self.bases.records.saturating_sub(waiting.records);
+        self.parts.books.skip_owed(id, Span::from(&waiting), SkipRule::Expired);
         self.bases.has_forgotten();
     }
 

@@ -14,6 +14,7 @@ use super::{BaseSource, BrevoLeg, Done};
 use crate::brevo::outcome::Refusal;
 use crate::config::BrevoMode;
 use crate::delivery::books::Item;
+use crate::delivery::history::{Outcome, Span};
 use crate::people::debt::Debt;
 use crate::people::identity::is_anonymous;
 use crate::people::person::{Consent, Contact, Folded, Identifiers};
@@ -121,7 +122,7 @@ impl BrevoLeg {
         }
         self.skip_debt(id);
         self.roster.edit(id).person.consent.withdrawal = true;
-        self.parts.books.hand_over(item.ticket);
+        self.parts.books.hand_over(item.ticket, Outcome::Owed);
         self.owe(id, Debt::of_folded(item.position, item.record.received_at));
         self.refuse(id);
     }
@@ -129,7 +130,7 @@ impl BrevoLeg {
     /// What is owed, under no call yet, is owed no more.
     fn skip_debt(&mut self, id: &PersonId) {
         if let Some(debt) = self.take_debt(id) {
-            self.parts.books.tally_mut().skip(SkipRule::NoConsent, debt.records);
+            self.parts.books.skip_owed(id, Span::from(&debt), SkipRule::NoConsent);
         }
     }
 
@@ -174,8 +175,8 @@ impl BrevoLeg {
     /// What is owed of the lists is not made. The events that asked for it are at Brevo.
     pub(super) fn let_lists_go(&mut self, id: &PersonId) {
         let delivered = self.change_lists(id, |lists| lists.drop_owed());
-        self.owed = self.owed.saturating_sub(delivered);
-        self.parts.books.tally_mut().delivered.add(Kind::Event, delivered);
+        self.owed = self.owed.saturating_sub(delivered.records);
+        self.parts.books.deliver_listed(id, Span::from(&delivered));
     }
 
     /// A withdrawal that `from` still owes is `into`'s to make, unless they agree.
@@ -221,15 +222,21 @@ impl BrevoLeg {
         }));
     }
 
-    /// Brevo has been told. Where it knew no contact, the record has changed nothing there.
+    /// Settles what Brevo was told of a person who is to be left alone. Where it knew no contact, that has changed nothing
+    /// there.
+    pub(super) fn settle_told(&mut self, id: &PersonId, paid: &Debt, how: Withdrawn, unknown: SkipRule) {
+        if how == Withdrawn::NoContact {
+            self.parts.books.skip_owed(id, Span::from(paid), unknown);
+        } else {
+            self.parts.books.deliver_owed(id, Span::from(paid), Kind::Profile);
+        }
+    }
+
+    /// Brevo has been told.
     pub(super) fn withdrawn(&mut self, id: &PersonId, how: Withdrawn) {
         self.roster.edit(id).person.consent.withdrawal = false;
         let paid = self.take_paid(id);
-        if how == Withdrawn::NoContact {
-            self.parts.books.tally_mut().skip(SkipRule::NoConsent, paid.records);
-        } else {
-            self.parts.books.tally_mut().delivered.add(Kind::Profile, paid.records);
-        }
+        self.settle_told(id, &paid, how, SkipRule::NoConsent);
         let queue = self.queue(id);
         queue.alone = false;
         queue.end_payment(true);

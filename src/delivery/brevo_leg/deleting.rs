@@ -13,12 +13,13 @@ use super::{BrevoLeg, Done};
 use crate::brevo::outcome::Refusal;
 use crate::config::{BrevoMode, OnConsentWithdrawn, OnProfileDelete};
 use crate::delivery::books::Item;
+use crate::delivery::history::{Outcome, Span};
 use crate::people::blocklist::Blocklist;
 use crate::people::company::memberships::Memberships;
 use crate::people::debt::{self, Debt};
 use crate::people::person::{Contact, Folded, Identifiers, Person, ProfileDeletion};
 use crate::people::roster::PersonId;
-use crate::record::{Kind, Position};
+use crate::record::Position;
 use crate::settlement::SkipRule;
 
 impl BrevoLeg {
@@ -56,7 +57,7 @@ impl BrevoLeg {
             return false;
         }
         self.let_all_go(id, at);
-        self.parts.books.hand_over(item.ticket);
+        self.parts.books.hand_over(item.ticket, Outcome::Owed);
         self.owe(id, Debt::of_folded(at, received_at));
         true
     }
@@ -65,7 +66,7 @@ impl BrevoLeg {
     fn let_all_go(&mut self, id: &PersonId, at: Position) {
         const RULE: SkipRule = SkipRule::ProfileDelete;
         if let Some(debt) = self.take_debt(id) {
-            self.parts.books.tally_mut().skip(RULE, debt.records);
+            self.parts.books.skip_owed(id, Span::from(&debt), RULE);
         }
         self.let_waiting_go(id, RULE);
         let waiting: Vec<_> = self.queue(id).events.drain(..).collect();
@@ -141,12 +142,7 @@ impl BrevoLeg {
         }
         self.change_lists(id, |lists| lists.forget_confirmed());
         let paid = self.take_paid(id);
-        let tally = self.parts.books.tally_mut();
-        if how == Withdrawn::NoContact {
-            tally.skip(SkipRule::ProfileDelete, paid.records);
-        } else {
-            tally.delivered.add(Kind::Profile, paid.records);
-        }
+        self.settle_told(id, &paid, how, SkipRule::ProfileDelete);
         let queue = self.queue(id);
         queue.alone = false;
         queue.end_payment(true);

@@ -10,6 +10,7 @@ use super::consent::Turn;
 use super::receiving::in_pilot;
 use crate::config::BrevoMode;
 use crate::delivery::books::Item;
+use crate::delivery::history::Outcome;
 use crate::mapping::ProfileChange;
 use crate::people::debt::Debt;
 use crate::people::person::{Contact, Person};
@@ -34,7 +35,7 @@ impl BrevoLeg {
         };
         let Some(mut folded) = folded else {
             // Folded before a crash: what is owed for it is in the person's debt already.
-            return self.parts.books.hand_over(item.ticket);
+            return self.parts.books.hand_over(item.ticket, Outcome::Owed);
         };
         if person.addressable() && !in_pilot(mode, &self.parts.settings.pilot_emails, &person) {
             return self.parts.books.skip(item.ticket, SkipRule::NotInPilot);
@@ -70,7 +71,7 @@ impl BrevoLeg {
             self.parts.books.skip(item.ticket, SkipRule::NoAddress);
             return self.advance(id);
         }
-        self.parts.books.hand_over(item.ticket);
+        self.parts.books.hand_over(item.ticket, Outcome::Owed);
         self.owe(id, Debt::pulled(position, item.record.received_at, folded));
         self.advance(id);
     }

@@ -14,9 +14,9 @@ use crate::brevo::limits::MAX_LIST_CHANGE;
 use crate::brevo::outcome::{self, ListOutcome, ReadError, Refusal, UpdateOutcome};
 use crate::brevo::wire::{ContactUpdate, ListMembers};
 use crate::delivery::LegError;
+use crate::delivery::history::{Outcome, Span};
 use crate::people::person::Contact;
 use crate::people::roster::PersonId;
-use crate::record::Kind;
 use crate::vendor::VendorAnswer;
 use crate::vendor::stack::Stack;
 
@@ -76,11 +76,14 @@ impl BrevoLeg {
     /// Brevo has taken the event: its record is kept by the person now, until the lists are as it asks.
     pub(super) fn owe_lists(&mut self, id: &PersonId, event: &Queued) {
         match event.slot {
-            Slot::Ledger(ticket) => self.parts.books.hand_over(ticket),
-            Slot::Shelf { bytes } => self.unshelve(id, event.position, bytes),
+            Slot::Ledger(ticket) => self.parts.books.hand_over(ticket, Outcome::ListsOwed),
+            Slot::Shelf { bytes } => {
+                self.unshelve(id, event.position, bytes);
+                self.parts.books.end_kept(event.position, Outcome::ListsOwed);
+            }
         }
         self.owed += 1;
-        self.change_lists(id, |lists| lists.owe(&event.event.lists, event.record.received_at));
+        self.change_lists(id, |lists| lists.owe(&event.event.lists, event.position, event.record.received_at));
     }
 
     /// Changes what is owed of the person's lists, and keeps the oldest of all in step.
@@ -209,9 +212,9 @@ impl BrevoLeg {
 
     fn listing_settled(&mut self, id: &PersonId, call: &ListCall, made: bool) {
         self.queue(id).anew_for_list = false;
-        let records = self.change_lists(id, |lists| lists.settle(call.list, call.membership, made));
-        self.owed = self.owed.saturating_sub(records);
-        self.parts.books.tally_mut().delivered.add(Kind::Event, records);
+        let settled = self.change_lists(id, |lists| lists.settle(call.list, call.membership, made));
+        self.owed = self.owed.saturating_sub(settled.records);
+        self.parts.books.deliver_listed(id, Span::from(&settled));
     }
 }
 

@@ -12,6 +12,7 @@ use super::queue::{PersonQueue, Release, Slot};
 use super::shelving::Scan;
 use super::{BrevoLeg, Done};
 use crate::config::IdentityMode;
+use crate::delivery::history::{Outcome, Span};
 use crate::people::debt::Debt;
 use crate::people::identity::Link;
 use crate::people::person::Contact;
@@ -162,15 +163,15 @@ impl BrevoLeg {
             let Slot::Ledger(ticket) = queued.slot else { continue };
             self.parked += 1;
             self.parked_bytes += self.add_to_shelf(into, queued.position, &queued.record);
-            self.parts.books.hand_over(ticket);
+            self.parts.books.hand_over(ticket, Outcome::Parked);
         }
     }
 
     fn move_debts(&mut self, from: &PersonId, into: &PersonId) {
         let left_behind = self.roster.take_unknown(from, into, self.parts.settings.identity);
-        if left_behind > 0 {
-            self.bases.records = self.bases.records.saturating_sub(left_behind);
-            self.parts.books.tally_mut().skip(SkipRule::MergedProfile, left_behind);
+        if left_behind.records > 0 {
+            self.bases.records = self.bases.records.saturating_sub(left_behind.records);
+            self.parts.books.skip_owed(from, Span::from(&left_behind), SkipRule::MergedProfile);
         }
         if !self.roster.get(into).is_none_or(|resident| resident.person.unknown.is_empty()) {
             self.base_wanted();
@@ -198,8 +199,7 @@ impl BrevoLeg {
                 continue;
             }
             if self.roster.get(from).is_some_and(|resident| resident.person.shelf.lets_go_of(position)) {
-                self.unshelve(from, position, shelf::size(&record));
-                self.parts.books.tally_mut().skip(SkipRule::ProfileDelete, 1);
+                self.unshelve_skipped(from, position, shelf::size(&record), SkipRule::ProfileDelete);
                 continue;
             }
             if record.kind == Kind::Profile && self.parts.settings.identity == IdentityMode::Simplified {
@@ -219,9 +219,12 @@ impl BrevoLeg {
     /// An update of a device's profile: in its contact if it has one, and nowhere else.
     fn leave_behind(&mut self, from: &PersonId, position: Position, bytes: u64) {
         let known = self.roster.get(from).is_some_and(|resident| resident.person.contact != Contact::Unknown);
-        self.unshelve(from, position, bytes);
-        let tally = self.parts.books.tally_mut();
-        if known { tally.deliver(Kind::Profile) } else { tally.skip(SkipRule::MergedProfile, 1) }
+        if known {
+            self.unshelve(from, position, bytes);
+            self.parts.books.deliver_kept(position, Kind::Profile);
+        } else {
+            self.unshelve_skipped(from, position, bytes, SkipRule::MergedProfile);
+        }
     }
 
     fn end_join(&mut self, from: &PersonId, into: &PersonId) {

@@ -63,7 +63,7 @@ pub use self::base_sources::{BaseSource, MixpanelBases, SETTLE, unchanged_at_mix
 use self::bases::{Bases, Waiting};
 pub use self::beginning::delivers_since;
 use self::companies::Companies;
-pub use self::companies::CompanyVendor;
+pub use self::companies::{CompanyVendor, group_of};
 pub use self::compose::{Composed, Write, address, compose};
 pub use self::contacts::{Payment, Writer};
 use self::debtors::{Debtors, Search, Since};

@@ -32,7 +32,7 @@ impl BrevoLeg {
         let today = self.today();
         self.roster.put_changes(self.parts.books.pending_mut(), today)?;
         self.companies.put_changes(self.parts.books.pending_mut())?;
-        let (batch, cursor) = self.parts.books.close_page()?;
+        let (batch, cursor) = self.parts.books.close_page(self.parts.clock.now())?;
         self.writing = Some(Writing::begin(self.parts.state.clone(), batch, (self.page, cursor)));
         self.page += 1;
         Ok(())

@@ -20,6 +20,7 @@ use crate::brevo::names::AttributeName;
 use crate::brevo::outcome::Refusal;
 use crate::delivery::LegError;
 use crate::delivery::dead_letters::{DeadLetter, RefusedWrite};
+use crate::delivery::history::{Outcome, Span};
 use crate::people::blocklist::Blocked;
 use crate::people::debt::Debt;
 use crate::people::person::{Contact, Person};
@@ -193,9 +194,9 @@ impl BrevoLeg {
         self.begin_payment(id);
         let paid = self.take_paid(id);
         if in_place {
-            self.parts.books.tally_mut().delivered.add(Kind::Profile, paid.records);
+            self.parts.books.deliver_owed(id, Span::from(&paid), Kind::Profile);
         } else {
-            self.parts.books.tally_mut().skip(SkipRule::NotPlaced, paid.records);
+            self.parts.books.skip_owed(id, Span::from(&paid), SkipRule::NotPlaced);
         }
         self.queue(id).end_payment(true);
         self.advance(id);
@@ -273,7 +274,7 @@ impl BrevoLeg {
         self.misrouted_payments = 0;
         self.roster.edit(id).person.confirm(contact);
         let paid = self.take_paid(id);
-        self.parts.books.tally_mut().delivered.add(Kind::Profile, paid.records);
+        self.parts.books.deliver_owed(id, Span::from(&paid), Kind::Profile);
         let queue = self.queue(id);
         queue.alone = false;
         queue.end_payment(true);
@@ -310,7 +311,7 @@ impl BrevoLeg {
             let letter = DeadLetter::new(&record, DeadReason::Rejected, &words, now);
             let write = RefusedWrite { deletion, ..refused_write(&paid, withdrawal) };
             self.parts.books.hold(paid.since, &letter.of_write(write))?;
-            self.parts.books.tally_mut().skip(SkipRule::Superseded, paid.records - 1);
+            self.parts.books.skip_owed(id, Span::from(&paid).but_one(), SkipRule::Superseded);
         }
         let no_contact = self.roster.edit(id).person.contact == Contact::Unknown;
         let queue = self.queue(id);
@@ -337,7 +338,7 @@ impl BrevoLeg {
         let now = self.parts.clock.now();
         self.parts.books.bury(event.position, &event.record, DeadReason::Rejected, words, now)?;
         match event.slot {
-            Slot::Ledger(ticket) => self.parts.books.hand_over(ticket),
+            Slot::Ledger(ticket) => self.parts.books.hand_over(ticket, Outcome::Dead(DeadReason::Rejected)),
             Slot::Shelf { bytes } => self.unshelve(id, event.position, bytes),
         }
         Ok(())

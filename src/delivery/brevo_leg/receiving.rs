@@ -13,6 +13,7 @@ use crate::clock::UnixMillis;
 use crate::config::BrevoMode;
 use crate::delivery::LegError;
 use crate::delivery::books::Item;
+use crate::delivery::history::{Outcome, Span};
 use crate::mapping::{GroupOp, MappedEvent, ProfileChange};
 use crate::people::company::{Company, GroupId, rows};
 use crate::people::debt::Debt;
@@ -174,7 +175,7 @@ impl BrevoLeg {
         let resident = self.roster.edit(&id);
         let Some(mut folded) = resident.person.fold(item.position, change, self.bases.seen_from()) else {
             // Folded before a crash: what is owed for it is in the person's debt already.
-            return self.parts.books.hand_over(item.ticket);
+            return self.parts.books.hand_over(item.ticket, Outcome::Owed);
         };
         if folded.waits {
             self.base_wanted();
@@ -210,7 +211,7 @@ impl BrevoLeg {
             self.parts.books.skip(item.ticket, SkipRule::NotInPilot);
             return self.leave_pilot(&id);
         }
-        self.parts.books.hand_over(item.ticket);
+        self.parts.books.hand_over(item.ticket, Outcome::Owed);
         self.owe_folded(&id, item.position, item.record.received_at, folded);
         self.advance(&id);
     }
@@ -227,7 +228,7 @@ impl BrevoLeg {
     /// A person whom the pilot is not about, any more: what waits is settled likewise, what stands on the shelf included.
     fn leave_pilot(&mut self, id: &PersonId) {
         if let Some(debt) = self.take_debt(id) {
-            self.parts.books.tally_mut().skip(SkipRule::NotInPilot, debt.records);
+            self.parts.books.skip_owed(id, Span::from(&debt), SkipRule::NotInPilot);
         }
         let waiting: Vec<_> = self.queue(id).events.drain(..).collect();
         for event in waiting {

@@ -257,7 +257,7 @@ impl BrevoLeg {
         match event.slot {
             Slot::Ledger(ticket) => self.parts.books.deliver(ticket, event.record.kind),
             Slot::Shelf { bytes } => {
-                self.parts.books.tally_mut().deliver(event.record.kind);
+                self.parts.books.deliver_kept(event.position, event.record.kind);
                 self.unshelve(id, event.position, bytes);
             }
         }
@@ -267,10 +267,7 @@ impl BrevoLeg {
         self.waiting -= 1;
         match event.slot {
             Slot::Ledger(ticket) => self.parts.books.skip(ticket, rule),
-            Slot::Shelf { bytes } => {
-                self.parts.books.tally_mut().skip(rule, 1);
-                self.unshelve(id, event.position, bytes);
-            }
+            Slot::Shelf { bytes } => self.unshelve_skipped(id, event.position, bytes, rule),
         }
     }
 }

@@ -8,6 +8,7 @@ use crate::brevo::limits::MAX_BATCH_EVENTS;
 use crate::clock::UnixMillis;
 use crate::delivery::LegError;
 use crate::delivery::books::Item;
+use crate::delivery::history::Outcome;
 use crate::people::debt::Debt;
 use crate::people::person::Shelf;
 use crate::people::roster::{self, PersonId, Resident};
@@ -53,7 +54,7 @@ impl BrevoLeg {
         self.parked += 1;
         self.parked_bytes += bytes;
         self.roster.edit(id).person.shelf.records += 1;
-        self.parts.books.hand_over(item.ticket);
+        self.parts.books.hand_over(item.ticket, Outcome::Parked);
         let page = self.page;
         let queue = self.queue(id);
         queue.shelved_page = page;
@@ -87,7 +88,7 @@ impl BrevoLeg {
         for event in events {
             let Slot::Ledger(ticket) = event.slot else { continue };
             let bytes = shelf::put(id, event.position, &event.record, self.parts.books.pending_mut());
-            self.parts.books.hand_over(ticket);
+            self.parts.books.hand_over(ticket, Outcome::Parked);
             self.queue(id).shelved_page = page;
             self.roster.edit(id).person.shelf.records += 1;
             self.parked += 1;
@@ -102,6 +103,12 @@ impl BrevoLeg {
         self.parked = self.parked.saturating_sub(1);
         self.parked_bytes = self.parked_bytes.saturating_sub(bytes);
         self.roster.edit(id).person.shelf.take_one();
+    }
+
+    /// Takes a row off that goes nowhere.
+    pub(super) fn unshelve_skipped(&mut self, id: &PersonId, position: Position, bytes: u64, rule: SkipRule) {
+        self.unshelve(id, position, bytes);
+        self.parts.books.skip_kept(position, rule);
     }
 
     /// Whether everything in front of what an earlier process put on shelves has been taken in.
@@ -180,16 +187,13 @@ impl BrevoLeg {
             let let_go = resident.person.shelf.lets_go_of(position);
             match intake(&record, &self.parts.mapping, self.parts.settings.identity).wish {
                 Wish::Event { .. } | Wish::Profile { .. } if let_go => {
-                    self.unshelve(id, position, bytes);
-                    self.parts.books.tally_mut().skip(SkipRule::ProfileDelete, 1);
+                    self.unshelve_skipped(id, position, bytes, SkipRule::ProfileDelete);
                 }
                 Wish::Event { .. } | Wish::Profile { .. } if self.withheld(id) => {
-                    self.unshelve(id, position, bytes);
-                    self.parts.books.tally_mut().skip(SkipRule::NoConsent, 1);
+                    self.unshelve_skipped(id, position, bytes, SkipRule::NoConsent);
                 }
                 Wish::Event { .. } | Wish::Profile { .. } if !in_pilot => {
-                    self.unshelve(id, position, bytes);
-                    self.parts.books.tally_mut().skip(SkipRule::NotInPilot, 1);
+                    self.unshelve_skipped(id, position, bytes, SkipRule::NotInPilot);
                 }
                 Wish::Event { event, .. } => {
                     let Some(resident) = self.roster.get(id) else { continue };
@@ -207,6 +211,7 @@ impl BrevoLeg {
                 }
                 Wish::Profile { change, .. } if record.kind == Kind::Profile => {
                     self.unshelve(id, position, bytes);
+                    self.parts.books.end_kept(position, Outcome::Owed);
                     let waits = self.roster.get(id).is_some_and(|resident| resident.person.waits_for(&change));
                     if waits {
                         self.await_base(id, position, record.received_at);
@@ -214,10 +219,7 @@ impl BrevoLeg {
                         self.owe(id, Debt::of_folded(position, record.received_at));
                     }
                 }
-                Wish::Skip(rule) => {
-                    self.unshelve(id, position, bytes);
-                    self.parts.books.tally_mut().skip(rule, 1);
-                }
+                Wish::Skip(rule) => self.unshelve_skipped(id, position, bytes, rule),
                 Wish::Unreadable(reason) => {
                     self.unshelve(id, position, bytes);
                     let now = self.parts.clock.now();
@@ -308,8 +310,7 @@ impl BrevoLeg {
             if releasing || self.unshelved.contains_key(&row.position) {
                 continue;
             }
-            self.unshelve(&id, row.position, row.bytes);
-            self.parts.books.tally_mut().skip(SkipRule::Expired, 1);
+            self.unshelve_skipped(&id, row.position, row.bytes, SkipRule::Expired);
             self.advance(&id);
             any_gone = true;
         }

@@ -6,7 +6,9 @@
 use std::sync::Arc;
 
 use super::{DeadLetterId, Replay, delete, get, replay};
+use crate::clock::SharedClock;
 use crate::delivery::checkpoint::Checkpoint;
+use crate::delivery::history::{Outcome, Pages};
 use crate::delivery::shift::Shift;
 use crate::record::Destination;
 use crate::settlement::SkipRule;
@@ -28,6 +30,7 @@ pub struct Orders {
     pub state: Arc<dyn State>,
     pub mixpanel: Shift,
     pub brevo: Shift,
+    pub clock: SharedClock,
 }
 
 impl Orders {
@@ -82,15 +85,19 @@ impl Orders {
     ) -> Result<u64, OrderError> {
         let stood_back = self.shift(destination).stand_back().await.ok_or(OrderError::Stopping)?;
         let (mut batch, mut count) = (WriteBatch::new(), 0);
+        let mut pages = Pages::default();
         for ids in ids.chunks(AT_ONCE) {
             for (id, ..) in get(&self.state, ids).await? {
                 delete(id, &mut batch);
+                pages.ended(id.position, Outcome::Skipped(SkipRule::Purged));
                 count += 1;
             }
         }
         if count > 0 {
             let mut checkpoint = Checkpoint::load(&self.state, destination).await?;
             checkpoint.tally.skip(SkipRule::Purged, count);
+            checkpoint.number += 1;
+            pages.write(destination, checkpoint.number, self.clock.now(), &mut batch);
             checkpoint.put(destination, &mut batch)?;
         }
         note(count, &mut batch)?;

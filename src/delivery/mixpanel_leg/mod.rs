@@ -318,7 +318,7 @@ impl MixpanelLeg {
     }
 
     fn checkpoint(&mut self) -> Result<(), LegError> {
-        let (batch, cursor) = self.parts.books.close_page()?;
+        let (batch, cursor) = self.parts.books.close_page(self.parts.clock.now())?;
         self.writing = Some(Writing::begin(self.parts.state.clone(), batch, cursor));
         Ok(())
     }

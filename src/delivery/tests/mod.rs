@@ -15,6 +15,7 @@ mod full_disk;
 mod group_hours;
 mod groups;
 mod histories;
+mod history;
 mod identity;
 mod imports;
 mod interleavings;

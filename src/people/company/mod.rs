@@ -71,6 +71,9 @@ pub enum Place {
 pub struct Debt {
     /// Of the oldest record.
     pub since: Position,
+    /// Of the newest one. Below [`Debt::since`] in a debt that was stored before this was kept.
+    #[serde(default)]
+    pub last: Position,
     /// When the oldest record was received.
     pub oldest: UnixMillis,
     pub records: u64,
@@ -97,13 +100,14 @@ impl Debt {
             _ => (self.since.min(later.since), self.oldest.min(later.oldest)),
         };
         self.records += later.records;
+        let last = self.last.max(later.last);
         if let Some(later) = later.delete {
             self.attributes.clear();
             // What was to go first had the first name.
             self.delete.get_or_insert(later);
         }
         self.attributes.extend(later.attributes);
-        Debt { since, oldest, ..self }
+        Debt { since, last, oldest, ..self }
     }
 }
 
@@ -122,7 +126,7 @@ impl Company {
             return false;
         }
         self.applied = Some(position);
-        let mut debt = Debt { since: position, oldest: received_at, records: 1, ..Debt::default() };
+        let mut debt = Debt { since: position, last: position, oldest: received_at, records: 1, ..Debt::default() };
         for op in ops {
             self.apply(op, &mut debt);
         }
@@ -139,7 +143,8 @@ impl Company {
         attributes: BTreeSet<String>,
         deletes: bool,
     ) {
-        let mut debt = Debt { since: position, oldest: received_at, records: 1, attributes, ..Debt::default() };
+        let one = Debt { since: position, last: position, oldest: received_at, records: 1, ..Debt::default() };
+        let mut debt = Debt { attributes, ..one };
         if deletes {
             debt.delete = Some(Deletion { name: self.name() });
             debt.attributes = self.filled();

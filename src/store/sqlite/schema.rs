@@ -140,6 +140,9 @@ pub(super) const STATE: FileKind = FileKind {
         CREATE TABLE datasets (key BLOB PRIMARY KEY, value BLOB NOT NULL) STRICT, WITHOUT ROWID;
         CREATE TABLE dataset_rows (key BLOB PRIMARY KEY, value BLOB NOT NULL) STRICT, WITHOUT ROWID;
     ",
+        "
+        CREATE TABLE outcomes (key BLOB PRIMARY KEY, value BLOB NOT NULL) STRICT, WITHOUT ROWID;
+    ",
     ],
 };
 

@@ -25,6 +25,7 @@ use crate::brevo::outcome;
 use crate::brevo::wire::{Process, ProcessList, ProcessStarted, ProcessStatus};
 use crate::delivery::LegError;
 use crate::delivery::brevo_leg::{BrevoLeg, Done};
+use crate::delivery::history::Span;
 use crate::mapping::CompiledMapping;
 use crate::mapping::group::NAME;
 use crate::people::company::{Company, GroupId, Place, own_id, rows};
@@ -148,9 +149,8 @@ impl BrevoLeg {
             }
             let debt = self.companies.end(&group, facts, arrived && was_paying);
             if arrived && was_paying {
-                let tally = self.parts.books.tally_mut();
-                tally.delivered.add(Kind::Group, debt.records);
-                tally.maybe_twice += if imported.maybe_twice { debt.records } else { 0 };
+                self.parts.books.deliver_owed(&group, Span::from(&debt), Kind::Group);
+                self.parts.books.tally_mut().maybe_twice += if imported.maybe_twice { debt.records } else { 0 };
                 self.companies.links_may_go(&group);
             }
         }

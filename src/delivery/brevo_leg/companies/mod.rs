@@ -40,6 +40,7 @@ use crate::brevo::companies::attributes::{CompanyAttributes, NewAttribute};
 use crate::clock::UnixMillis;
 use crate::delivery::LegError;
 use crate::delivery::books::{Books, Item};
+use crate::delivery::history::Outcome;
 use crate::delivery::status::GroupsOwed;
 use crate::mapping::{CompiledMapping, GroupDecision, GroupOp, GroupView, map_group};
 use crate::people::company::rows::{self, Owed};
@@ -220,7 +221,7 @@ impl Companies {
 
     /// Folds a record of a group that is in memory; the ledger has done with it.
     pub fn take(&mut self, group: &GroupId, item: &Item, ops: Vec<GroupOp>, books: &mut Books) {
-        books.hand_over(item.ticket);
+        books.hand_over(item.ticket, Outcome::Owed);
         // Folded before a crash: what is owed for it is in the company's debt already.
         self.edit(group, |resident| resident.company.fold(item.position, item.record.received_at, ops));
     }
@@ -233,7 +234,7 @@ impl Companies {
             None => ops.iter().filter_map(GroupOp::attribute).map(str::to_owned).collect(),
         };
         let deletes = write.is_some_and(|write| write.deletion) || ops.iter().any(|op| matches!(op, GroupOp::Delete));
-        books.hand_over(item.ticket);
+        books.hand_over(item.ticket, Outcome::Owed);
         self.edit(group, |resident| {
             resident.company.owe_again(item.position, item.record.received_at, touched, deletes);
         });
@@ -331,7 +332,7 @@ pub(super) enum GroupWish {
 }
 
 /// Which group the record updates, whatever it does there.
-pub(super) fn group_of(record: &Record) -> Option<GroupId> {
+pub fn group_of(record: &Record) -> Option<GroupId> {
     let view = GroupView::parse(&record.body).ok()?;
     Some(group_id(&view.group_key?, &view.group_id?))
 }

@@ -15,6 +15,7 @@ use crate::config::BrevoMode;
 use crate::delivery::LegError;
 use crate::delivery::brevo_leg::{BrevoLeg, Done};
 use crate::delivery::dead_letters::{DeadLetter, RefusedWrite};
+use crate::delivery::history::Span;
 use crate::people::company::rows;
 use crate::people::company::{self, Debt, GroupId, Place};
 use crate::record::Kind;
@@ -192,14 +193,13 @@ impl BrevoLeg {
         match end {
             End::Done { maybe_twice } => {
                 let debt = self.companies.end(group, facts, true);
-                let tally = self.parts.books.tally_mut();
-                tally.delivered.add(Kind::Group, debt.records);
-                tally.maybe_twice += if maybe_twice { debt.records } else { 0 };
+                self.parts.books.deliver_owed(group, Span::from(&debt), Kind::Group);
+                self.parts.books.tally_mut().maybe_twice += if maybe_twice { debt.records } else { 0 };
                 self.companies.links_may_go(group);
             }
             End::NotPlaced => {
                 let debt = self.companies.end(group, facts, true);
-                self.parts.books.tally_mut().skip(SkipRule::NotPlaced, debt.records);
+                self.parts.books.skip_owed(group, Span::from(&debt), SkipRule::NotPlaced);
             }
             End::Refused(refusal) => self.bury_company(group, facts, &refusal)?,
             End::Missing(wanted) => {
@@ -230,7 +230,7 @@ impl BrevoLeg {
         let (attributes, deletion) = (debt.attributes.clone(), debt.delete.is_some());
         let write = RefusedWrite { attributes, deletion, ..RefusedWrite::default() };
         self.parts.books.hold(debt.since, &letter.of_write(write))?;
-        self.parts.books.tally_mut().skip(SkipRule::Superseded, debt.records.saturating_sub(1));
+        self.parts.books.skip_owed(group, Span::from(&debt).but_one(), SkipRule::Superseded);
         self.check_dead_letters();
         Ok(())
     }

@@ -6,6 +6,7 @@ use crate::config::BrevoMode;
 use crate::delivery::LegError;
 use crate::delivery::brevo_leg::Parts;
 use crate::delivery::brevo_leg::intake::{Wish, intake};
+use crate::delivery::history::Outcome;
 use crate::people::company::rows;
 use crate::people::shelf::{self, Parked};
 use crate::settlement::{DeadReason, SkipRule};
@@ -34,23 +35,24 @@ pub async fn release(parts: &mut Parts, companies: &mut Companies) -> Result<(),
         for Parked { position, record } in rows {
             shelf::remove(&shelf, position, books.pending_mut());
             match intake(&record, mapping, parts.settings.identity).wish {
-                _ if disabled => books.tally_mut().skip(SkipRule::Disabled, 1),
-                Wish::Skip(rule) => books.tally_mut().skip(rule, 1),
-                Wish::Group { .. } if observed => books.tally_mut().skip(SkipRule::Observed, 1),
+                _ if disabled => books.skip_kept(position, SkipRule::Disabled),
+                Wish::Skip(rule) => books.skip_kept(position, rule),
+                Wish::Group { .. } if observed => books.skip_kept(position, SkipRule::Observed),
                 Wish::Group { group, ops } => {
                     let missing = companies.missing(std::iter::once(&group));
                     companies.take_in(rows::load(state, missing).await?);
                     companies.edit(&group, |resident| resident.company.fold(position, record.received_at, ops));
+                    books.end_kept(position, Outcome::Owed);
                 }
                 // Nothing but group records was ever put there.
-                Wish::Event { .. } | Wish::Profile { .. } => books.tally_mut().skip(SkipRule::NotPlaced, 1),
+                Wish::Event { .. } | Wish::Profile { .. } => books.skip_kept(position, SkipRule::NotPlaced),
                 Wish::Unreadable(reason) => {
                     books.bury(position, &record, DeadReason::Unreadable, &reason, now)?;
                 }
             }
         }
         companies.put_changes(books.pending_mut())?;
-        let (batch, _) = books.close_page()?;
+        let (batch, _) = books.close_page(now)?;
         write_when_there_is_room(state.as_ref(), batch).await?;
         companies.let_go();
     }

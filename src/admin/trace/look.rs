@@ -1,0 +1,120 @@
+//! Which records are looked for.
+
+use std::collections::BTreeSet;
+
+use memchr::memmem::Finder;
+use serde_json::Value;
+
+use super::Asked;
+use crate::admin::answers::AdminError;
+use crate::mixpanel::keys;
+use crate::record::Record;
+
+const KINDS: [&str; 3] = ["event", "profile", "group"];
+
+/// Whose records are looked for.
+pub enum Wanted {
+    Anybody,
+    InsertId(String),
+    /// Records of any of these ids, without `$device:`.
+    People(BTreeSet<String>),
+}
+
+/// Finds records quickly: only those whose bytes hold what is looked for are parsed.
+pub struct Look<'a> {
+    wanted: &'a Wanted,
+    kind: Option<&'a str>,
+    event: Option<&'a str>,
+    /// `None`: a text that can be written in several ways; everything is parsed.
+    finders: Option<Vec<Finder<'a>>>,
+}
+
+impl<'a> Look<'a> {
+    pub fn new(wanted: &'a Wanted, asked: &'a Asked) -> Result<Self, AdminError> {
+        let kind = asked.kind.as_deref();
+        if let Some(unknown) = kind.filter(|kind| !KINDS.contains(kind)) {
+            return Err(AdminError::invalid(format!("kind: no {unknown}"), "event, profile and group are the kinds"));
+        }
+        let texts: Vec<&str> = match wanted {
+            Wanted::Anybody => Vec::new(),
+            Wanted::InsertId(id) => vec![id],
+            Wanted::People(ids) => ids.iter().map(String::as_str).collect(),
+        };
+        let plain = |text: &&str| text.bytes().all(|b| b.is_ascii_graphic() && !matches!(b, b'"' | b'\\' | b'/'));
+        let sought = !texts.is_empty() && texts.iter().all(plain);
+        let finders = sought.then(|| texts.iter().map(|text| Finder::new(*text)).collect());
+        Ok(Self { wanted, kind, event: asked.event.as_deref(), finders })
+    }
+
+    pub fn finds(&self, record: &Record) -> bool {
+        let holds = |finders: &Vec<Finder<'_>>| finders.iter().any(|finder| finder.find(&record.body).is_some());
+        if record.is_erased()
+            || self.kind.is_some_and(|kind| kind != record.kind.label())
+            || !self.finders.as_ref().is_none_or(holds)
+        {
+            return false;
+        }
+        let theirs = match self.wanted {
+            Wanted::Anybody => true,
+            Wanted::InsertId(wanted) => insert_id(record).is_some_and(|id| id == *wanted),
+            Wanted::People(ids) => keys::people(record.kind, &record.body).iter().any(|id| ids.contains(bare(id))),
+        };
+        theirs && self.event.is_none_or(|wanted| event(record).is_some_and(|name| name == wanted))
+    }
+}
+
+fn event(record: &Record) -> Option<String> {
+    let body: Value = serde_json::from_slice(&record.body).ok()?;
+    body["event"].as_str().map(str::to_owned)
+}
+
+fn insert_id(record: &Record) -> Option<String> {
+    let body: Value = serde_json::from_slice(&record.body).ok()?;
+    body["properties"]["$insert_id"].as_str().map(str::to_owned)
+}
+
+/// An id without the prefix that a device's has where it stands for a person.
+pub fn bare(id: &str) -> &str {
+    id.strip_prefix("$device:").unwrap_or(id)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::clock::UnixMillis;
+    use crate::record::{Destinations, Kind, Origin, Project};
+
+    #[test]
+    fn records_are_found_however_their_ids_are_written() {
+        let record = |kind, body: &str| Record {
+            kind,
+            origin: Origin::App,
+            destinations: Destinations::ALL,
+            project: Project::Ours,
+            received_at: UnixMillis(1),
+            body: body.to_owned().into(),
+        };
+        let event = record(
+            Kind::Event,
+            r#"{"event":"e","properties":{"distinct_id":"$device:d","$insert_id":"i-1","note":"u"}}"#,
+        );
+        let escaped = record(Kind::Profile, r#"{"$distinct_id":"J\u00f6rg","$set":{}}"#);
+        let finds = |wanted: Wanted, record: &Record| Look::new(&wanted, &Asked::default()).unwrap().finds(record);
+        let only = |kind: &str, event: Option<&str>, record: &Record| {
+            let asked = Asked { kind: Some(kind.to_owned()), event: event.map(str::to_owned), ..Asked::default() };
+            Look::new(&Wanted::Anybody, &asked).unwrap().finds(record)
+        };
+        let people = |ids: &[&str]| Wanted::People(ids.iter().map(|id| (*id).to_owned()).collect());
+        assert!(finds(Wanted::InsertId("i-1".to_owned()), &event));
+        assert!(finds(Wanted::Anybody, &event) && only("event", Some("e"), &event) && only("profile", None, &escaped));
+        assert!(!only("event", Some("f"), &event) && !only("group", None, &event) && !only("event", None, &escaped));
+        assert!(!finds(Wanted::InsertId("i".to_owned()), &event), "a part of an id is another");
+        assert!(finds(people(&["x", "d"]), &event));
+        assert!(!finds(people(&["u"]), &event), "a property is nobody's id");
+        assert!(finds(people(&["Jörg"]), &escaped));
+        assert!(
+            !finds(people(&["d"]), &Record { body: bytes::Bytes::new(), ..event }),
+            "an erased one is found by nobody"
+        );
+    }
+}
