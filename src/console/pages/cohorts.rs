@@ -2,7 +2,7 @@
 
 use axum::Extension;
 use axum::extract::{Path, Query, State};
-use axum::response::{IntoResponse as _, Redirect, Response};
+use axum::response::Response;
 use http::{HeaderMap, Method};
 use maud::{Markup, html};
 use serde::Deserialize;
@@ -11,11 +11,11 @@ use serde_json::{Value, json};
 use crate::console::Console;
 use crate::console::frame::{self, duration, number};
 use crate::console::guard::Form;
-use crate::console::json::{count, encoded, items, text};
-use crate::console::pieces::{
-    Choice, Column, Outcome, address, choice, column, field, figures, moment, table, unmasking,
-};
+use crate::console::json::{count, items, text};
+use crate::console::pieces::{Choice, Column, Outcome, address, choice, column, field, figures, moment, table};
 use crate::console::session::Session;
+
+use super::run_page::{self, Look, RunPage};
 
 const HERE: &str = "/console/cohorts";
 const MODES: [Choice<'_>; 3] = [("mirror", "mirror: exactly these"), ("add", "add"), ("remove", "remove")];
@@ -29,6 +29,21 @@ const RUNS: &[Column] = &[
     figures("Added"),
     figures("Removed"),
 ];
+const PAGE: RunPage = RunPage {
+    here: HERE,
+    route: "/v1/cohorts/runs",
+    title: "A cohort's run",
+    way_back: "All runs",
+    none: (
+        "No cohort has been brought into a list.",
+        "Begin a run above, or plan one under cohorts in the configuration.",
+    ),
+    columns: RUNS,
+    id: "runId",
+    unmatched: ("people", "distinct_id"),
+    row,
+    card,
+};
 const COHORTS: &[Column] =
     &[figures("Id"), column("Name"), figures("People"), figures("Queries a run"), column("Goes to")];
 
@@ -51,7 +66,7 @@ pub async fn page(
 
 /// The part that keeps itself up to date.
 pub async fn live(State(console): State<Console>, Extension(session): Extension<Session>) -> Markup {
-    runs(&console, &session, "").await
+    PAGE.table(&console, &session, "").await
 }
 
 /// Brings a cohort into a list.
@@ -65,7 +80,7 @@ pub async fn begin(
         "force": !form.get("force").is_empty(),
     });
     match console.api.send(&session.caller, Method::POST, "/v1/cohorts/runs", &asked).await {
-        Ok(run) => Redirect::to(&format!("{HERE}/runs/{}", encoded(text(&run, "runId")))).into_response(),
+        Ok(run) => PAGE.begun(&run),
         Err(refusal) => {
             let outcome = Outcome::refused(&refusal);
             let first = Page { cursor: String::new(), ask: false };
@@ -76,7 +91,7 @@ pub async fn begin(
 }
 
 async fn put_together(console: &Console, session: &Session, page: &Page, said: Markup) -> Markup {
-    let runs = runs(console, session, &page.cursor).await;
+    let runs = PAGE.section(console, session, &page.cursor).await;
     let cohorts = if page.ask {
         cohorts(console, session).await
     } else {
@@ -87,8 +102,7 @@ async fn put_together(console: &Console, session: &Session, page: &Page, said: M
         @if session.operates() { (asking(session)) }
         p { a href=(address(HERE, &[("ask", "true")])) { "Ask Mixpanel for its cohorts" } span .quiet { " (one of the hour's 60 queries)" } }
         (cohorts)
-        h2 { "Runs" }
-        @if page.cursor.is_empty() { section data-live={ (HERE) "/live" } data-every="3" { (runs) } } @else { (runs) }
+        (runs)
     };
     frame::page(session, "Cohorts", HERE, body)
 }
@@ -137,88 +151,32 @@ async fn cohorts(console: &Console, session: &Session) -> Markup {
     table("Mixpanel's cohorts", COHORTS, rows)
 }
 
-async fn runs(console: &Console, session: &Session, cursor: &str) -> Markup {
-    let path = address("/v1/cohorts/runs", &[("limit", "50"), ("cursor", cursor)]);
-    let answer = match console.api.get(&session.caller, &path).await {
-        Ok(answer) => answer,
-        Err(refusal) => return frame::refusal(&refusal),
-    };
-    let runs = items(&answer, "items");
-    if runs.is_empty() {
-        return frame::empty(
-            "No cohort has been brought into a list.",
-            "Begin a run above, or plan one under cohorts in the configuration.",
-        );
-    }
-    let rows = html! {
-        @for run in runs {
-            tr {
-                td { a href={ (HERE) "/runs/" (encoded(text(run, "runId"))) } { (moment(text(run, "askedAt"))) } }
-                td { (text(run, "cohortName")) } td .number { (run["listId"]) } td { (text(run, "syncMode")) }
-                td { (state(run)) }
-                @for key in ["membersCount", "added", "removed"] { td .number { (number(count(run, key))) } }
-            }
-        }
-    };
+fn row(run: &Value) -> Markup {
     html! {
-        (table("Newest first", RUNS, rows))
-        @if let Some(next) = answer["next"].as_str() { p { a href=(address(HERE, &[("cursor", next)])) { "Older ones" } } }
+        td { (PAGE.link(run, text(run, "askedAt"))) } td { (text(run, "cohortName")) }
+        td .number { (run["listId"]) } td { (text(run, "syncMode")) } td { (state(run)) }
+        (run_page::figures_of(run, &["membersCount", "added", "removed"]))
     }
 }
 
 fn state(run: &Value) -> Markup {
-    let (class, word) = match text(run, "status") {
-        "running" => ("warn", text(run, "stage")),
-        "done" => ("good", "done"),
-        "observed" => ("good", "compared only"),
-        "stopped" => ("bad", "stopped by the brake"),
-        "failed" => ("bad", "failed"),
-        other => ("", other),
-    };
     html! {
-        span .badge.(class) { (word.replace('_', " ")) }
+        (run_page::state(run, ""))
         @if let Some(left) = run["estimateSeconds"].as_f64() { " " span .quiet { "about " (duration(left)) " left" } }
     }
 }
 
-#[derive(Deserialize)]
-pub struct Look {
-    #[serde(default)]
-    unmask: bool,
-}
-
-/// One run, with the people who could not be matched.
 pub async fn run(
     State(console): State<Console>,
     Extension(session): Extension<Session>,
-    Path(id): Path<String>,
-    Query(look): Query<Look>,
+    id: Path<String>,
+    look: Query<Look>,
     headers: HeaderMap,
 ) -> Response {
-    let path = format!("/v1/cohorts/runs/{}", encoded(&id));
-    match console.api.get(&session.caller, &address(&path, &[("masked", session.masked(look.unmask))])).await {
-        Ok(run) => {
-            let inside = one(&session, &run, look.unmask);
-            // Only itself, once more, for as long as the run is under way.
-            if headers.contains_key(frame::FRAGMENT) {
-                return inside.into_response();
-            }
-            let to =
-                address(&format!("{HERE}/runs/{}", encoded(&id)), &[("unmask", if look.unmask { "true" } else { "" })]);
-            let live = (run["status"] == "running").then_some(to);
-            let body = html! {
-                section data-live=[live] data-every="2" { (inside) }
-                p { a href=(HERE) { "All runs" } }
-            };
-            frame::page(&session, "A cohort's run", HERE, body).into_response()
-        }
-        Err(refusal) => Outcome::refused(&refusal).on(|said| frame::page(&session, "A cohort's run", HERE, said)),
-    }
+    PAGE.show(&console, &session, id, look, &headers).await
 }
 
-fn one(session: &Session, run: &Value, unmask: bool) -> Markup {
-    let people = items(run, "people");
-    let here = format!("{HERE}/runs/{}", encoded(text(run, "runId")));
+fn card(_: &Session, run: &Value) -> Markup {
     html! {
         section .card aria-label="The run" {
             h2 { (text(run, "cohortName")) " into list " (run["listId"]) " " (state(run)) }
@@ -232,17 +190,8 @@ fn one(session: &Session, run: &Value, unmask: bool) -> Markup {
                     ("added", "Added"), ("created", "Of those, new contacts"), ("toRemove", "To be taken out"),
                     ("removed", "Taken out"), ("queries", "Queries of Mixpanel"), ("listCalls", "Calls of Brevo's lists"),
                 ] { dt { (label) } dd { (number(count(run, key))) } }
-                @for (why, people) in run["unmatched"].as_object().into_iter().flatten() {
-                    dt { "Not matched: " (why.replace('_', " ")) } dd { (number(people.as_u64().unwrap_or_default())) }
-                }
+                (run_page::unmatched(run))
             }
-        }
-        @if !people.is_empty() {
-            h2 { "Not matched" }
-            p { (unmasking(session, unmask, &address(&here, &[("unmask", if unmask { "" } else { "true" })]))) }
-            (table("The first thousand", &[column("distinct_id"), column("Why")], html! {
-                @for one in people { tr { td { code { (text(one, "distinct_id")) } } td { (text(one, "why").replace('_', " ")) } } }
-            }))
         }
     }
 }

@@ -2,7 +2,7 @@
 
 use axum::Extension;
 use axum::extract::{Path, Query, State};
-use axum::response::{IntoResponse as _, Redirect, Response};
+use axum::response::Response;
 use http::{HeaderMap, Method, StatusCode};
 use maud::{Markup, html};
 use serde::Deserialize;
@@ -13,8 +13,10 @@ use crate::console::api::Refusal;
 use crate::console::frame::{self, duration, number};
 use crate::console::guard::Form;
 use crate::console::json::{count, encoded, items, text};
-use crate::console::pieces::{Column, Outcome, address, column, figures, moment, order, table, unmasking};
+use crate::console::pieces::{Column, Outcome, column, figures, moment, order};
 use crate::console::session::Session;
+
+use super::run_page::{self, Look, RunPage};
 
 const HERE: &str = "/console/datasets";
 const RUNS: &[Column] = &[
@@ -26,6 +28,18 @@ const RUNS: &[Column] = &[
     figures("Matched"),
     figures("Changed"),
 ];
+const PAGE: RunPage = RunPage {
+    here: HERE,
+    route: "/v1/datasets/runs",
+    title: "A data set's run",
+    way_back: "All data sets and runs",
+    none: ("No data set has been run.", "Each is shown first: a dry run says what it would change."),
+    columns: RUNS,
+    id: "id",
+    unmatched: ("unmatched_people", "Id"),
+    row,
+    card: run_card,
+};
 
 #[derive(Default, Deserialize)]
 pub struct Page {
@@ -43,7 +57,7 @@ pub async fn page(
 
 /// The part that keeps itself up to date.
 pub async fn live(State(console): State<Console>, Extension(session): Extension<Session>) -> Markup {
-    runs(&console, &session, "").await
+    PAGE.table(&console, &session, "").await
 }
 
 /// Shows what a data set would change, or changes it.
@@ -53,7 +67,7 @@ pub async fn act(
     Extension(form): Extension<Form>,
 ) -> Response {
     match ordered(&console, &session, &form).await {
-        Ok(run) => Redirect::to(&format!("{HERE}/runs/{}", encoded(text(&run, "id")))).into_response(),
+        Ok(run) => PAGE.begun(&run),
         Err(refusal) => {
             let outcome = Outcome::refused(&refusal);
             let page = put_together(&console, &session, "", outcome.said().clone()).await;
@@ -82,12 +96,11 @@ async fn ordered(console: &Console, session: &Session, form: &Form) -> Result<Va
 }
 
 async fn put_together(console: &Console, session: &Session, cursor: &str, said: Markup) -> Markup {
-    let (sets, runs) = (sets(console, session).await, runs(console, session, cursor).await);
+    let (sets, runs) = (sets(console, session).await, PAGE.section(console, session, cursor).await);
     let body = html! {
         (said)
         (sets)
-        h2 { "Runs" }
-        @if cursor.is_empty() { section data-live={ (HERE) "/live" } data-every="3" { (runs) } } @else { (runs) }
+        (runs)
     };
     frame::page(session, "Data sets", HERE, body)
 }
@@ -155,82 +168,31 @@ fn orders(session: &Session, set: &Value) -> Markup {
 }
 
 fn to_run(run: &Value) -> Markup {
-    html! { a href={ (HERE) "/runs/" (encoded(text(run, "id"))) } { (moment(text(run, "asked_at"))) } }
+    PAGE.link(run, text(run, "asked_at"))
 }
 
-async fn runs(console: &Console, session: &Session, cursor: &str) -> Markup {
-    let path = address("/v1/datasets/runs", &[("limit", "50"), ("cursor", cursor)]);
-    let answer = match console.api.get(&session.caller, &path).await {
-        Ok(answer) => answer,
-        Err(refusal) => return frame::refusal(&refusal),
-    };
-    let runs = items(&answer, "items");
-    if runs.is_empty() {
-        return frame::empty("No data set has been run.", "Each is shown first: a dry run says what it would change.");
-    }
-    let rows = html! {
-        @for run in runs {
-            tr {
-                td { (to_run(run)) } td { (text(run, "dataset")) } td { (state(run)) }
-                @for key in ["rows", "people", "matched", "changed"] { td .number { (number(count(run, key))) } }
-            }
-        }
-    };
+fn row(run: &Value) -> Markup {
     html! {
-        (table("Newest first", RUNS, rows))
-        @if let Some(next) = answer["next"].as_str() { p { a href=(address(HERE, &[("cursor", next)])) { "Older ones" } } }
+        td { (to_run(run)) } td { (text(run, "dataset")) } td { (state(run)) }
+        (run_page::figures_of(run, &["rows", "people", "matched", "changed"]))
     }
 }
 
 fn state(run: &Value) -> Markup {
-    let (class, word) = match text(run, "status") {
-        "running" => ("warn", text(run, "stage")),
-        "done" => ("good", "done"),
-        "stopped" => ("bad", "stopped by the brake"),
-        "failed" => ("bad", "failed"),
-        other => ("", other),
-    };
-    html! { span .badge.(class) { (word.replace('_', " ")) @if run["dry_run"] == true { ", dry run" } } }
+    run_page::state(run, if run["dry_run"] == true { ", dry run" } else { "" })
 }
 
-#[derive(Deserialize)]
-pub struct Look {
-    #[serde(default)]
-    unmask: bool,
-}
-
-/// One run, with the people who could not be matched.
 pub async fn run(
     State(console): State<Console>,
     Extension(session): Extension<Session>,
-    Path(id): Path<String>,
-    Query(look): Query<Look>,
+    id: Path<String>,
+    look: Query<Look>,
     headers: HeaderMap,
 ) -> Response {
-    let path = format!("/v1/datasets/runs/{}", encoded(&id));
-    match console.api.get(&session.caller, &address(&path, &[("masked", session.masked(look.unmask))])).await {
-        Ok(run) => {
-            let inside = one(&session, &run, look.unmask);
-            // Only itself, once more, for as long as the run is under way.
-            if headers.contains_key(frame::FRAGMENT) {
-                return inside.into_response();
-            }
-            let to =
-                address(&format!("{HERE}/runs/{}", encoded(&id)), &[("unmask", if look.unmask { "true" } else { "" })]);
-            let live = (run["status"] == "running").then_some(to);
-            let body = html! {
-                section data-live=[live] data-every="2" { (inside) }
-                p { a href=(HERE) { "All data sets and runs" } }
-            };
-            frame::page(&session, "A data set's run", HERE, body).into_response()
-        }
-        Err(refusal) => Outcome::refused(&refusal).on(|said| frame::page(&session, "A data set's run", HERE, said)),
-    }
+    PAGE.show(&console, &session, id, look, &headers).await
 }
 
-fn one(session: &Session, run: &Value, unmask: bool) -> Markup {
-    let people = items(run, "unmatched_people");
-    let here = format!("{HERE}/runs/{}", encoded(text(run, "id")));
+fn run_card(session: &Session, run: &Value) -> Markup {
     let dry = run["dry_run"] == true;
     html! {
         section .card aria-label="The run" {
@@ -248,21 +210,12 @@ fn one(session: &Session, run: &Value, unmask: bool) -> Markup {
                     dt { (attribute) } dd { (number(people.as_u64().unwrap_or_default())) }
                 }
                 (list(&run["list"], dry))
-                @for (why, people) in run["unmatched"].as_object().into_iter().flatten() {
-                    dt { "Not matched: " (why.replace('_', " ")) } dd { (number(people.as_u64().unwrap_or_default())) }
-                }
+                (run_page::unmatched(run))
                 @for (key, label) in [("queries", "Queries"), ("contact_writes", "Contact writes"), ("list_calls", "List calls")] {
                     dt { "At most: " (label) } dd { (number(count(&run["costs"], key))) }
                 }
             }
             @if session.operates() && dry && run["status"] == "done" { (for_good(session, run)) }
-        }
-        @if !people.is_empty() {
-            h2 { "Not matched" }
-            p { (unmasking(session, unmask, &address(&here, &[("unmask", if unmask { "" } else { "true" })]))) }
-            (table("The first thousand", &[column("Id"), column("Why")], html! {
-                @for one in people { tr { td { code { (text(one, "distinct_id")) } } td { (text(one, "why").replace('_', " ")) } } }
-            }))
         }
     }
 }

@@ -13,3 +13,4 @@ pub mod overview;
 pub mod people;
 pub mod reconciliation;
 pub mod records;
+mod run_page;

@@ -83,6 +83,44 @@ async fn bodies_come_whole_whatever_their_pieces_and_encoding() {
     assert_eq!(intake("", Body::empty()).await.0.unwrap(), Bytes::new());
 }
 
+/// The length at the end of a gzip body only decides how much room there is at first. It has to be right all the same, as
+/// the check of what came: whoever states another gets no answer but that the body is no gzip.
+#[tokio::test]
+async fn a_large_gzip_body_is_inflated_rightly_whatever_room_its_end_promises() {
+    // Hardly to be compressed, so that it is large enough for the blocking pool.
+    let mut dice = fastrand::Rng::with_seed(7);
+    let text: Vec<u8> = std::iter::repeat_with(|| dice.u8(..64)).take(CAP).collect();
+    let true_body = gzip(&text);
+    assert!(true_body.len() >= BIG);
+    // Of several members the last states its own length alone; padding is read as a length as well.
+    let few_at_the_end = [gzip(&text[..CAP - 1]), gzip(&text[CAP - 1..])].concat();
+    let nothing_at_the_end = [true_body.clone(), gzip(b"")].concat();
+    let padding_of = |length: u32| [true_body.clone(), vec![0; 4], length.to_le_bytes().to_vec()].concat();
+    for sent in [
+        true_body.clone(),
+        few_at_the_end,
+        nothing_at_the_end,
+        padding_of(0),
+        padding_of(1),
+        padding_of(CAP as u32 / 2),
+        padding_of(u32::MAX),
+    ] {
+        for size in [1_000, usize::MAX] {
+            let (body, budget) = intake("gzip", pieces(&sent, size)).await;
+            assert!(body.unwrap() == text, "{:?} at the end, in pieces of {size}", sent.last_chunk::<4>());
+            assert_eq!(budget.free(), 1 << 20);
+        }
+    }
+    for untrue in [0, 1, CAP as u32 - 1, CAP as u32 + 1, u32::MAX] {
+        let mut sent = true_body.clone();
+        let end = sent.len() - 4;
+        sent[end..].copy_from_slice(&untrue.to_le_bytes());
+        let (body, budget) = intake("gzip", pieces(&sent, 1_000)).await;
+        assert_eq!(body, Err(IntakeError::NotInflatable), "{untrue}");
+        assert_eq!(budget.free(), 1 << 20);
+    }
+}
+
 #[tokio::test]
 async fn one_byte_too_much_is_too_large() {
     let text = vec![b'x'; CAP + 1];
