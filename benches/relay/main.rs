@@ -9,6 +9,7 @@ mod accept;
 mod brevo_calls;
 mod delivery;
 mod freshness;
+mod history;
 mod http;
 mod import;
 mod instructions;
@@ -57,6 +58,9 @@ fn main() -> Result<(), Failure> {
     }
     if wanted("brevo_calls") {
         brevo_calls::run(&mut report)?;
+    }
+    if wanted("history") {
+        history::run(&mut report)?;
     }
     report.print(started.elapsed());
     Ok(())

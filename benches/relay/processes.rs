@@ -182,6 +182,12 @@ impl Relay {
         Self::configured(directory, &sandbox.configuration, Command::new(BINARY))
     }
 
+    /// The same, and it keeps nothing of what is delivered.
+    pub fn without_history(directory: &Path, sandbox: &Sandbox) -> Result<Self, Failure> {
+        let configuration = format!("{}\nretention: {{ history: 0s }}", sandbox.configuration);
+        Self::configured(directory, &configuration, Command::new(BINARY))
+    }
+
     /// The same under callgrind, which writes to `counts` when the relay has ended.
     pub fn counted(directory: &Path, sandbox: &Sandbox, counts: &Path) -> Result<Self, Failure> {
         Self::configured(directory, &sandbox.configuration, counted(counts, Path::new(BINARY)))

@@ -46,6 +46,11 @@ impl Template {
     }
 }
 
+/// The `$insert_id` of the first event of this process.
+pub fn first_insert_id() -> String {
+    format!("bench-{}", "0".repeat(ID_SLOT.len()))
+}
+
 fn positions(text: &[u8], slot: &[u8]) -> Vec<usize> {
     text.windows(slot.len()).enumerate().filter(|(_, window)| *window == slot).map(|(at, _)| at).collect()
 }

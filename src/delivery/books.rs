@@ -13,7 +13,7 @@ use jiff::tz::TimeZone;
 use super::checkpoint::Checkpoint;
 use super::day_book::DayBook;
 use super::dead_letters::{self, DeadLetter, DeadLetterId, RefusedWrite, old, replay};
-use super::history::{self, History, Outcome, Pages, Span};
+use super::history::{self, Filters, History, Outcome, Pages, Span};
 use super::ledger::{Ledger, Limits, Ticket};
 use super::status::{GroupsOwed, Snapshot};
 use super::tally::Tally;
@@ -67,6 +67,8 @@ pub struct Books {
     on_their_way: OnTheirWay,
     days: DayBook,
     pages: Pages,
+    /// Made by the leg that reads every record anyway.
+    filters: Option<Filters>,
     /// Of the last checkpoint.
     number: u64,
     dirty: bool,
@@ -99,6 +101,7 @@ impl Books {
             on_their_way: OnTheirWay { records, since, ..OnTheirWay::default() },
             days: DayBook::open(destination, timezone, checkpoint.chapter),
             pages: Pages::default(),
+            filters: None,
             number: checkpoint.number,
             dirty: false,
             tombstones: Arc::default(),
@@ -115,7 +118,20 @@ impl Books {
     /// Whether what becomes of records is written down.
     pub fn keep(mut self, history: History) -> Self {
         self.pages = Pages::new(history);
+        self.filters = self.filters.filter(|_| history == History::Kept);
         self
+    }
+
+    /// Has filters made of what is admitted. One leg of a relay does.
+    pub fn with_filters(mut self) -> Self {
+        self.filters = Some(Filters::default());
+        self
+    }
+
+    /// The leg ends: what has been admitted is written with the next checkpoint.
+    pub fn close_filters(&mut self) {
+        self.filters.iter_mut().for_each(Filters::close);
+        self.dirty |= self.filters.is_some();
     }
 
     pub fn tombstones(&self) -> Arc<Tombstones> {
@@ -153,12 +169,17 @@ impl Books {
         let erased = self.tombstones.now();
         let (epoch, id) = (entry.epoch, entry.id);
         let mut items = Vec::with_capacity(entry.records.len());
+        self.filters.iter_mut().for_each(|filters| filters.begin(epoch, id));
         for (index, record) in (0u32..).zip(entry.records) {
             let position = Position { epoch, entry: id, index };
+            let is_erased = record.is_erased() || erased.covers(record.kind, &record.body);
+            if let Some(filters) = self.filters.as_mut().filter(|_| !is_erased) {
+                filters.take(&record);
+            }
             let Some(ticket) = self.ledger.admit(position, record.received_at, record.body.len()) else {
                 continue;
             };
-            if record.is_erased() || erased.covers(record.kind, &record.body) {
+            if is_erased {
                 self.skip(ticket, SkipRule::Erased);
             } else if record.destinations.contains(self.destination) {
                 items.push(Item { ticket, position, record, again: None });
@@ -369,6 +390,7 @@ impl Books {
         self.days.write(&mut batch);
         self.number += 1;
         self.pages.write(self.destination, self.number, now, &mut batch);
+        self.filters.iter_mut().for_each(|filters| filters.write(&mut batch));
         let checkpoint = Checkpoint {
             cursor: self.ledger.cursor(),
             settled: self.ledger.settled_ranges(),

@@ -89,6 +89,12 @@ pub fn of_table(table: Table) -> Holding {
             "`retention.history`",
             "end with the history",
         ),
+        Table::Filters => Holding::of_people(
+            place,
+            "hashes of ids and addresses, folded into bits",
+            "`retention.history`",
+            "rows that may hold the person deleted, pages overwritten",
+        ),
         Table::CohortRuns
         | Table::Checkpoints
         | Table::Budgets

@@ -29,6 +29,7 @@ use crate::cohorts;
 use crate::datasets;
 use crate::delivery::checkpoint::Checkpoint;
 use crate::delivery::dead_letters::{self, DeadLetter, DeadLetterId, replay};
+use crate::delivery::history;
 use crate::delivery::shift::Shift;
 use crate::mixpanel::keys;
 use crate::people::erase;
@@ -336,6 +337,9 @@ impl Worker {
             from = self.parts.journal.erase(from, below, belongs.clone()).await?.next;
             tokio::task::yield_now().await;
         }
+        let names: Vec<&str> = open().flat_map(|(_, erasure)| erasure.to_erase.iter().map(AsRef::as_ref)).collect();
+        history::forget_named(self.parts.desk.state.as_ref(), &names).await?;
+        drop(names);
         drop(belongs);
         let counts = std::mem::take(&mut *counts.lock().unwrap_or_else(std::sync::PoisonError::into_inner));
         for (erasure, emptied) in erasures.iter_mut().zip(counts) {

@@ -37,6 +37,24 @@ struct Ids<'a> {
     alias: Option<&'a RawValue>,
     #[serde(borrow, rename = "$distinct_ids")]
     distinct_ids: Option<Vec<&'a RawValue>>,
+    #[serde(borrow, rename = "$insert_id")]
+    insert_id: Option<&'a RawValue>,
+}
+
+impl<'a> Ids<'a> {
+    /// Every id in it that a person may have.
+    fn all(self) -> impl Iterator<Item = &'a RawValue> {
+        let single = [
+            self.distinct_id,
+            self.device_id,
+            self.user_id,
+            self.anon_distinct_id,
+            self.anon_id,
+            self.identified_id,
+            self.alias,
+        ];
+        single.into_iter().flatten().chain(self.distinct_ids.unwrap_or_default())
+    }
 }
 
 #[derive(Deserialize, Default)]
@@ -63,18 +81,7 @@ pub fn ordered_keys(record: &Record) -> Vec<Key> {
     match record.kind {
         Kind::Identity => {
             let Ok(event) = serde_json::from_slice::<EventIds<'_>>(&record.body) else { return vec![0] };
-            let ids = event.properties;
-            let single = [
-                ids.distinct_id,
-                ids.device_id,
-                ids.user_id,
-                ids.anon_distinct_id,
-                ids.anon_id,
-                ids.identified_id,
-                ids.alias,
-            ];
-            let listed = ids.distinct_ids.unwrap_or_default();
-            single.into_iter().flatten().chain(listed).map(|id| xxh3_64(bare(id))).collect()
+            event.properties.all().map(|id| xxh3_64(bare(id))).collect()
         }
         Kind::Profile | Kind::Group => {
             let Ok(ids) = serde_json::from_slice::<ProfileIds<'_>>(&record.body) else { return vec![0] };
@@ -102,17 +109,7 @@ pub fn people(kind: Kind, body: &[u8]) -> Vec<String> {
                 return Vec::new();
             };
             let named: Vec<Option<&RawValue>> = if kind == Kind::Identity {
-                let listed = ids.distinct_ids.unwrap_or_default().into_iter().map(Some);
-                let single = [
-                    ids.distinct_id,
-                    ids.device_id,
-                    ids.user_id,
-                    ids.anon_distinct_id,
-                    ids.anon_id,
-                    ids.identified_id,
-                    ids.alias,
-                ];
-                single.into_iter().chain(listed).collect()
+                ids.all().map(Some).collect()
             } else if ids.user_id.is_some() {
                 let device = ids.device_id.map(bare);
                 let own = |id: &&RawValue| !id.get().starts_with("\"$device:") && Some(bare(id)) != device;
@@ -127,8 +124,52 @@ pub fn people(kind: Kind, body: &[u8]) -> Vec<String> {
 
 /// The id as text, numbers too.
 fn text(id: &RawValue) -> Option<String> {
+    plain(id).map(Cow::into_owned)
+}
+
+fn plain(id: &RawValue) -> Option<Cow<'_, str>> {
     let raw = Raw::from(id);
-    raw.as_str().map(Cow::into_owned).or_else(|| raw.text().parse::<f64>().is_ok().then(|| raw.text().to_owned()))
+    raw.as_str().or_else(|| raw.text().parse::<f64>().is_ok().then(|| Cow::Borrowed(raw.text())))
+}
+
+/// Calls `each` with every name by which a record may be looked for but addresses: its `$insert_id`, and all ids in it, without
+/// `$device:`.
+pub fn names(kind: Kind, body: &[u8], mut each: impl FnMut(&str)) {
+    let mut name = |id: &RawValue| {
+        if let Some(name) = plain(id) {
+            each(name.strip_prefix("$device:").unwrap_or(&name));
+        }
+    };
+    match kind {
+        Kind::Group => {}
+        Kind::Profile => {
+            let ids = serde_json::from_slice::<ProfileIds<'_>>(body).unwrap_or_default();
+            ids.distinct_id.into_iter().for_each(name);
+        }
+        Kind::Event | Kind::Identity => {
+            if let Ok(EventIds { properties }) = serde_json::from_slice::<EventIds<'_>>(body) {
+                properties.insert_id.into_iter().for_each(&mut name);
+                properties.all().for_each(name);
+            }
+        }
+    }
+}
+
+/// Calls `each` with everything in the text that has the looks of an address, in lower case. False when one may be there
+/// that is written in another way.
+pub fn addresses(body: &[u8], mut each: impl FnMut(&str)) -> bool {
+    let part = |byte: &u8| byte.is_ascii_alphanumeric() || b"._%+-'!#$&*/=?^`{|}~".contains(byte) || !byte.is_ascii();
+    for at in memchr::memchr_iter(b'@', body) {
+        let before = body[..at].iter().rev().take_while(|byte| part(byte)).count();
+        let behind = body[at + 1..].iter().take_while(|byte| part(byte)).count();
+        if before == 0 || behind == 0 {
+            continue;
+        }
+        if let Ok(address) = std::str::from_utf8(&body[at - before..at + 1 + behind]) {
+            each(&address.to_lowercase());
+        }
+    }
+    memchr::memmem::find(body, b"\\u0040").is_none()
 }
 
 /// Whether a profile update has `$add` or `$append`.

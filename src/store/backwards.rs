@@ -33,11 +33,26 @@ impl Backwards {
         Self { journal, before, step: STEP }
     }
 
+    /// Everything from here on has been handed out or passed.
+    pub fn before(&self) -> EntryId {
+        self.before
+    }
+
+    /// Passes over everything from `before` on.
+    pub fn pass_to(&mut self, before: EntryId) {
+        self.before = self.before.min(before);
+    }
+
     /// Some more entries, newest first; empty when there are no older ones. A journal is read forwards, so how far back a read
     /// of bounded size has to begin is learned: a beginning that was too far back is tried again nearer.
     pub async fn next(&mut self) -> Result<Vec<Entry>, StoreError> {
+        self.next_above(EntryId::FIRST).await
+    }
+
+    /// As [`Self::next`], of entries from `floor` on; empty when there are none between it and what has been handed out.
+    pub async fn next_above(&mut self, floor: EntryId) -> Result<Vec<Entry>, StoreError> {
         loop {
-            let from = EntryId(self.before.0.saturating_sub(self.step).max(EntryId::FIRST.0));
+            let from = EntryId(self.before.0.saturating_sub(self.step).max(floor.0));
             if from >= self.before {
                 return Ok(Vec::new());
             }

@@ -231,12 +231,15 @@ pub enum Table {
     /// `destination byte, epoch, entry / 256, number of the checkpoint` → what became of records (`delivery::history`). Hashes
     /// of identifiers.
     Outcomes,
+    /// `epoch, last entry` → which names may be in entries up to it (`delivery::history`). Hashes of identifiers and addresses,
+    /// folded into bits.
+    Filters,
     /// Small singletons of the relay itself (generated admin token excluded: that is a file). No personal data.
     Meta,
 }
 
 impl Table {
-    pub const ALL: [Table; 24] = [
+    pub const ALL: [Table; 25] = [
         Table::Checkpoints,
         Table::People,
         Table::Debts,
@@ -260,6 +263,7 @@ impl Table {
         Table::Datasets,
         Table::DatasetRows,
         Table::Outcomes,
+        Table::Filters,
         Table::Meta,
     ];
 
@@ -289,6 +293,7 @@ impl Table {
             Table::Datasets => "datasets",
             Table::DatasetRows => "dataset_rows",
             Table::Outcomes => "outcomes",
+            Table::Filters => "filters",
             Table::Meta => "meta",
         }
     }

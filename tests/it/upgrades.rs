@@ -23,7 +23,7 @@ const STATE: i32 = 0x4d58_5253;
 const STATE_1: &str = include_str!("upgrades/state-1.sql");
 const JOURNAL_1: &str = include_str!("upgrades/journal-1.sql");
 /// `TO[n]` makes state version `n + 2` of `n + 1`.
-const TO: [&str; 10] = [
+const TO: [&str; 11] = [
     include_str!("upgrades/state-to-2.sql"),
     include_str!("upgrades/state-to-3.sql"),
     include_str!("upgrades/state-to-4.sql"),
@@ -34,6 +34,7 @@ const TO: [&str; 10] = [
     include_str!("upgrades/state-to-9.sql"),
     include_str!("upgrades/state-to-10.sql"),
     include_str!("upgrades/state-to-11.sql"),
+    include_str!("upgrades/state-to-12.sql"),
 ];
 /// Some relays of the versions 1 and 2 had this table already.
 const EARLY_BASES: &str = "CREATE TABLE bases (key BLOB PRIMARY KEY, value BLOB NOT NULL) STRICT, WITHOUT ROWID;";

@@ -16,8 +16,22 @@ const KINDS: [&str; 3] = ["event", "profile", "group"];
 pub enum Wanted {
     Anybody,
     InsertId(String),
-    /// Records of any of these ids, without `$device:`.
-    People(BTreeSet<String>),
+    /// Records of any of these ids, without `$device:`, and those in which the address stands.
+    People {
+        ids: BTreeSet<String>,
+        address: Option<String>,
+    },
+}
+
+impl Wanted {
+    /// What a filter is asked for, any of it.
+    pub fn names(&self) -> Option<Vec<&str>> {
+        match self {
+            Wanted::Anybody => None,
+            Wanted::InsertId(id) => Some(vec![bare(id)]),
+            Wanted::People { ids, address } => Some(ids.iter().chain(address).map(String::as_str).collect()),
+        }
+    }
 }
 
 /// Finds records quickly: only those whose bytes hold what is looked for are parsed.
@@ -38,7 +52,7 @@ impl<'a> Look<'a> {
         let texts: Vec<&str> = match wanted {
             Wanted::Anybody => Vec::new(),
             Wanted::InsertId(id) => vec![id],
-            Wanted::People(ids) => ids.iter().map(String::as_str).collect(),
+            Wanted::People { ids, .. } => ids.iter().map(String::as_str).collect(),
         };
         let plain = |text: &&str| text.bytes().all(|b| b.is_ascii_graphic() && !matches!(b, b'"' | b'\\' | b'/'));
         let sought = !texts.is_empty() && texts.iter().all(plain);
@@ -47,19 +61,29 @@ impl<'a> Look<'a> {
     }
 
     pub fn finds(&self, record: &Record) -> bool {
+        !record.is_erased()
+            && self.kind.is_none_or(|kind| kind == record.kind.label())
+            && (self.names(record) || self.has_address(record))
+            && self.event.is_none_or(|wanted| event(record).is_some_and(|name| name == wanted))
+    }
+
+    fn names(&self, record: &Record) -> bool {
         let holds = |finders: &Vec<Finder<'_>>| finders.iter().any(|finder| finder.find(&record.body).is_some());
-        if record.is_erased()
-            || self.kind.is_some_and(|kind| kind != record.kind.label())
-            || !self.finders.as_ref().is_none_or(holds)
-        {
-            return false;
-        }
-        let theirs = match self.wanted {
-            Wanted::Anybody => true,
-            Wanted::InsertId(wanted) => insert_id(record).is_some_and(|id| id == *wanted),
-            Wanted::People(ids) => keys::people(record.kind, &record.body).iter().any(|id| ids.contains(bare(id))),
-        };
-        theirs && self.event.is_none_or(|wanted| event(record).is_some_and(|name| name == wanted))
+        self.finders.as_ref().is_none_or(holds)
+            && match self.wanted {
+                Wanted::Anybody => true,
+                Wanted::InsertId(wanted) => insert_id(record).is_some_and(|id| id == *wanted),
+                Wanted::People { ids, .. } => {
+                    keys::people(record.kind, &record.body).iter().any(|id| ids.contains(bare(id)))
+                }
+            }
+    }
+
+    fn has_address(&self, record: &Record) -> bool {
+        let Wanted::People { address: Some(wanted), .. } = self.wanted else { return false };
+        let mut found = false;
+        keys::addresses(&record.body, |address| found |= address == wanted);
+        found
     }
 }
 
@@ -104,7 +128,8 @@ mod tests {
             let asked = Asked { kind: Some(kind.to_owned()), event: event.map(str::to_owned), ..Asked::default() };
             Look::new(&Wanted::Anybody, &asked).unwrap().finds(record)
         };
-        let people = |ids: &[&str]| Wanted::People(ids.iter().map(|id| (*id).to_owned()).collect());
+        let people =
+            |ids: &[&str]| Wanted::People { ids: ids.iter().map(|id| (*id).to_owned()).collect(), address: None };
         assert!(finds(Wanted::InsertId("i-1".to_owned()), &event));
         assert!(finds(Wanted::Anybody, &event) && only("event", Some("e"), &event) && only("profile", None, &escaped));
         assert!(!only("event", Some("f"), &event) && !only("group", None, &event) && !only("event", None, &escaped));
@@ -112,6 +137,10 @@ mod tests {
         assert!(finds(people(&["x", "d"]), &event));
         assert!(!finds(people(&["u"]), &event), "a property is nobody's id");
         assert!(finds(people(&["Jörg"]), &escaped));
+        let mail = record(Kind::Profile, r#"{"$distinct_id":"q","$set":{"Mail":"Ada.L+x@Example.com"}}"#);
+        let by = |address: &str| Wanted::People { ids: BTreeSet::new(), address: Some(address.to_owned()) };
+        assert!(finds(by("ada.l+x@example.com"), &mail), "wherever it stands");
+        assert!(!finds(by("x@example.com"), &mail) && !finds(by("ada.l+x@example.com"), &event));
         assert!(
             !finds(people(&["d"]), &Record { body: bytes::Bytes::new(), ..event }),
             "an erased one is found by nobody"

@@ -1,6 +1,7 @@
 //! `GET /v1/trace`: what became of records, found by their `$insert_id`, a distinct_id or an address; or of the last ones.
 //!
-//! The journal's tail is read from its end, a bounded piece for each request; `next` says where the following one begins. How
+//! The journal's tail is read from its end, a bounded piece for each request, less what its filters tell to hold nothing of
+//! what is looked for; `next` says where the following one begins. How
 //! a record ended is in `delivery::history`, and how it waits is read from where it is counted.
 
 mod look;
@@ -21,11 +22,11 @@ use super::answers::AdminError;
 use super::extract::QueryString;
 use super::mask;
 use super::sight::Sight;
+use crate::delivery::history::{Sifted, Step};
 use crate::people::address_book::{self, Sought};
 use crate::people::erase;
 use crate::record::{Destination, EntryId, Position, Record};
 use crate::settlement::SkipRule;
-use crate::store::backwards::Backwards;
 
 const DEFAULT_LIMIT: usize = 100;
 const MAX_LIMIT: usize = 1_000;
@@ -76,20 +77,20 @@ pub async fn trace(
     QueryString(asked): QueryString<Asked>,
 ) -> Result<Response, AdminError> {
     let limit = asked.limit.unwrap_or(DEFAULT_LIMIT).clamp(1, MAX_LIMIT);
-    let mut backwards = match &asked.cursor {
-        Some(cursor) => Backwards::below(parts.journal.clone(), before(cursor)?),
-        None => Backwards::new(parts.journal.clone()),
-    };
+    let before = asked.cursor.as_deref().map(before).transpose()?;
     let (wanted, distinct_ids) = wanted(&parts, &asked).await?;
     let look = Look::new(&wanted, &asked)?;
+    let sought = wanted.names();
+    let mut sifted = Sifted::new(parts.journal.clone(), parts.state.clone(), before, sought);
     let stands = Stands::new(&asked)?;
     let mut standing = Standing::load(&parts.state).await?;
     let (mut items, mut bytes, mut judged) = (Vec::new(), 0, 0);
     let next = 'looked: loop {
-        let entries = backwards.next().await?;
-        if entries.is_empty() {
-            break None;
-        }
+        let entries = match sifted.next().await? {
+            Step::Entries(entries) => entries,
+            Step::Enough(before) => break Some(before.0.to_string()),
+            Step::End => break None,
+        };
         for entry in entries {
             for (index, record) in entry.records.iter().enumerate().rev() {
                 bytes += record.body.len();
@@ -117,19 +118,16 @@ fn before(cursor: &str) -> Result<EntryId, AdminError> {
     entry.map_err(|_| AdminError::invalid("cursor: not one of ours".to_owned(), "use `next` of the answer before"))
 }
 
+/// What is looked for, and all ids that are known to be the person's.
 async fn wanted(parts: &Parts, asked: &Asked) -> Result<(Wanted, BTreeSet<String>), AdminError> {
-    let id = match (&asked.insert_id, &asked.distinct_id, &asked.email) {
+    let (id, address) = match (&asked.insert_id, &asked.distinct_id, &asked.email) {
         (Some(insert_id), None, None) => return Ok((Wanted::InsertId(insert_id.clone()), BTreeSet::new())),
-        (None, Some(id), None) => id.clone(),
+        (None, Some(id), None) => (Some(id.clone()), None),
         (None, None, Some(email)) => {
-            let sought = Sought { contact_id: None, ext_id: None, address: Some(email.trim().to_lowercase()) };
-            match address_book::find(&parts.state, &sought).await? {
-                Some(id) => id.to_string(),
-                None => {
-                    let message = "no person with this address has passed the relay".to_owned();
-                    return Err(AdminError::not_found(message, "look for their distinct_id"));
-                }
-            }
+            let address = email.trim().to_lowercase();
+            let sought = Sought { contact_id: None, ext_id: None, address: Some(address.clone()) };
+            let person = address_book::find(&parts.state, &sought).await?;
+            (person.map(|id| id.to_string()), Some(address))
         }
         (None, None, None) => return Ok((Wanted::Anybody, BTreeSet::new())),
         _ => {
@@ -137,8 +135,12 @@ async fn wanted(parts: &Parts, asked: &Asked) -> Result<(Wanted, BTreeSet<String
             return Err(AdminError::invalid(message, "give one of insert_id, distinct_id and email, or none of them"));
         }
     };
-    let ids: BTreeSet<String> = erase::cluster(&parts.state, &[id]).await?.into_iter().collect();
-    Ok((Wanted::People(ids.iter().map(|id| bare(id).to_owned()).collect()), ids))
+    let known = match id {
+        Some(id) => erase::cluster(&parts.state, &[id]).await?.into_iter().collect(),
+        None => BTreeSet::new(),
+    };
+    let ids = known.iter().map(|id: &String| bare(id).to_owned()).collect();
+    Ok((Wanted::People { ids, address }, known))
 }
 
 fn item(parts: &Parts, position: Position, record: &Record, mut destinations: BTreeMap<&'static str, Value>) -> Item {

@@ -139,6 +139,10 @@ async fn shown(console: &Console, session: &Session, filter: &Filter) -> Markup 
                 (frame::empty("Nothing has been accepted yet.", "Point an SDK's host at this relay, and its records appear here."))
             }
         }
+        // What is looked for by how it stands is looked for among so many at a time.
+        @if records.is_empty() && !answer["next"].is_null() {
+            p .quiet { "None of these is like that; there are older ones." }
+        }
         ol .letters aria-label="Records, newest first" { @for record in records { (entry(record)) } }
         @if let Some(next) = answer["next"].as_str() {
             p { a href=(filter.address(HERE, next, filter.unmask)) { "Older ones" } }

@@ -13,16 +13,22 @@
 //! is named by itself. An update that was folded into its person's debt is found by the *span* of the debt that was paid,
 //! and by whose it was: a debt may join any number of updates, and is one row.
 //!
+//! Beside that stand *filters*, which tell a trace which pieces of the journal it need not read ([`filter`]).
+//!
 //! Invariants:
 //! * a row is written once and never changed; of two that speak of one record the later is right;
 //! * what a row says of a position stays true whatever becomes of the journal; rows go when the tail has passed them.
 
+mod filter;
 mod lookup;
 mod outcome;
 mod pages;
 mod row;
+mod sifted;
 
+pub use self::filter::{Filters, forget_named};
 pub use self::lookup::{Found, Lookup};
 pub use self::outcome::Outcome;
 pub use self::pages::{Pages, Span, lists_of};
 pub use self::row::{History, forget_below};
+pub use self::sifted::{Sifted, Step};

@@ -4,7 +4,7 @@ use crate::clock::UnixMillis;
 use crate::record::{Destination, EntryId, Epoch, Position};
 use crate::store::{StoreError, Table, WriteBatch};
 
-use super::Outcome;
+use super::{Outcome, filter};
 
 const VERSION: u8 = 1;
 /// Entries of a group, as a power of two.
@@ -50,11 +50,12 @@ impl Group {
     }
 }
 
-/// Adds to `batch` what forgets the outcomes of records that stood before `oldest`.
+/// Adds to `batch` what forgets everything of records that stood before `oldest`.
 pub fn forget_below(oldest: Position, batch: &mut WriteBatch) {
     for destination in Destination::ALL {
         batch.delete_range(Table::Outcomes, [destination.code()], Group::of(oldest).prefix(destination));
     }
+    batch.delete_range(Table::Filters, [], filter::key(oldest));
 }
 
 /// Whether outcomes are kept: only a tail can be looked at.

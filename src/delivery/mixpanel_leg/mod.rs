@@ -337,6 +337,7 @@ impl MixpanelLeg {
         if let Some(writing) = self.writing.take() {
             writing.within(drain).await?;
         }
+        self.parts.books.close_filters();
         self.checkpoint()?;
         if let Some(writing) = self.writing.take() {
             self.parts.status.set_durable_cursor(writing.within(drain).await?);

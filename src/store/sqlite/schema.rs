@@ -143,6 +143,9 @@ pub(super) const STATE: FileKind = FileKind {
         "
         CREATE TABLE outcomes (key BLOB PRIMARY KEY, value BLOB NOT NULL) STRICT, WITHOUT ROWID;
     ",
+        "
+        CREATE TABLE filters (key BLOB PRIMARY KEY, value BLOB NOT NULL) STRICT, WITHOUT ROWID;
+    ",
     ],
 };
 

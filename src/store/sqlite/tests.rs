@@ -325,7 +325,8 @@ async fn an_older_schema_is_brought_up_to_date() {
 }
 
 /// Tables that the first version did not have.
-const SINCE_VERSION_2: [Table; 14] = [
+const SINCE_VERSION_2: [Table; 15] = [
+    Table::Filters,
     Table::Outcomes,
     Table::Tombstones,
     Table::Erasures,
