@@ -6,11 +6,17 @@ use std::time::Duration;
 use tokio::sync::mpsc;
 use tokio_util::task::AbortOnDropHandle;
 
-use crate::record::EntryId;
+use crate::record::{Destination, EntryId};
 use crate::store::{Entry, Journal, StoreError};
 
-/// Decoded bytes asked for at once: a few of the journal's blocks.
-const READ_BYTES: usize = 1 << 20;
+/// Decoded bytes asked for at once: a few of the journal's blocks, which fill Mixpanel's largest calls. Brevo's leg takes in
+/// all that it is handed in one turn, with a person loaded, folded and written for each record: its bites are smaller.
+fn read_bytes(destination: Destination) -> usize {
+    match destination {
+        Destination::Mixpanel => 1 << 20,
+        Destination::Brevo => 256 << 10,
+    }
+}
 
 /// Reads that may wait for the leg. With the one in the leg's hands and the one under way this bounds memory.
 const AHEAD: usize = 1;
@@ -26,9 +32,9 @@ pub struct Source {
 
 impl Source {
     /// Starts reading at `from`. Must be called inside the runtime.
-    pub fn start(journal: Arc<dyn Journal>, from: EntryId) -> Self {
+    pub fn start(journal: Arc<dyn Journal>, destination: Destination, from: EntryId) -> Self {
         let (send, entries) = mpsc::channel(AHEAD);
-        let reader = tokio::spawn(read_on(journal, from, send));
+        let reader = tokio::spawn(read_on(journal, read_bytes(destination), from, send));
         Self { entries, next: from, _reader: AbortOnDropHandle::new(reader) }
     }
 
@@ -50,11 +56,16 @@ impl Source {
     }
 }
 
-async fn read_on(journal: Arc<dyn Journal>, mut next: EntryId, send: mpsc::Sender<Result<Vec<Entry>, StoreError>>) {
+async fn read_on(
+    journal: Arc<dyn Journal>,
+    bytes: usize,
+    mut next: EntryId,
+    send: mpsc::Sender<Result<Vec<Entry>, StoreError>>,
+) {
     let mut tip = journal.tip();
     loop {
         if *tip.borrow_and_update() > next {
-            let read = journal.read(next, READ_BYTES).await;
+            let read = journal.read(next, bytes).await;
             let failed = read.is_err();
             let last = read.as_ref().ok().and_then(|entries| entries.last()).map(|last| last.id);
             if failed || last.is_some() {

@@ -348,7 +348,7 @@ impl World {
             .unwrap()
             .obey(desk.tombstones());
         let status = LegStatus::new(destination, journal.clone(), self.clock.clone(), gate, cursor);
-        (books, Source::start(journal, cursor.entry), status)
+        (books, Source::start(journal, destination, cursor.entry), status)
     }
 
     fn stack(&self, relay: &Relay, gate: Arc<SharedGate>, reader: Reader) -> Stack {

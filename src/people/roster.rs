@@ -18,7 +18,7 @@ use crate::store::{KeyRange, Pair, State, StoreError, Table, WriteBatch};
 
 /// People kept in memory; under load up to twice as many. One with an address and six attributes was measured at 2.4 kilobytes,
 /// their place in the map included, so that they stay a fraction of the relay's 256 MiB (P10).
-const CAPACITY: usize = 7_500;
+const CAPACITY: usize = 4_000;
 
 /// Canonical distinct_id.
 pub type PersonId = Arc<str>;

@@ -89,7 +89,7 @@ impl Room {
         let books = if destination == Destination::Mixpanel { books.with_filters() } else { books };
         let books = books.obey(self.tombstones.clone()).keep(self.history());
         status.publish(books.snapshot(cursor.entry, HeldOutside::default()));
-        Ok((books, Source::start(self.journal(), cursor.entry)))
+        Ok((books, Source::start(self.journal(), destination, cursor.entry)))
     }
 
     /// What became of records that nobody can look at need not be known.

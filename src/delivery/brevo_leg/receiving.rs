@@ -28,7 +28,7 @@ use crate::store::Entry;
 /// waits for it waits in the journal and never fills shelves (CORE 7).
 pub(super) const MAX_WAITING: usize = 20_000;
 /// The same for people with something under way. Whoever has nothing but a debt is not among them.
-pub(super) const MAX_PEOPLE: usize = 10_000;
+pub(super) const MAX_PEOPLE: usize = 6_000;
 /// The same for people who are owed something: all of their rows are read at a start. One import takes nearly half of them.
 pub(super) const MAX_INDEBTED: usize = 100_000;
 
