@@ -207,6 +207,11 @@ choice!(ConflictCode { InvalidParameter, DuplicateParameter });
 choice!(ListShape { Wrapped, Bare });
 choice!(RateWindow { Fixed, Sliding });
 choice!(ImportBooleans { Ignored, Applied });
+choice!(
+    /// How an import ends: in the last two cases as `failed`, with none of its rows applied, or with every other one of
+    /// its contacts (all of its companies).
+    ImportEnd { Completed, Cancelled, Failed, CutShort }
+);
 choice!(ClearBy { Both, EmptyString, Null, Neither });
 choice!(BadPropertyKey { Reject, Drop });
 choice!(RetiredBatch { NotFound, Gone });
@@ -251,6 +256,7 @@ pub struct BrevoSwitches {
     /// Time an import waits as `queued`, then works as `processing`; one at a time.
     pub import_queued_ms: u64,
     pub import_processing_ms: u64,
+    pub import_end: ImportEnd,
     pub retired_batch: RetiredBatch,
     pub companies_page: CompaniesPage,
     /// Largest `limit` of `GET /companies`.
@@ -283,6 +289,7 @@ impl Default for BrevoSwitches {
             import_ext_id: true,
             import_queued_ms: 500,
             import_processing_ms: 1_000,
+            import_end: ImportEnd::default(),
             retired_batch: RetiredBatch::default(),
             companies_page: CompaniesPage::default(),
             companies_max_limit: 1_000,

@@ -7,7 +7,7 @@ use axum::http::StatusCode;
 use serde_json::{Map, Value, json};
 
 use super::super::http::Reply;
-use super::super::switches::ImportBooleans;
+use super::super::switches::{ImportBooleans, ImportEnd};
 use super::contacts::{Via, Write, apply};
 use super::directory::Key;
 use super::{Answer, Context, State, companies, error, invalid, missing};
@@ -18,12 +18,13 @@ const MAX_IMPORT: usize = 10 * 1024 * 1024;
 /// One row: attributes, among them the identifiers.
 type Row = Map<String, Value>;
 
-#[derive(Debug)]
+#[derive(Debug, Default)]
 struct Process {
     name: &'static str,
     created_at: UnixMillis,
     starts_at: UnixMillis,
     ends_at: UnixMillis,
+    end: ImportEnd,
     /// What is still to be done when it ends.
     work: Option<Work>,
     invalid_emails: u64,
@@ -55,26 +56,11 @@ pub struct Imports {
 impl Imports {
     /// A process that is over as soon as it is begun; its id.
     pub fn record_done(&mut self, name: &'static str, now: UnixMillis) -> usize {
-        self.push(name, now, now, now, None)
+        self.push(Process { name, created_at: now, starts_at: now, ends_at: now, ..Process::default() })
     }
 
-    fn push(
-        &mut self,
-        name: &'static str,
-        created_at: UnixMillis,
-        starts_at: UnixMillis,
-        ends_at: UnixMillis,
-        work: Option<Work>,
-    ) -> usize {
-        self.processes.push(Process {
-            name,
-            created_at,
-            starts_at,
-            ends_at,
-            work,
-            invalid_emails: 0,
-            duplicates: [0; 5],
-        });
+    fn push(&mut self, process: Process) -> usize {
+        self.processes.push(process);
         self.processes.len()
     }
 
@@ -84,7 +70,9 @@ impl Imports {
         let free = self.processes.iter().map(|process| process.ends_at).max().unwrap_or_default();
         let starts_at = queued.max(free);
         let ends_at = starts_at + Duration::from_millis(context.switches.import_processing_ms);
-        self.push(name, context.now, starts_at, ends_at, Some(work))
+        let end = context.switches.import_end;
+        let work = Some(work);
+        self.push(Process { name, created_at: context.now, starts_at, ends_at, end, work, ..Process::default() })
     }
 
     pub fn schedule_companies(&mut self, work: companies::Import, context: &Context<'_>) -> usize {
@@ -95,7 +83,11 @@ impl Imports {
 impl Process {
     fn describe(&self, id: usize, now: UnixMillis) -> Value {
         let status = match () {
-            () if now >= self.ends_at => "completed",
+            () if now >= self.ends_at => match self.end {
+                ImportEnd::Completed => "completed",
+                ImportEnd::Cancelled => "cancelled",
+                ImportEnd::Failed | ImportEnd::CutShort => "failed",
+            },
             () if now >= self.starts_at => "processing",
             () => "queued",
         };
@@ -121,7 +113,12 @@ pub fn settle(state: &mut State, context: &Context<'_>) {
         if process.ends_at > context.now {
             continue;
         }
-        let work = match process.work.take() {
+        let (end, work) = (process.end, process.work.take());
+        let work = match work {
+            Some(_) if matches!(end, ImportEnd::Cancelled | ImportEnd::Failed) => {
+                state.counters.add("imports", "not_done", 1);
+                continue;
+            }
             Some(Work::Contacts(work)) => work,
             Some(Work::Companies(work)) => {
                 companies::apply_import(state, &work, context.now);
@@ -129,7 +126,8 @@ pub fn settle(state: &mut State, context: &Context<'_>) {
             }
             None => continue,
         };
-        for row in &work.rows {
+        let every = if end == ImportEnd::CutShort { 2 } else { 1 };
+        for row in work.rows.iter().step_by(every) {
             let (invalid, duplicates) = import_row(state, row, &work, context);
             let process = &mut state.imports.processes[at];
             process.invalid_emails += u64::from(invalid);
@@ -138,7 +136,7 @@ pub fn settle(state: &mut State, context: &Context<'_>) {
             }
         }
         state.counters.add("imports", "rows", work.rows.len() as u64);
-        state.counters.add("imports", "completed", 1);
+        state.counters.add("imports", if every == 1 { "completed" } else { "cut_short" }, 1);
     }
 }
 

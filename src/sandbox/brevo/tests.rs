@@ -249,6 +249,22 @@ async fn imports_run_one_at_a_time_by_the_clock() {
 }
 
 #[tokio::test]
+async fn imports_may_fail_with_none_or_some_of_their_work_done() {
+    for (end, status, contacts) in [("cancelled", "cancelled", 0), ("failed", "failed", 0), ("cut_short", "failed", 2)]
+    {
+        let sandbox = running().await;
+        switch(&sandbox, json!({ "import_end": end })).await;
+        let rows: Vec<Value> = (0..4).map(|n| json!({ "email": format!("u{n}@example.com") })).collect();
+        sandbox.brevo("POST", "/contacts/import", Some(json!({ "jsonBody": rows, "listIds": [17] }))).await;
+        // It ends as it began.
+        switch(&sandbox, json!({ "import_end": "completed" })).await;
+        sandbox.advance(Duration::from_millis(1_600));
+        assert_eq!(sandbox.brevo("GET", "/processes/1", None).await.2["status"], status);
+        assert_eq!(sandbox.show("/brevo/contacts").await["total"], contacts, "{end}");
+    }
+}
+
+#[tokio::test]
 async fn companies_link_contacts_by_id() {
     let sandbox = running().await;
     upsert(&sandbox, json!({ "email": "a@example.com" })).await;

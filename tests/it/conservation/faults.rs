@@ -29,6 +29,7 @@ pub enum Kind {
     Terminate,
     Freeze,
     Vendors,
+    Imports,
     PowerLoss,
     FailingSync,
     FullDisk,
@@ -39,11 +40,11 @@ pub enum Kind {
 }
 
 /// Each as often as it stands here.
-const WITHOUT_A_DISK: [Kind; 8] = {
+const WITHOUT_A_DISK: [Kind; 10] = {
     use Kind::*;
-    [Kill, Kill, Terminate, Freeze, Vendors, Vendors, Vendors, Vendors]
+    [Kill, Kill, Terminate, Freeze, Vendors, Vendors, Vendors, Vendors, Imports, Imports]
 };
-const WITH_A_DISK: [Kind; 22] = {
+const WITH_A_DISK: [Kind; 24] = {
     use Kind::*;
     [
         Kill,
@@ -56,6 +57,8 @@ const WITH_A_DISK: [Kind; 22] = {
         Vendors,
         Vendors,
         Vendors,
+        Imports,
+        Imports,
         PowerLoss,
         PowerLoss,
         PowerLoss,
@@ -114,6 +117,7 @@ impl Driver {
             assert!(relay.process().is_running(), "ended by itself: {:#?}", self.done);
         }
         sandbox.heal().await;
+        vendor_faults::imports_end_well(sandbox).await;
     }
 
     async fn play(&mut self, kind: Kind, relay: &mut Relay, sandbox: &Sandbox) {
@@ -147,6 +151,10 @@ impl Driver {
                 if self.dice.u8(..4) > 0 {
                     sandbox.heal().await;
                 }
+            }
+            Kind::Imports => {
+                let how = vendor_faults::imports_end_badly(&mut self.dice, sandbox).await;
+                self.note(&how);
             }
             Kind::PowerLoss => self.power_loss(relay).await,
             Kind::FailingSync => self.failing_sync(relay).await,

@@ -13,6 +13,7 @@
 mod faults;
 mod load;
 mod oracle;
+mod people;
 mod vendor_faults;
 
 use std::collections::BTreeMap;
@@ -26,8 +27,9 @@ use tokio::time::Instant;
 use crate::harness::disk::Knob;
 use crate::harness::{Disk, Relay, Sandbox, tunable};
 use faults::{Driver, Kind};
-use load::{App, Said};
+use load::App;
 use oracle::Verdict;
+use people::{Mode, Said};
 
 const APPS: usize = 4;
 /// Load of a round, before everything is healed and has to arrive.
@@ -59,6 +61,7 @@ struct Report {
     syncs: u64,
     people: u64,
     events: u64,
+    imports: u64,
     came_twice_to_brevo: u64,
     slowest_start: Duration,
     slowest_drain: Duration,
@@ -77,6 +80,7 @@ impl Report {
         }
         self.people += verdict.people;
         self.events += verdict.events;
+        self.imports += verdict.imports;
         self.came_twice_to_brevo += verdict.twice;
         self.slowest_start = self.slowest_start.max(driver.slowest_start);
         self.slowest_drain = self.slowest_drain.max(verdict.drained);
@@ -88,11 +92,15 @@ async fn round(seed: u64, length: Duration, spends: bool, report: &mut Report) {
     println!("round of seed {seed}: MIXRELAY_SOAK_SEED={seed} MIXRELAY_SOAK_SPENDS={switch} plays it again");
     let mut dice = fastrand::Rng::with_seed(seed);
     let sandbox = Sandbox::start().await;
-    sandbox.switch(json!({ "brevo": { "rate_limits": dice.bool() } })).await;
-    let mut relay = Relay::start_on(&sandbox, json!({}), Disk::new(seed)).await;
+    let mode = if dice.bool() { Mode::Simplified } else { Mode::Original };
+    println!("  a project with {} identity", mode.name());
+    let switches = json!({ "brevo": { "rate_limits": dice.bool() }, "mixpanel": { "identity": mode.name() } });
+    sandbox.switch(switches).await;
+    let config = json!({ "connectors": { "mixpanel": { "identity": mode.name() } } });
+    let mut relay = Relay::start_on(&sandbox, config, Disk::new(seed)).await;
     let stop = Arc::new(AtomicBool::default());
     let apps: Vec<_> = (0..APPS)
-        .map(|number| tokio::spawn(App::new(number, dice.fork(), relay.url(""), spends).live(stop.clone())))
+        .map(|number| tokio::spawn(App::new(number, dice.fork(), relay.url(""), mode, spends).live(stop.clone())))
         .collect();
 
     let mut driver = Driver::new(dice.fork());
@@ -102,6 +110,6 @@ async fn round(seed: u64, length: Duration, spends: bool, report: &mut Report) {
     for app in apps {
         said.join(app.await.unwrap());
     }
-    let verdict = oracle::check(&relay, &sandbox, &said, &driver).await;
+    let verdict = oracle::check(&relay, &sandbox, &said, mode, &driver).await;
     report.add(&relay, &driver, &verdict);
 }

@@ -7,7 +7,8 @@ use serde_json::{Value, json};
 use tokio::time::Instant;
 
 use super::faults::Driver;
-use super::load::{MAPPED, Person, Said, payload};
+use super::load::{MAPPED, payload};
+use super::people::{Mode, Person, Said};
 use crate::harness::http::JSON;
 use crate::harness::relay::ADMIN_TOKEN;
 use crate::harness::{PATIENCE, Relay, Sandbox, eventually, same};
@@ -20,13 +21,15 @@ const IN_FLIGHT: u64 = 400;
 pub struct Verdict {
     pub events: u64,
     pub people: u64,
+    /// Imports at Brevo that ended, well or badly.
+    pub imports: u64,
     /// Events that came twice to Brevo.
     pub twice: u64,
     /// From the last fault until nothing was owed any more.
     pub drained: Duration,
 }
 
-pub async fn check(relay: &Relay, sandbox: &Sandbox, said: &Said, driver: &Driver) -> Verdict {
+pub async fn check(relay: &Relay, sandbox: &Sandbox, said: &Said, mode: Mode, driver: &Driver) -> Verdict {
     let healed = Instant::now();
     settled(relay, "mixpanel", driver).await;
     // Answered with an error inside a 200, an event that was alone in its call is put aside; whoever finds that Mixpanel is
@@ -44,8 +47,11 @@ pub async fn check(relay: &Relay, sandbox: &Sandbox, said: &Said, driver: &Drive
         assert_eq!(balance.dead_letters, 0, "{destination}: {balance:?}\n{:#?}", driver.done);
     }
     first_read(sandbox, said, driver).await;
+    all_released(sandbox, said, driver).await;
+    settled(relay, "brevo", driver).await;
     let drained = healed.elapsed();
     at_mixpanel(sandbox, said).await;
+    everybodys_own(sandbox, said, mode).await;
     let twice = at_brevo(sandbox, said).await;
     let status = relay.admin("GET", "/v1/status").await.ok().json();
     let legs = status["destinations"].as_array().unwrap();
@@ -54,12 +60,14 @@ pub async fn check(relay: &Relay, sandbox: &Sandbox, said: &Said, driver: &Drive
     assert!(twice <= allowed, "{twice} events came twice to Brevo, {allowed} may have: {:#?}", driver.done);
     assert!(twice <= told, "{twice} events came twice to Brevo, the relay has counted {told}: {:#?}", driver.done);
     let (events, people) = (said.events.len() as u64, said.people.len() as u64);
+    let imports = sandbox.brevo_counts().await["counts"]["imports"].clone();
+    let imports = ["completed", "not_done", "cut_short"].iter().filter_map(|end| imports[*end].as_u64()).sum();
     println!(
-        "  {events} events of {people} people after {} faults, {} of them kills; {twice} came twice to Brevo, the relay's own count of those that may have: {told}; all of it arrived {drained:.1?} after the last fault",
+        "  {events} events of {people} people, {imports} imports, after {} faults, {} of them kills; {twice} came twice to Brevo, the relay's own count of those that may have: {told}; all of it arrived {drained:.1?} after the last fault",
         driver.by_kind.values().sum::<u64>(),
         driver.kills
     );
-    Verdict { events, people, twice, drained }
+    Verdict { events, people, imports, twice, drained }
 }
 
 /// Waits until nothing is owed, but to visitors who never signed up: theirs waits for good.
@@ -86,18 +94,33 @@ async fn first_read(sandbox: &Sandbox, said: &Said, driver: &Driver) {
     }
 }
 
+/// Waits until what stands on the shelf of somebody known is there: behind an import it counts as parked, as a visitor's
+/// does.
+async fn all_released(sandbox: &Sandbox, said: &Said, driver: &Driver) {
+    let known = said.people.iter().filter(|person| person.known);
+    let expected: BTreeSet<u64> = known.flat_map(Person::own_purchases).map(|purchase| purchase.n).collect();
+    eventually(3 * PATIENCE, async || {
+        let events = sandbox.brevo_events().await;
+        let arrived = events.iter().filter_map(|event| event["event"]["event_properties"]["n"].as_u64()).collect();
+        let missing: Vec<_> = expected.difference(&arrived).collect();
+        if missing.is_empty() { Ok(()) } else { Err(format!("not at Brevo: {missing:?}\n{:#?}", driver.done)) }
+    })
+    .await;
+}
+
 /// Every acknowledged event once, as it was; nothing that nobody said; every profile as it was left.
 async fn at_mixpanel(sandbox: &Sandbox, said: &Said) {
     let mut arrived = BTreeSet::new();
-    for event in sandbox.mixpanel_events().await {
+    for event in sandbox.mixpanel_events().await.iter().filter(|event| !is_identity(&event["name"])) {
         let properties = &event["record"]["properties"];
         let n = properties["n"].as_u64().unwrap_or_else(|| panic!("an event that nobody sent: {event}"));
         is_whole(n, properties);
         arrived.insert(n);
     }
-    let lost: Vec<_> = said.events.difference(&arrived).collect();
+    let issued = said.numbers();
+    let lost: Vec<_> = issued.difference(&arrived).collect();
     assert!(lost.is_empty(), "{} acknowledged events are not at Mixpanel: {lost:?}", lost.len());
-    let invented: Vec<_> = arrived.difference(&said.events).collect();
+    let invented: Vec<_> = arrived.difference(&issued).collect();
     assert!(invented.is_empty(), "{} events are at Mixpanel that no app has sent: {invented:?}", invented.len());
     for person in said.people.iter().filter(|person| person.known) {
         let profile =
@@ -109,6 +132,22 @@ async fn at_mixpanel(sandbox: &Sandbox, said: &Said) {
         assert!(revenue >= person.spent as f64, "{revenue} of {} are at Mixpanel: {}", person.spent, person.id);
     }
     groups_at_mixpanel(sandbox, said).await;
+}
+
+fn is_identity(name: &Value) -> bool {
+    name == "$identify" || name == "$create_alias"
+}
+
+/// Whose Mixpanel takes each event to be, by the links that it was told of.
+async fn everybodys_own(sandbox: &Sandbox, said: &Said, mode: Mode) {
+    let owners = said.owners(mode);
+    let answer = sandbox.get("/mixpanel/events?limit=10000000").await;
+    for event in answer["events"].as_array().unwrap().iter().filter(|event| !is_identity(&event["event"])) {
+        let properties = &event["properties"];
+        let by = &said.events[&properties["n"].as_u64().unwrap()];
+        let owner = owners.get(by).copied().unwrap_or(by);
+        assert_eq!(properties["distinct_id"], owner, "an event that was said by {by} is somebody else's at Mixpanel");
+    }
 }
 
 /// Every acknowledged update of a group, in order of its first arrival, as it was.
@@ -158,8 +197,13 @@ async fn of_one(sandbox: &Sandbox, person: &Person, by_contact: &mut BTreeMap<u6
         assert!(contact.is_none(), "{} never gave an address: {contact:?}", person.id);
         return 0;
     }
+    for moves in 0..person.moves {
+        let old = sandbox.brevo_contact(&person.address(moves)).await;
+        assert!(old.is_none(), "{} has another address by now: {old:?}", person.id);
+    }
     let contact = contact.unwrap_or_else(|| panic!("no contact of {}", person.id));
     let attribute = |name: &str| contact["attributes"][name].as_str().filter(|text| !text.is_empty());
+    same("ext_id", attribute("EXT_ID"), Some(&*person.id)).unwrap();
     same(&person.id, attribute("PLAN_TYPE"), person.plan.as_deref()).unwrap();
     same(&person.id, attribute("FIRSTNAME"), person.first_name.as_deref()).unwrap();
     let revenue = contact["attributes"]["LTV"].as_f64().unwrap_or(0.0);
@@ -174,6 +218,11 @@ async fn of_one(sandbox: &Sandbox, person: &Person, by_contact: &mut BTreeMap<u6
             first.push(*n);
         }
     }
-    same(&format!("events of {}, in order", person.id), &first, &person.purchases).unwrap();
+    let arrived: BTreeSet<u64> = first.iter().copied().collect();
+    let own: BTreeSet<u64> = person.own_purchases().map(|purchase| purchase.n).collect();
+    same(&format!("events of {}", person.id), &arrived, &own).unwrap();
+    if let Some((before, after)) = person.overtaken(&first) {
+        panic!("{after} overtook {before} of {}: {came:?} of {:?}", person.id, person.purchases);
+    }
     first.iter().filter(|n| came.iter().filter(|other| other == n).count() > 1).count() as u64
 }

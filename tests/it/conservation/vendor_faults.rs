@@ -4,6 +4,9 @@ use serde_json::{Value, json};
 
 use crate::harness::Sandbox;
 
+/// For so long an import waits, and works, at most. The relay looks 2, 6, 14 and 30 seconds after it was made.
+const LATE_MS: u64 = 6_000;
+
 /// What was done to the vendors.
 #[derive(Default)]
 pub struct Strike {
@@ -32,6 +35,22 @@ pub async fn strike(dice: &mut fastrand::Rng, sandbox: &Sandbox) -> Strike {
     }
     sandbox.faults(json!(strike.rules)).await;
     strike
+}
+
+/// From now on imports at Brevo wait long, take long, and end in one way or another. What was done, in words.
+pub async fn imports_end_badly(dice: &mut fastrand::Rng, sandbox: &Sandbox) -> String {
+    let end = dice.choice(["completed", "cancelled", "failed", "cut_short"]).unwrap();
+    let (queued, processing) = (dice.u64(..LATE_MS), dice.u64(..LATE_MS));
+    let switches = json!({ "import_queued_ms": queued, "import_processing_ms": processing, "import_end": end });
+    let how = format!("imports at Brevo: {switches}");
+    sandbox.switch(json!({ "brevo": switches })).await;
+    how
+}
+
+/// Those that are made from now on; the others end as they were to.
+pub async fn imports_end_well(sandbox: &Sandbox) {
+    let switches = json!({ "import_queued_ms": 500, "import_processing_ms": 1_000, "import_end": "completed" });
+    sandbox.switch(json!({ "brevo": switches })).await;
 }
 
 struct VendorFault {
