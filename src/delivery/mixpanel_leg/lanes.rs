@@ -3,10 +3,12 @@
 //! A lane has one call under way at a time, so what it sends stays in order; lanes run beside each other. Events are
 //! spread over [`EVENT_LANES`] lanes by device, because the first event that names a user wins the device (contract §6).
 //! Identity events and profile updates share one lane, groups have their own: order per id holds across calls there,
-//! and within the lane a batch may overtake records of *other* ids to become large.
+//! and within the lane a batch may overtake records of *other* ids to become large. Not in projects of the original ID-merge
+//! mode: there any two ids may have become one person long ago, so nothing overtakes anything.
 
 use std::collections::{HashSet, VecDeque};
 
+use crate::config::IdentityMode;
 use crate::delivery::books::Item;
 use crate::mixpanel::calls::{Call, MAX_BYTES, MAX_RECORDS};
 use crate::mixpanel::keys::{self, Key};
@@ -61,18 +63,18 @@ struct Lane {
 }
 
 impl Lane {
-    fn take(&mut self) -> Option<Batch> {
+    fn take(&mut self, overtaking: bool) -> Option<Batch> {
         if self.busy {
             return None;
         }
-        let batch = self.pieces.pop_front().or_else(|| self.pack())?;
+        let batch = self.pieces.pop_front().or_else(|| self.pack(overtaking))?;
         self.busy = true;
         Some(batch)
     }
 
     /// The largest batch of the front record's call. Records of other calls stay, and keep every later record that shares
-    /// an id with them.
-    fn pack(&mut self) -> Option<Batch> {
+    /// an id with them; none may be passed over where `overtaking` is off.
+    fn pack(&mut self, overtaking: bool) -> Option<Batch> {
         let call = self.queue.front()?.call;
         let mut batch = Batch { call, items: Vec::new() };
         let mut passed: Vec<Queued> = Vec::new();
@@ -81,7 +83,8 @@ impl Lane {
         for _ in 0..LOOKAHEAD.min(self.queue.len()) {
             let Some(next) = self.queue.front() else { break };
             let fits = batch.items.is_empty() || bytes + next.item.record.body.len() < MAX_BYTES;
-            if batch.items.len() == MAX_RECORDS || !fits {
+            let stays = next.call != call && !overtaking;
+            if batch.items.len() == MAX_RECORDS || !fits || stays {
                 break;
             }
             let Some(next) = self.queue.pop_front() else { break };
@@ -111,12 +114,13 @@ const GROUPS: usize = EVENT_LANES + 1;
 pub struct Lanes {
     lanes: [Lane; EVENT_LANES + 2],
     can_import: bool,
+    overtaking: bool,
 }
 
 impl Lanes {
     /// `can_import`: whether events of our own project go through `/import`.
-    pub fn new(can_import: bool) -> Self {
-        Self { lanes: Default::default(), can_import }
+    pub fn new(can_import: bool, identity: IdentityMode) -> Self {
+        Self { lanes: Default::default(), can_import, overtaking: identity == IdentityMode::Simplified }
     }
 
     pub fn push(&mut self, item: Item) {
@@ -140,7 +144,8 @@ impl Lanes {
 
     /// The next batch of every idle lane that has one. Each lane given out is busy until [`Lanes::done`].
     pub fn take(&mut self) -> Vec<(LaneId, Batch)> {
-        let ready = |(index, lane): (usize, &mut Lane)| lane.take().map(|batch| (LaneId(index), batch));
+        let overtaking = self.overtaking;
+        let ready = |(index, lane): (usize, &mut Lane)| lane.take(overtaking).map(|batch| (LaneId(index), batch));
         self.lanes.iter_mut().enumerate().filter_map(ready).collect()
     }
 
@@ -247,7 +252,7 @@ mod tests {
 
     #[test]
     fn a_batch_passes_other_calls_but_not_the_same_id() {
-        let mut lanes = Lanes::new(true);
+        let mut lanes = Lanes::new(true, IdentityMode::Simplified);
         for item in items(&[profile(1), add(2), profile(3), profile(2), add(3)]) {
             lanes.push(item);
         }
@@ -259,9 +264,25 @@ mod tests {
         assert_eq!(sent, [(Call::Engage, vec![0, 2]), (Call::EngageAdditive, vec![1, 4]), (Call::Engage, vec![3]),]);
     }
 
+    /// P4, per person from the link on. Ids 1 and 2 have been one person's for long, and 3 joins them: the last update, by 1,
+    /// must not overtake the one by 3, which has to wait for the link.
+    #[test]
+    fn order_holds_per_person_in_an_original_project() {
+        let mut lanes = Lanes::new(true, IdentityMode::Original);
+        for item in items(&[profile(1), identify(2, 3), profile(3), profile(1), add(1), profile(2)]) {
+            lanes.push(item);
+        }
+        let mut sent = Vec::new();
+        while let Some((lane, batch)) = lanes.take().pop() {
+            sent.extend(batch.items.iter().map(|item| item.position.index));
+            lanes.done(lane);
+        }
+        assert_eq!(sent, [0, 1, 2, 3, 4, 5]);
+    }
+
     #[test]
     fn a_busy_lane_gives_nothing_out_and_pieces_go_first() {
-        let mut lanes = Lanes::new(true);
+        let mut lanes = Lanes::new(true, IdentityMode::Simplified);
         for item in items(&[profile(1), profile(2), profile(3)]) {
             lanes.push(item);
         }
@@ -278,7 +299,7 @@ mod tests {
     #[test]
     fn batches_keep_to_the_limits() {
         let big = format!(r#"{{"event":"e","properties":{{"distinct_id":"d","x":"{}"}}}}"#, "x".repeat(900_000));
-        let mut lanes = Lanes::new(true);
+        let mut lanes = Lanes::new(true, IdentityMode::Simplified);
         for item in items(&vec![(Kind::Event, big); 25]) {
             lanes.push(item);
         }
@@ -306,7 +327,7 @@ mod tests {
                 .collect();
             let all = items(&bodies);
             let mut expected: HashMap<Key, Vec<u32>> = HashMap::new();
-            let mut lanes = Lanes::new(true);
+            let mut lanes = Lanes::new(true, IdentityMode::Simplified);
             for item in all {
                 for key in keys::ordered_keys(&item.record) {
                     expected.entry(key).or_default().push(item.position.index);

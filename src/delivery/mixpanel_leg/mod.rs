@@ -91,7 +91,7 @@ pub struct MixpanelLeg {
 
 impl MixpanelLeg {
     pub fn new(parts: Parts) -> Self {
-        let lanes = Lanes::new(parts.calls.can_import());
+        let lanes = Lanes::new(parts.calls.can_import(), parts.settings.identity);
         let replays = Replays::new(parts.state.clone(), Destination::Mixpanel);
         Self {
             parts,
