@@ -215,7 +215,7 @@ async fn records_appear_as_they_come_and_say_what_became_of_them() {
     browser.call("goto", json!([relay.url("/console/records?event=Purchase")])).await;
     says(&mut browser, "No record is like that.").await;
     relay.take("/track", &json!([event("Purchase", "u-1", "n1"), event("Viewed", "u-1", "n2")])).await;
-    says(&mut browser, "Brevo: done").await;
+    says(&mut browser, "Brevo: delivered").await;
     assert!(!text(&mut browser).await.contains("Viewed"), "another event");
     browser.call("goto", json!([relay.url("/console/records")])).await;
     says(&mut browser, "Viewed").await;
