@@ -106,11 +106,16 @@ fn read_pairs<'b>(encoded: &'b [u8], options: &mut Options, data: &mut Option<&'
 /// The JSON text in an encoded `data` value.
 fn payload(encoded: &[u8]) -> Result<Bytes, DecodeError> {
     let bytes: Cow<'_, [u8]> = percent_encoding::percent_decode(encoded).into();
-    let start = bytes.iter().take_while(|byte| byte.is_ascii_whitespace() || **byte == b'+').count();
+    let blank = |byte: &&u8| byte.is_ascii_whitespace() || **byte == b'+';
+    let start = bytes.iter().take_while(blank).count();
     match bytes.get(start) {
         None => Err(DecodeError::NoData),
         // JSON in a form: a plus sign that was not escaped is a space, one that was escaped is itself.
-        Some(b'[' | b'{') if encoded.contains(&b'+') => Ok(Bytes::from(plus_as_space(encoded))),
+        Some(b'[' | b'{') if encoded.contains(&b'+') => {
+            let text = plus_as_space(encoded);
+            let start = text.iter().take_while(blank).count();
+            Ok(Bytes::from(text).slice(start..))
+        }
         Some(b'[' | b'{') => Ok(Bytes::from(bytes.into_owned()).slice(start..)),
         Some(_) => from_base64(bytes.into_owned()),
     }
