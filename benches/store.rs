@@ -14,7 +14,7 @@ use bytes::Bytes;
 use mixrelay::clock::{Clock, SystemClock};
 use mixrelay::record::{Destinations, EntryId, Kind, Origin, Project, Record};
 use mixrelay::store::sqlite::{OpenOptions, SqliteJournal, SqliteState, SqliteStore, open};
-use mixrelay::store::{AppendError, Journal, State, Table, Tail, WriteBatch};
+use mixrelay::store::{AppendError, Appends as _, Journal, State, Table, Tail, WriteBatch};
 
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;

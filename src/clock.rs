@@ -91,11 +91,16 @@ impl Clock for SystemClock {
         static BOOT: OnceLock<Option<String>> = OnceLock::new();
         let read = || Some(std::fs::read_to_string("/proc/sys/kernel/random/boot_id").ok()?.trim().to_owned());
         let boot = BOOT.get_or_init(read).clone()?;
-        let time = rustix::time::clock_gettime(rustix::time::ClockId::Boottime);
-        let seconds = u64::try_from(time.tv_sec).ok()?;
-        let millis = seconds * 1000 + u64::try_from(time.tv_nsec).ok()? / 1_000_000;
-        Some(Uptime { boot, millis })
+        Some(Uptime { boot, millis: u64::try_from(since_boot().as_millis()).ok()? })
     }
+}
+
+/// Since the machine was started, the time that it slept included: what a promise to others is measured by, which runs
+/// out while this process stands still.
+pub fn since_boot() -> Duration {
+    let time = rustix::time::clock_gettime(rustix::time::ClockId::Boottime);
+    let (seconds, nanos) = (u64::try_from(time.tv_sec), u32::try_from(time.tv_nsec));
+    Duration::new(seconds.unwrap_or_default(), nanos.unwrap_or_default())
 }
 
 /// A clock that stands still until it is moved.

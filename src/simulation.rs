@@ -26,8 +26,8 @@ use crate::clock::{Clock, UnixMillis, Uptime};
 use crate::record::{EntryId, Epoch, PerKind, Position, Record};
 use crate::sandbox::{Sandbox, Vendor};
 use crate::store::{
-    AppendError, Entry, EraseReport, Journal, JournalSize, KeyRange, Pair, Picker, State, StoreError, Table, Tail,
-    TrimReport, WriteBatch,
+    AppendError, Appends, Entry, EraseReport, Journal, JournalSize, KeyRange, Pair, Picker, State, StoreError, Table,
+    Tail, TrimReport, WriteBatch,
 };
 use crate::vendor::{TransportError, VendorAnswer, VendorRequest};
 
@@ -107,11 +107,17 @@ impl State for HeldState {
 /// A journal during whose calls no time passes.
 pub struct HeldJournal(pub Arc<dyn Journal>);
 
-impl Journal for HeldJournal {
+impl Appends for HeldJournal {
     fn append(&self, records: Vec<Record>) -> BoxFuture<'_, Result<Position, AppendError>> {
         Box::pin(held(self.0.clone(), move |journal| journal.append(records)))
     }
 
+    fn ready(&self) -> Result<(), AppendError> {
+        self.0.ready()
+    }
+}
+
+impl Journal for HeldJournal {
     fn read(&self, from: EntryId, max_bytes: usize) -> BoxFuture<'_, Result<Vec<Entry>, StoreError>> {
         Box::pin(held(self.0.clone(), move |journal| journal.read(from, max_bytes)))
     }
@@ -146,10 +152,6 @@ impl Journal for HeldJournal {
 
     fn size(&self) -> BoxFuture<'_, Result<JournalSize, StoreError>> {
         Box::pin(held(self.0.clone(), |journal| journal.size()))
-    }
-
-    fn ready(&self) -> Result<(), AppendError> {
-        self.0.ready()
     }
 }
 

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Installs what the tests need beside a Rust toolchain, on Debian or Ubuntu: Node.js and Python for Mixpanel's own SDKs and
-# for the tools that try openapi.yaml, Chromium for the browser's, Prometheus, systemd and Caddy to check what is in deploy/, nginx
+# for the tools that try openapi.yaml, Chromium for the browser's, Prometheus, systemd and Caddy to check what is in deploy/, a NATS server, nginx
 # for the bench (`tests/setup.sh bench`: that alone). Does nothing for what is there already.
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -18,6 +18,7 @@ if [ "${1:-}" != bench ]; then
     need prometheus prometheus
     need promtool prometheus
     need caddy caddy
+    need nats-server nats-server
     need systemd-analyze systemd
     python3 -c 'import ensurepip' 2>/dev/null || missing+=(python3-venv)
 fi

@@ -293,6 +293,8 @@ impl From<AppendError> for Refusal {
             // The stamps made it larger than the store's largest entry: no smaller than the vendor's own limit.
             AppendError::TooLarge { .. } => Refusal::TooLarge,
             AppendError::Poisoned(_) => Refusal::Unavailable { why: "the store has failed", retry_after: 10 },
+            AppendError::Full(_) => Refusal::Unavailable { why: "the store is full", retry_after: 30 },
+            AppendError::Unavailable(_) => Refusal::Unavailable { why: "the store cannot be reached", retry_after: 5 },
         }
     }
 }

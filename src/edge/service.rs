@@ -254,6 +254,8 @@ fn ready(journal: &dyn Journal) -> Response<Body> {
                 AppendError::Busy | AppendError::TooLarge { .. } => "the store is busy",
                 AppendError::DiskFull { .. } => "the disk is nearly full",
                 AppendError::Poisoned(_) => "the store has failed",
+                AppendError::Full(_) => "the store is full",
+                AppendError::Unavailable(_) => "the store cannot be reached",
             };
             answer::json(StatusCode::SERVICE_UNAVAILABLE, &Plain { error })
         }

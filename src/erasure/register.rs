@@ -11,6 +11,8 @@ pub enum Place {
     Table(Table),
     /// A file beside the store, by the end of its name.
     File(&'static str),
+    /// A stream of NATS servers, by the middle of its name.
+    Stream(&'static str),
     /// In memory, by the module that owns it.
     Memory(&'static str),
 }
@@ -95,6 +97,12 @@ pub fn of_table(table: Table) -> Holding {
             "`retention.history`",
             "rows that may hold the person deleted, pages overwritten",
         ),
+        Table::Rewritten => Holding::of_people(
+            place,
+            "of the JetStream engine: records of others that shared a message with somebody who was erased",
+            "`retention.history`",
+            "records emptied in their places",
+        ),
         Table::CohortRuns
         | Table::Checkpoints
         | Table::Budgets
@@ -126,6 +134,25 @@ pub const OTHERS: &[Holding] = &[
     ),
     Holding::of_nobody(Place::File(".state.db-shm")),
     Holding::of_nobody(Place::File(".db.lock")),
+    Holding::of_people(
+        Place::Stream("journal"),
+        "records, in compressed blocks",
+        "`retention.history`",
+        "messages removed and overwritten; what others had in them stands in `rewritten`",
+    ),
+    Holding::of_people(
+        Place::Stream("state"),
+        "what was written to the tables above",
+        "until a snapshot has it",
+        "cut behind a new snapshot",
+    ),
+    Holding::of_people(Place::Stream("snapshots"), "the tables above", "until the next one", "replaced by a new one"),
+    Holding::of_people(
+        Place::Memory("store/jetstream/reading"),
+        "records that were read ahead",
+        "8 MiB a reader",
+        "forgotten",
+    ),
     Holding::of_people(
         Place::Memory("store/sqlite/recent"),
         "the newest records",
@@ -164,6 +191,7 @@ pub fn table() -> String {
         let place = match place {
             Place::Table(table) => format!("table `{}`", table.name()),
             Place::File(name) => format!("file `*{name}`"),
+            Place::Stream(name) => format!("stream `*-{name}-*`"),
             Place::Memory(module) => format!("memory of `{module}`"),
         };
         out.push_str(&format!("| {place} | {what} | {kept} | {erased} |\n"));
@@ -219,6 +247,9 @@ mod tests {
         ("edge/tls", "the certificate and its key"),
         ("edge/auth/replay", "hashes of request ids"),
         ("edge/service", "the page of the API document"),
+        ("store/jetstream/health", "why the servers take nothing"),
+        ("store/jetstream/journal", "counts and numbers of entries"),
+        ("store/jetstream/lease", "a time"),
         ("store/sqlite/journal", "numbers of damaged entries"),
         ("store/sqlite/journal_writer", "counters"),
         ("store/sqlite/poison", "why the store failed"),

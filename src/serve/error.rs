@@ -8,8 +8,9 @@ use crate::erasure::desk::AskError;
 use crate::in_force::MappingRefused;
 use crate::mixpanel;
 use crate::read_side::ReadSideError;
+use crate::store::CursorAhead;
 use crate::store::StoreError;
-use crate::store::sqlite::{CursorAhead, OpenError};
+use crate::store::sqlite::OpenError;
 use crate::tables::CatalogError;
 
 /// Why the relay did not start. Nothing listens then.

@@ -80,8 +80,8 @@ mod tests {
     use super::*;
     use crate::clock::{ManualClock, UnixMillis};
     use crate::record::{Destinations, Kind, Origin, Project, Record};
-    use crate::store::Tail;
     use crate::store::sqlite::{self, OpenOptions};
+    use crate::store::{Appends as _, Tail};
 
     fn store(directory: &tempfile::TempDir) -> sqlite::SqliteStore {
         let (path, clock) = (directory.path().join("m.db"), ManualClock::at(UnixMillis(0)));

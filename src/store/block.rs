@@ -1,4 +1,4 @@
-//! The block codec: how an entry's records stand in one row of the journal.
+//! The block codec: how an entry's records stand in a journal, as a row of a file or as a message of a stream.
 //!
 //! ```text
 //! block   := version u8, codec u8, count u32, raw_len u32, checksum u64, payload
@@ -41,6 +41,10 @@ const LEVEL: i32 = 1;
 
 /// Records are handed to the compressor in pieces of about this size.
 const PIECE: usize = 64 << 10;
+
+/// Small requests are packed together up to this many bytes before compression. Larger blocks gain nothing, and cost
+/// whoever reads one record of them.
+pub(super) const BLOCK_BYTES: usize = 256 << 10;
 
 /// The largest payload that an entry may have, before compression.
 pub(super) const MAX_RAW: usize = 256 << 20;

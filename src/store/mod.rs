@@ -15,6 +15,8 @@
 //! The room knows nothing of vendors, of HTTP or of what a value means.
 
 pub mod backwards;
+mod block;
+pub mod jetstream;
 pub mod sqlite;
 #[cfg(test)]
 pub(crate) mod testing;
@@ -30,7 +32,7 @@ use crate::clock::UnixMillis;
 use crate::record::{EntryId, Epoch, PerKind, Position, Record};
 
 /// Why an append did not happen. Nothing of the request is stored in any of these cases, except that after
-/// [`AppendError::Poisoned`] it is unknown.
+/// [`AppendError::Poisoned`] and [`AppendError::Unavailable`] it is unknown.
 #[derive(Clone, Debug, thiserror::Error)]
 pub enum AppendError {
     /// More is waiting for the disk than the engine will hold; later is better.
@@ -46,6 +48,12 @@ pub enum AppendError {
     /// A write or sync failed. What is on disk is unknown until the store is opened again.
     #[error("the store has failed and takes no more writes: {0}")]
     Poisoned(String),
+    /// The servers that keep the store have no room for it.
+    #[error("the store is full: {0}")]
+    Full(String),
+    /// The servers that keep the store gave no answer, or none that decides. Whether the request is stored is unknown.
+    #[error("the store cannot be reached: {0}")]
+    Unavailable(String),
 }
 
 #[derive(Clone, Debug, thiserror::Error)]
@@ -125,10 +133,10 @@ pub struct Sent {
     pub text: Bytes,
 }
 
-/// The append-only log.
-pub trait Journal: Send + Sync + 'static {
+/// The taking side of the journal: all that the edge needs of a store.
+pub trait Appends: Send + Sync + 'static {
     /// Appends `records` (never empty) as part of one entry, in order, and resolves when they are durable. Returns the
-    /// position of the first; the others follow it by index. Dropping the future does not undo an append under way.
+    /// position of the first; the others follow it by index, unless the request was too large for one entry. Dropping the future does not undo an append under way.
     fn append(&self, records: Vec<Record>) -> BoxFuture<'_, Result<Position, AppendError>>;
 
     /// The same for records that are all of what was `sent`: an engine may store that instead of compressing them anew.
@@ -137,6 +145,12 @@ pub trait Journal: Send + Sync + 'static {
         self.append(records)
     }
 
+    /// `Err` says in one sentence why the store takes no appends now (watermark, poisoned). `/readyz` asks this.
+    fn ready(&self) -> Result<(), AppendError>;
+}
+
+/// The append-only log.
+pub trait Journal: Appends {
     /// Durable entries from `from` on, oldest first, at least one when there is any, then up to about `max_bytes` of
     /// decoded records. Empty when `from` is past the end.
     fn read(&self, from: EntryId, max_bytes: usize) -> BoxFuture<'_, Result<Vec<Entry>, StoreError>>;
@@ -165,8 +179,26 @@ pub trait Journal: Send + Sync + 'static {
 
     fn size(&self) -> BoxFuture<'_, Result<JournalSize, StoreError>>;
 
-    /// `Err` says in one sentence why the store takes no appends now (watermark, poisoned). `/readyz` asks this.
-    fn ready(&self) -> Result<(), AppendError>;
+    /// Refuses a cursor that lies beyond the journal: its leg would wait for positions that were given to other records
+    /// before, or never come (CORE 1). The cursor of a leg that has read everything is the tip, index 0.
+    fn check_cursor(&self, cursor: Position) -> Result<(), CursorAhead> {
+        let end = Position { epoch: self.epoch(), entry: *self.tip().borrow(), index: 0 };
+        if cursor.epoch > end.epoch || (cursor.entry, cursor.index) > (end.entry, end.index) {
+            return Err(CursorAhead { cursor, end });
+        }
+        Ok(())
+    }
+}
+
+/// A leg's cursor lies beyond the journal's end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "the cursor {cursor} lies beyond the journal's end {end}: the journal is older than the state beside it. Restore both \
+     from the same backup"
+)]
+pub struct CursorAhead {
+    pub cursor: Position,
+    pub end: Position,
 }
 
 /// A table of [`State`]. Keys are bytes and order as bytes; what they hold is said here and nowhere else, because this
@@ -234,12 +266,15 @@ pub enum Table {
     /// `epoch, last entry` → which names may be in entries up to it (`delivery::history`). Hashes of identifiers and addresses,
     /// folded into bits.
     Filters,
+    /// Of the JetStream engine: `entry` → the block in the place of a message of the journal from which somebody was erased.
+    /// Personal data: the whole records of others.
+    Rewritten,
     /// Small singletons of the relay itself (generated admin token excluded: that is a file). No personal data.
     Meta,
 }
 
 impl Table {
-    pub const ALL: [Table; 25] = [
+    pub const ALL: [Table; 26] = [
         Table::Checkpoints,
         Table::People,
         Table::Debts,
@@ -264,6 +299,7 @@ impl Table {
         Table::DatasetRows,
         Table::Outcomes,
         Table::Filters,
+        Table::Rewritten,
         Table::Meta,
     ];
 
@@ -294,6 +330,7 @@ impl Table {
             Table::DatasetRows => "dataset_rows",
             Table::Outcomes => "outcomes",
             Table::Filters => "filters",
+            Table::Rewritten => "rewritten",
             Table::Meta => "meta",
         }
     }
@@ -316,6 +353,17 @@ pub enum Op {
         from: Vec<u8>,
         to: Vec<u8>,
     },
+}
+
+impl Op {
+    /// Bytes of its keys and values.
+    pub fn bytes(&self) -> usize {
+        match self {
+            Op::Put { key, value, .. } => key.len() + value.len(),
+            Op::Delete { key, .. } => key.len(),
+            Op::DeleteRange { from, to, .. } => from.len() + to.len(),
+        }
+    }
 }
 
 /// Changes that happen together or not at all, applied in order.

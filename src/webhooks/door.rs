@@ -118,6 +118,8 @@ impl From<AppendError> for Refusal {
             AppendError::DiskFull { .. } => Refusal::Later { why: "the disk is nearly full", retry_after: 10 },
             AppendError::TooLarge { .. } => Refusal::TooLarge,
             AppendError::Poisoned(_) => Refusal::Later { why: "the store has failed", retry_after: 10 },
+            AppendError::Full(_) => Refusal::Later { why: "the store is full", retry_after: 10 },
+            AppendError::Unavailable(_) => Refusal::Later { why: "the store cannot be reached", retry_after: 5 },
         }
     }
 }

@@ -15,6 +15,7 @@ mod deploy;
 mod docs;
 mod docs_commands;
 mod doors;
+mod engines;
 mod erasure;
 mod export;
 mod gdpr;

@@ -17,7 +17,7 @@ use super::*;
 use crate::clock::{ManualClock, UnixMillis};
 use crate::config;
 use crate::record::{EntryId, Epoch, PerKind, Position, Record};
-use crate::store::{Entry, EraseReport, JournalSize, Picker, Sent, StoreError, Tail, TrimReport};
+use crate::store::{Appends, Entry, EraseReport, JournalSize, Picker, Sent, StoreError, Tail, TrimReport};
 
 mod answers;
 mod document;
@@ -34,7 +34,7 @@ pub(in crate::edge) struct MemoryJournal {
     pub sent: Mutex<Vec<Sent>>,
 }
 
-impl Journal for MemoryJournal {
+impl Appends for MemoryJournal {
     fn append(&self, records: Vec<Record>) -> BoxFuture<'_, Result<Position, AppendError>> {
         Box::pin(async move {
             self.ready()?;
@@ -42,10 +42,18 @@ impl Journal for MemoryJournal {
             Ok(Position::default())
         })
     }
+
     fn append_sent(&self, records: Vec<Record>, sent: Sent) -> BoxFuture<'_, Result<Position, AppendError>> {
         self.sent.lock().unwrap().push(sent);
         self.append(records)
     }
+
+    fn ready(&self) -> Result<(), AppendError> {
+        self.failure.lock().unwrap().clone().map_or(Ok(()), Err)
+    }
+}
+
+impl Journal for MemoryJournal {
     fn read(&self, _: EntryId, _: usize) -> BoxFuture<'_, Result<Vec<Entry>, StoreError>> {
         Box::pin(async { Ok(Vec::new()) })
     }
@@ -72,9 +80,6 @@ impl Journal for MemoryJournal {
     }
     fn size(&self) -> BoxFuture<'_, Result<JournalSize, StoreError>> {
         Box::pin(async { Ok(JournalSize::default()) })
-    }
-    fn ready(&self) -> Result<(), AppendError> {
-        self.failure.lock().unwrap().clone().map_or(Ok(()), Err)
     }
 }
 

@@ -8,7 +8,7 @@ use crate::erasure::desk::Desk;
 use crate::erasure::receipt::{Asked, Side};
 use crate::record::{Destinations, Origin, Project};
 use crate::store::sqlite::{self, OpenOptions, SqliteStore};
-use crate::store::{Table, WriteBatch};
+use crate::store::{Appends as _, Table, WriteBatch};
 use IdentityMode::{Original, Simplified};
 
 const UUID: &str = "f47ac10b-58cc-4372-a567-0e02b2c3d479";

@@ -19,7 +19,7 @@ use crate::mixpanel::app::AppCalls;
 use crate::record::{Epoch, Position};
 use crate::settlement::DeadReason;
 use crate::store::sqlite::{self, OpenOptions, SqliteStore};
-use crate::store::{KeyRange, State, Table};
+use crate::store::{Appends as _, KeyRange, State, Table};
 use crate::vendor::Transport;
 use crate::vendor::budget::Budgets;
 use crate::vendor::stack::{self, Reader};

@@ -10,8 +10,6 @@ use futures_util::future::BoxFuture;
 use rusqlite::{Connection, OptionalExtension, params};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot, watch};
 
-use super::CursorAhead;
-use super::block::{self, Sealer};
 use super::journal_writer::{Append, Command, Payload, Progress};
 use super::poison::Poison;
 use super::readers::{Readers, read_failed};
@@ -21,7 +19,10 @@ use super::watermark::Watermark;
 use super::writer::Writer;
 use crate::clock::UnixMillis;
 use crate::record::{EntryId, Epoch, PerKind, Position, Record};
-use crate::store::{AppendError, Entry, EraseReport, Journal, JournalSize, Picker, Sent, StoreError, Tail, TrimReport};
+use crate::store::block::{self, Sealer};
+use crate::store::{
+    AppendError, Appends, Entry, EraseReport, Journal, JournalSize, Picker, Sent, StoreError, Tail, TrimReport,
+};
 
 /// Bytes that may wait for the writer.
 const QUEUE_BYTES: usize = 32 << 20;
@@ -61,17 +62,6 @@ pub(super) fn new_queue() -> Arc<Semaphore> {
 }
 
 impl SqliteJournal {
-    /// Refuses a cursor that lies beyond the journal: its leg would wait for positions that were given to other records
-    /// before, or never come (CORE 1). The cursor of a leg that has read everything is the tip, index 0.
-    pub fn check_cursor(&self, cursor: Position) -> Result<(), CursorAhead> {
-        let counters = self.progress.counters();
-        let end = Position { epoch: counters.epoch, entry: counters.next_entry, index: 0 };
-        if cursor.epoch > end.epoch || (cursor.entry, cursor.index) > (end.entry, end.index) {
-            return Err(CursorAhead { cursor, end });
-        }
-        Ok(())
-    }
-
     /// Begins a new generation of positions, after a backup was restored or the store was copied. Entries that are held
     /// keep the epoch they were written in.
     pub async fn raise_epoch(&self) -> Result<Epoch, StoreError> {
@@ -192,7 +182,7 @@ impl SqliteJournal {
     }
 }
 
-impl Journal for SqliteJournal {
+impl Appends for SqliteJournal {
     fn append(&self, records: Vec<Record>) -> BoxFuture<'_, Result<Position, AppendError>> {
         self.append_records(records, None).boxed()
     }
@@ -201,6 +191,15 @@ impl Journal for SqliteJournal {
         self.append_records(records, Some(sent)).boxed()
     }
 
+    fn ready(&self) -> Result<(), AppendError> {
+        if self.poison.is_set() {
+            return Err(self.poison.append_error());
+        }
+        self.watermark.check()
+    }
+}
+
+impl Journal for SqliteJournal {
     fn read(&self, from: EntryId, max_bytes: usize) -> BoxFuture<'_, Result<Vec<Entry>, StoreError>> {
         self.read_entries(from, max_bytes).boxed()
     }
@@ -248,13 +247,6 @@ impl Journal for SqliteJournal {
     fn size(&self) -> BoxFuture<'_, Result<JournalSize, StoreError>> {
         let reading = self.readers.run(|conn| size(conn).map_err(|error| read_failed(&error)));
         async move { Ok(JournalSize { room: self.watermark.room(), ..reading.await? }) }.boxed()
-    }
-
-    fn ready(&self) -> Result<(), AppendError> {
-        if self.poison.is_set() {
-            return Err(self.poison.append_error());
-        }
-        self.watermark.check()
     }
 }
 

@@ -5,7 +5,6 @@ use rusqlite::{Connection, Transaction, TransactionBehavior, params};
 use std::sync::{Arc, Mutex, PoisonError};
 use tokio::sync::{OwnedSemaphorePermit, oneshot, watch};
 
-use super::block::Sealer;
 use super::poison::Poison;
 use super::recent::{Content, Held, Recent};
 use super::schema::is_damage;
@@ -14,11 +13,8 @@ use super::watermark::Watermark;
 use super::writer::Work;
 use crate::clock::UnixMillis;
 use crate::record::{EntryId, Epoch, PerKind, Position};
+use crate::store::block::{BLOCK_BYTES, Sealer};
 use crate::store::{AppendError, StoreError};
-
-/// Small requests are packed together up to this many bytes before compression. Larger blocks gain nothing, and cost
-/// whoever reads one record of them.
-pub(super) const BLOCK_BYTES: usize = 256 << 10;
 
 pub(super) enum Command {
     Append(Append),

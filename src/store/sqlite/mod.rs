@@ -6,7 +6,7 @@
 //! read, get, scan ─► a few reading connections, short transactions, on blocking threads
 //! ```
 //!
-//! * `mixrelay.db` holds the journal: `entries` is the ledger, `blocks` the records (`block`), `counters` what outlives
+//! * `mixrelay.db` holds the journal: `entries` is the ledger, `blocks` the records (`super::block`), `counters` what outlives
 //!   them. Entry numbers come from `counters` in the same transaction, never from a row id.
 //! * `mixrelay.state.db` holds one key-value table per [`crate::store::Table`].
 //! * `mixrelay.db.lock` is locked for as long as either writer lives.
@@ -16,8 +16,8 @@
 //! A failed write or sync poisons both files ([`SqliteStore::failed`]); the process must exit, and opening again
 //! establishes what is there.
 
-mod block;
 pub mod care;
+mod copy;
 mod journal;
 mod journal_writer;
 mod lock;
@@ -46,10 +46,10 @@ use rusqlite::Connection;
 use tokio::sync::watch;
 
 use crate::clock::SharedClock;
-use crate::record::{EntryId, Epoch, Position};
+use crate::record::{EntryId, Epoch};
 use crate::store::StoreError;
+use crate::store::block::Sealer;
 
-use block::Sealer;
 use journal_writer::{JournalWork, Progress};
 use lock::Lock;
 use poison::Poison;
@@ -59,6 +59,7 @@ use state_writer::StateWork;
 use watermark::Watermark;
 use writer::Writer;
 
+pub use copy::{SqliteCopy, copy_file, open_copy, row_of_copy};
 pub use journal::SqliteJournal;
 pub use state::SqliteState;
 
@@ -113,17 +114,6 @@ pub struct RecoveryReport {
 pub struct Quarantined {
     pub entry: EntryId,
     pub records: u32,
-}
-
-/// A leg's cursor lies beyond the journal's end.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error(
-    "the cursor {cursor} lies beyond the journal's end {end}: the journal is older than the state beside it. Restore both \
-     files from the same backup"
-)]
-pub struct CursorAhead {
-    pub cursor: Position,
-    pub end: Position,
 }
 
 /// Why a store cannot be opened. Each says what to do.
@@ -312,7 +302,7 @@ fn open_files(journal_path: &Path, state_path: &Path) -> Result<(Connection, Con
 /// writes them anew, and the log begins again.
 fn open_writer(path: &Path, kind: &schema::FileKind) -> Result<Connection, OpenError> {
     let left_behind = log_bytes(path) > 0;
-    let conn = schema::open_writer(path, kind)?;
+    let conn = schema::open_writer(path, kind, schema::Durability::Synced)?;
     if left_behind && !upkeep::scrub(&conn).map_err(|error| OpenError::from_sqlite(path, error))? {
         tracing::warn!(
             path = %path.display(),

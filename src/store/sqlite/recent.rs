@@ -9,9 +9,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use bytes::Bytes;
 
-use super::block;
 use crate::record::{EntryId, Epoch, Record};
-use crate::store::Entry;
+use crate::store::{Entry, block};
 
 /// A few reads of a leg: who is further behind reads the file.
 const MAX_BYTES: usize = 8 << 20;

@@ -145,6 +145,7 @@ pub(super) const STATE: FileKind = FileKind {
     ",
         "
         CREATE TABLE filters (key BLOB PRIMARY KEY, value BLOB NOT NULL) STRICT, WITHOUT ROWID;
+        CREATE TABLE rewritten (key BLOB PRIMARY KEY, value BLOB NOT NULL) STRICT, WITHOUT ROWID;
     ",
     ],
 };
@@ -156,17 +157,36 @@ const LOG_SIZE_LIMIT: u64 = 64 << 20;
 /// How long a statement waits for another process that looks inside with `sqlite3`.
 pub(super) const BUSY_TIMEOUT: Duration = Duration::from_secs(2);
 
+/// What a commit promises.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Durability {
+    /// It survives power loss before anybody is answered.
+    Synced,
+    /// The file stays whole, and may be found at an earlier commit: something else has the rest.
+    Copy,
+}
+
+impl Durability {
+    /// FULL syncs the log at every commit, which is what an answer waits for; NORMAL only before pages go into the file.
+    fn synchronous(self) -> &'static str {
+        match self {
+            Durability::Synced => "FULL",
+            Durability::Copy => "NORMAL",
+        }
+    }
+}
+
 /// Opens `path` for its one writer, and makes or upgrades its schema.
-pub(super) fn open_writer(path: &Path, kind: &FileKind) -> Result<Connection, OpenError> {
+pub(super) fn open_writer(path: &Path, kind: &FileKind, durability: Durability) -> Result<Connection, OpenError> {
     let failed = |error| OpenError::from_sqlite(path, error);
     let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_CREATE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
     let mut conn = Connection::open_with_flags(path, flags).map_err(failed)?;
-    configure_writer(&conn, kind).map_err(failed)?;
+    configure_writer(&conn, kind, durability).map_err(failed)?;
     migrate(&mut conn, path, kind)?;
     Ok(conn)
 }
 
-fn configure_writer(conn: &Connection, kind: &FileKind) -> rusqlite::Result<()> {
+fn configure_writer(conn: &Connection, kind: &FileKind, durability: Durability) -> rusqlite::Result<()> {
     conn.busy_timeout(BUSY_TIMEOUT)?;
     // Order matters: page size and vacuum mode are fixed by the first page written, which the journal mode writes.
     conn.pragma_update(None, "page_size", kind.page_size)?;
@@ -176,8 +196,7 @@ fn configure_writer(conn: &Connection, kind: &FileKind) -> rusqlite::Result<()> 
         let code = rusqlite::ffi::Error::new(rusqlite::ffi::SQLITE_CANTOPEN);
         return Err(rusqlite::Error::SqliteFailure(code, Some(format!("journal mode {mode} instead of wal"))));
     }
-    // FULL syncs the log at every commit, which is what an answer waits for; NORMAL would not.
-    conn.pragma_update(None, "synchronous", "FULL")?;
+    conn.pragma_update(None, "synchronous", durability.synchronous())?;
     // On Apple's systems an ordinary sync stops at the drive's cache.
     conn.pragma_update(None, "fullfsync", "ON")?;
     conn.pragma_update(None, "checkpoint_fullfsync", "ON")?;

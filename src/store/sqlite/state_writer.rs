@@ -26,12 +26,7 @@ pub(super) struct Write {
 
 /// Bytes of a batch's keys and values.
 pub(super) fn batch_bytes(batch: &WriteBatch) -> usize {
-    let op_bytes = |op: &Op| match op {
-        Op::Put { key, value, .. } => key.len() + value.len(),
-        Op::Delete { key, .. } => key.len(),
-        Op::DeleteRange { from, to, .. } => from.len() + to.len(),
-    };
-    batch.ops.iter().map(op_bytes).sum()
+    batch.ops.iter().map(Op::bytes).sum()
 }
 
 pub(super) struct StateWork {

@@ -8,9 +8,10 @@ use tempfile::TempDir;
 
 use super::*;
 use crate::clock::{ManualClock, UnixMillis};
-use crate::record::{Destinations, Kind, Origin, Project, Record};
+use crate::record::{Destinations, Kind, Origin, Position, Project, Record};
 use crate::store::{
-    AppendError, Entry, Journal, KeyRange, Picker, Sent, State, StoreError, Table, Tail, TrimReport, WriteBatch,
+    AppendError, Appends as _, Entry, Journal, KeyRange, Picker, Sent, State, StoreError, Table, Tail, TrimReport,
+    WriteBatch,
 };
 
 const NOTHING_KEPT: Tail = Tail { max_age: Duration::ZERO, max_bytes: 0 };
@@ -262,7 +263,9 @@ async fn trimming_goes_in_steps_and_gives_the_space_back() {
     }
     assert!(steps > 10, "{steps} steps for 80 MiB");
     drop(store);
-    let conn = schema::open_writer(&directory.path().join("data/mixrelay.db"), &schema::JOURNAL).unwrap();
+    let conn =
+        schema::open_writer(&directory.path().join("data/mixrelay.db"), &schema::JOURNAL, schema::Durability::Synced)
+            .unwrap();
     let pages = |conn: &Connection| conn.pragma_query_value(None, "page_count", |row| row.get::<_, i64>(0)).unwrap();
     let before = pages(&conn);
     let mut upkeep = upkeep::Upkeep::new(&conn).unwrap();
@@ -325,8 +328,9 @@ async fn an_older_schema_is_brought_up_to_date() {
 }
 
 /// Tables that the first version did not have.
-const SINCE_VERSION_2: [Table; 15] = [
+const SINCE_VERSION_2: [Table; 16] = [
     Table::Filters,
+    Table::Rewritten,
     Table::Outcomes,
     Table::Tombstones,
     Table::Erasures,
@@ -512,7 +516,9 @@ async fn a_full_disk_refuses_and_recovers() {
     let store = open_in(&directory);
     store.journal.append(vec![event("first")]).await.unwrap();
     drop(store);
-    let mut conn = schema::open_writer(&directory.path().join("data/mixrelay.db"), &schema::JOURNAL).unwrap();
+    let mut conn =
+        schema::open_writer(&directory.path().join("data/mixrelay.db"), &schema::JOURNAL, schema::Durability::Synced)
+            .unwrap();
     let pages: i64 = conn.pragma_query_value(None, "page_count", |row| row.get(0)).unwrap();
     conn.pragma_update(None, "max_page_count", pages + 8).unwrap();
 

@@ -7,6 +7,7 @@ pub mod disk;
 pub mod http;
 pub mod metrics;
 pub mod mmdb;
+pub mod nats;
 pub mod process;
 pub mod raw;
 pub mod records;
