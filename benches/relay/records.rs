@@ -46,6 +46,14 @@ impl Template {
     }
 }
 
+/// The text of one event, as it stands in the journal.
+pub fn event_numbered(number: u64) -> String {
+    let width = ID_SLOT.len();
+    event("Purchase", "")
+        .replace(ID_SLOT, &format!("{number:0width$}"))
+        .replace(PERSON_SLOT, &format!("{:06}", number % PEOPLE))
+}
+
 /// The `$insert_id` of the first event of this process.
 pub fn first_insert_id() -> String {
     format!("bench-{}", "0".repeat(ID_SLOT.len()))
