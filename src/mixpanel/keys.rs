@@ -1,8 +1,10 @@
 //! Which ids a record speaks of, as hashes: records that share one must reach Mixpanel in order.
 
 use std::borrow::Cow;
+use std::fmt;
+use std::marker::PhantomData;
 
-use serde::Deserialize;
+use serde::de::{Deserialize, Deserializer, IgnoredAny, MapAccess, Visitor};
 use serde_json::value::RawValue;
 use xxhash_rust::xxh3::xxh3_64;
 
@@ -12,34 +14,68 @@ use crate::record::{Kind, Record};
 /// Hash of one id. Two ids that collide are merely kept in order for no reason.
 pub type Key = u64;
 
-#[derive(Deserialize)]
+#[derive(serde::Deserialize)]
 struct EventIds<'a> {
     #[serde(borrow)]
     properties: Ids<'a>,
 }
 
-#[derive(Deserialize, Default)]
-#[serde(default)]
-struct Ids<'a> {
-    #[serde(borrow)]
-    distinct_id: Option<&'a RawValue>,
-    #[serde(borrow, rename = "$device_id")]
-    device_id: Option<&'a RawValue>,
-    #[serde(borrow, rename = "$user_id")]
-    user_id: Option<&'a RawValue>,
-    #[serde(borrow, rename = "$anon_distinct_id")]
-    anon_distinct_id: Option<&'a RawValue>,
-    #[serde(borrow, rename = "$anon_id")]
-    anon_id: Option<&'a RawValue>,
-    #[serde(borrow, rename = "$identified_id")]
-    identified_id: Option<&'a RawValue>,
-    #[serde(borrow)]
-    alias: Option<&'a RawValue>,
-    #[serde(borrow, rename = "$distinct_ids")]
-    distinct_ids: Option<Vec<&'a RawValue>>,
-    #[serde(borrow, rename = "$insert_id")]
-    insert_id: Option<&'a RawValue>,
+/// Fields that are read, each as its text. Of a key that is given twice the last counts, as at Mixpanel and in the mapping: it
+/// must not make a record nobody's.
+macro_rules! fields {
+    ($name:ident { $($field:ident = $key:literal),* $(,)? }) => {
+        #[derive(Default)]
+        struct $name<'a> {
+            $($field: Option<&'a RawValue>,)*
+        }
+
+        impl<'de: 'a, 'a> Deserialize<'de> for $name<'a> {
+            fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+                struct Fields<'a>(PhantomData<&'a ()>);
+
+                impl<'de: 'a, 'a> Visitor<'de> for Fields<'a> {
+                    type Value = $name<'a>;
+
+                    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                        f.write_str("an object")
+                    }
+
+                    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
+                        let mut found = $name::default();
+                        while let Some(Name(name)) = map.next_key()? {
+                            match &*name {
+                                $($key => found.$field = map.next_value()?,)*
+                                _ => {
+                                    map.next_value::<IgnoredAny>()?;
+                                }
+                            }
+                        }
+                        Ok(found)
+                    }
+                }
+
+                deserializer.deserialize_map(Fields(PhantomData))
+            }
+        }
+    };
 }
+
+#[derive(serde::Deserialize)]
+struct Name<'a>(#[serde(borrow)] Cow<'a, str>);
+
+fields!(Ids {
+    distinct_id = "distinct_id",
+    device_id = "$device_id",
+    user_id = "$user_id",
+    anon_distinct_id = "$anon_distinct_id",
+    anon_id = "$anon_id",
+    identified_id = "$identified_id",
+    alias = "alias",
+    distinct_ids = "$distinct_ids",
+    insert_id = "$insert_id",
+});
+
+fields!(ProfileIds { distinct_id = "$distinct_id", group_key = "$group_key", group_id = "$group_id" });
 
 impl<'a> Ids<'a> {
     /// Every id in it that a person may have.
@@ -53,19 +89,10 @@ impl<'a> Ids<'a> {
             self.identified_id,
             self.alias,
         ];
-        single.into_iter().flatten().chain(self.distinct_ids.unwrap_or_default())
+        // An app may mean something else by the name: its event is somebody's all the same.
+        let list = self.distinct_ids.and_then(|ids| serde_json::from_str::<Vec<&RawValue>>(ids.get()).ok());
+        single.into_iter().flatten().chain(list.unwrap_or_default())
     }
-}
-
-#[derive(Deserialize, Default)]
-#[serde(default)]
-struct ProfileIds<'a> {
-    #[serde(borrow, rename = "$distinct_id")]
-    distinct_id: Option<&'a RawValue>,
-    #[serde(borrow, rename = "$group_key")]
-    group_key: Option<&'a RawValue>,
-    #[serde(borrow, rename = "$group_id")]
-    group_id: Option<&'a RawValue>,
 }
 
 /// The lane that an event travels in: a device's events stay in order, because the first of them that names a user wins
@@ -174,7 +201,7 @@ pub fn addresses(body: &[u8], mut each: impl FnMut(&str)) -> bool {
 
 /// Whether a profile update has `$add` or `$append`.
 pub fn additive(body: &[u8]) -> bool {
-    #[derive(Deserialize, Default)]
+    #[derive(serde::Deserialize, Default)]
     #[serde(default)]
     struct Operators<'a> {
         #[serde(borrow, rename = "$add")]
@@ -208,6 +235,18 @@ mod tests {
             received_at: UnixMillis(1),
             body: Bytes::from_static(body.as_bytes()),
         }
+    }
+
+    #[test]
+    fn an_event_is_somebodys_whatever_an_app_calls_a_list_of_ids() {
+        let odd = r#"{"event":"P","properties":{"distinct_id":"u","$distinct_ids":{"n":2}}}"#;
+        assert_eq!(people(Kind::Event, odd.as_bytes()), ["u"]);
+        assert_ne!(event_key(odd.as_bytes()), 0);
+        let twice =
+            r#"{"event":"P","properties":{"distinct_id":"v","$insert_id":"1","distinct_id":"u","$insert_id":"2"}}"#;
+        assert_eq!(people(Kind::Event, twice.as_bytes()), ["u"], "the last counts");
+        let merge = r#"{"event":"$merge","properties":{"$distinct_ids":["a","b"]}}"#;
+        assert_eq!(people(Kind::Identity, merge.as_bytes()), ["a", "b"]);
     }
 
     #[test]
