@@ -80,30 +80,6 @@ async fn read_all(journal: &SqliteJournal) -> Vec<Entry> {
 }
 
 #[tokio::test]
-async fn what_is_appended_is_read_back_where_it_was_said_to_be() {
-    let directory = directory();
-    let store = open_in(&directory);
-    let small = vec![event("{\"event\":\"a\"}"), record(Kind::Profile, "{\"$set\":{}}")];
-    let large = vec![event(noise(200_000, 7)), event(vec![b'x'; 100_000])];
-    let at_small = store.journal.append(small.clone()).await.unwrap();
-    let at_large = store.journal.append(large.clone()).await.unwrap();
-    assert_eq!(at_small, Position { epoch: Epoch(1), entry: EntryId(1), index: 0 });
-    assert_eq!(at_large, Position { epoch: Epoch(1), entry: EntryId(2), index: 0 });
-
-    let entries = store.journal.read(EntryId::FIRST, 10 << 20).await.unwrap();
-    assert_eq!(entries.len(), 2);
-    assert_eq!(entries[0].records, small);
-    assert_eq!(entries[1].records, large);
-    assert_eq!(entries[1].position(1), Position { index: 1, ..at_large });
-    assert_eq!(*store.journal.tip().borrow(), EntryId(3));
-    assert_eq!(store.journal.accepted().event, 3);
-    assert_eq!(store.journal.accepted().profile, 1);
-    assert_eq!(store.journal.count_from(EntryId(2)).await.unwrap(), 2);
-    assert!(store.journal.read(EntryId(3), 1).await.unwrap().is_empty());
-    assert_eq!(store.journal.read(EntryId(1), 1).await.unwrap().len(), 1, "at least one, at most the bytes asked for");
-}
-
-#[tokio::test]
 async fn a_request_that_was_stored_as_sent_is_read_and_erased_like_any_other() {
     let directory = directory();
     let store = open_in(&directory);

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use mixrelay::record::{EntryId, Position};
+use mixrelay::record::{EntryId, Epoch, Position};
 use mixrelay::store::{AppendError, KeyRange, Picker, Sent, Table, Tail, WriteBatch};
 
 use super::{Engine, NOW, event, noise, profile, put, read_all};
@@ -60,6 +60,7 @@ async fn what_is_appended_is_read_back_where_it_was_said_to_be(mut engine: Engin
     let at_small = open.journal.append(small.clone()).await.unwrap();
     let at_large = open.journal.append(large.clone()).await.unwrap();
     let epoch = open.journal.epoch();
+    assert_eq!(epoch, Epoch(1));
     assert_eq!(at_small, Position { epoch, entry: EntryId(1), index: 0 });
     assert_eq!(at_large, Position { epoch, entry: EntryId(2), index: 0 });
     tip_is(open.journal.as_ref(), EntryId(3)).await;
@@ -71,8 +72,10 @@ async fn what_is_appended_is_read_back_where_it_was_said_to_be(mut engine: Engin
     assert_eq!(entries[1].position(1), Position { index: 1, ..at_large });
     assert_eq!(open.journal.accepted().event, 3);
     assert_eq!(open.journal.accepted().profile, 1);
+    assert_eq!(open.journal.count_from(EntryId(2)).await.unwrap(), 2);
     assert!(open.journal.read(EntryId(3), 1).await.unwrap().is_empty());
-    assert_eq!(open.journal.read(EntryId(1), 1).await.unwrap()[0].id, EntryId(1), "at least one");
+    let one = open.journal.read(EntryId(1), 1).await.unwrap();
+    assert_eq!(one.len(), 1, "at least one, at most the bytes asked for");
     assert!(open.journal.ready().is_ok());
     let size = open.journal.size().await.unwrap();
     assert_eq!((size.entries, size.records), (2, 4));
