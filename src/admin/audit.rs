@@ -143,8 +143,7 @@ async fn page(state: &Arc<dyn State>, limit: usize, cursor: Option<&str>) -> Res
         let after = u128::from_str_radix(cursor, 16).map_err(|_| {
             AdminError::invalid("cursor: not one of ours".to_owned(), "use `next` of the answer before")
         })?;
-        range.from = after.to_be_bytes().to_vec();
-        range.from.push(0); // the next key in byte order
+        range = range.after(after.to_be_bytes().to_vec());
     }
     let rows = state.scan(Table::Audit, range, limit).await?;
     let last = rows.last().filter(|_| rows.len() == limit).map(|(key, _)| key);
@@ -160,15 +159,12 @@ mod tests {
     use super::*;
     use crate::clock::ManualClock;
     use crate::config::Role;
-    use crate::store::sqlite::{self, OpenOptions};
+    use crate::store::testing;
 
     #[tokio::test]
     async fn notes_are_listed_newest_first_and_old_ones_go() {
-        let binary = std::env::current_exe().unwrap();
-        let directory = tempfile::tempdir_in(binary.parent().unwrap()).unwrap();
-        let path = directory.path().join("m.db");
-        let clock = ManualClock::at(UnixMillis(0));
-        let store = sqlite::open(OpenOptions { path, min_free: Some(1), allow_volatile: true, clock }).unwrap();
+        let directory = testing::directory();
+        let store = testing::open(&directory, ManualClock::at(UnixMillis(0)));
         let state: Arc<dyn State> = store.state.clone();
         let caller = Caller { name: "growth".into(), role: Role::Operator };
         let day = 86_400_000;

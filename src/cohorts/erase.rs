@@ -4,19 +4,15 @@ use std::sync::Arc;
 
 use super::rows::Rows;
 use super::run::{Held, RUN, Run};
-use crate::store::{KeyRange, State, StoreError, Table, WriteBatch};
+use crate::store::{KeyRange, State, StoreError, Table, Walk, WriteBatch};
 
 /// Runs read at once.
 const PAGE: usize = 500;
 
 /// Adds to `batch` what takes away all that runs know of `ids`.
 pub async fn take(state: &Arc<dyn State>, ids: &[String], batch: &mut WriteBatch) -> Result<(), StoreError> {
-    let mut range = KeyRange::prefix([RUN]);
-    loop {
-        let rows = state.scan(Table::CohortRuns, range.clone(), PAGE).await?;
-        let Some((last, _)) = rows.last() else { return Ok(()) };
-        range.from = last.clone();
-        range.from.push(0);
+    let mut walk = Walk::new(state.as_ref(), Table::CohortRuns, KeyRange::prefix([RUN]), PAGE);
+    while let Some(rows) = walk.next().await? {
         for (_, value) in rows {
             let run = Run::read(&value)?;
             if run.held() == Held::Nothing {
@@ -26,4 +22,5 @@ pub async fn take(state: &Arc<dyn State>, ids: &[String], batch: &mut WriteBatch
             rows.take(ids, batch).await?;
         }
     }
+    Ok(())
 }

@@ -12,17 +12,16 @@ use crate::clock::{SystemClock, UnixMillis};
 use crate::config::{BrevoMode, Mapping, Retention, Sync, SyncMode};
 use crate::mapping::CompiledMapping;
 use crate::privacy::Tombstones;
-use crate::store::sqlite::{self, OpenOptions, SqliteStore};
+use crate::store::sqlite::SqliteStore;
+use crate::store::testing;
 use crate::store::{State, WriteBatch, write_when_there_is_room};
 
 pub(super) fn directory() -> TempDir {
-    let binary = std::env::current_exe().unwrap();
-    tempfile::tempdir_in(binary.parent().unwrap()).unwrap()
+    testing::directory()
 }
 
 pub(super) fn store(directory: &TempDir) -> SqliteStore {
-    let path = directory.path().join("m.db");
-    sqlite::open(OpenOptions { path, min_free: Some(1), allow_volatile: true, clock: Arc::new(SystemClock) }).unwrap()
+    testing::open(directory, Arc::new(SystemClock))
 }
 
 pub(super) async fn desk(store: &SqliteStore, on: bool) -> Arc<Desk> {

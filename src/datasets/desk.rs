@@ -20,7 +20,7 @@ use crate::clock::{SharedClock, UnixMillis};
 use crate::cohorts::{self, MixpanelSide, Resolver, Trigger, UnmatchedRow, next_id};
 use crate::config::Dataset;
 use crate::feed::Feed;
-use crate::store::{KeyRange, State, StoreError, Table, WriteBatch, write_when_there_is_room};
+use crate::store::{KeyRange, State, StoreError, Table, Walk, WriteBatch, write_when_there_is_room};
 use crate::telemetry;
 
 /// Rows read at once.
@@ -100,16 +100,13 @@ struct Active {
 /// Every run that is kept, oldest first.
 pub(super) async fn runs(state: &Arc<dyn State>) -> Result<Vec<Run>, StoreError> {
     let mut runs = Vec::new();
-    let mut range = KeyRange::prefix([RUN]);
-    loop {
-        let rows = state.scan(Table::Datasets, range.clone(), PAGE).await?;
-        let Some((last, _)) = rows.last() else { return Ok(runs) };
-        range.from = last.clone();
-        range.from.push(0);
+    let mut walk = Walk::new(state.as_ref(), Table::Datasets, KeyRange::prefix([RUN]), PAGE);
+    while let Some(rows) = walk.next().await? {
         for (_, value) in rows {
             runs.push(Run::read(&value)?);
         }
     }
+    Ok(runs)
 }
 
 impl Desk {

@@ -64,8 +64,7 @@ impl Rows<'_> {
     async fn page(&self, section: u8, after: Option<&[u8]>, limit: usize) -> Result<Vec<Pair>, StoreError> {
         let mut range = KeyRange::prefix(self.key(section, &[]));
         if let Some(after) = after {
-            range.from = self.key(section, after);
-            range.from.push(0);
+            range = range.after(self.key(section, after));
         }
         let rows = self.state.scan(Table::DatasetRows, range, limit).await?;
         let bare = self.run.len() + 1;

@@ -17,18 +17,17 @@ use crate::feed::Feed;
 use crate::mapping::CompiledMapping;
 use crate::privacy::Tombstones;
 use crate::record::{Destination, EntryId, Epoch, Position};
-use crate::store::sqlite::{self, OpenOptions, SqliteStore};
+use crate::store::sqlite::SqliteStore;
+use crate::store::testing;
 use crate::store::{State, WriteBatch, write_when_there_is_room};
 use crate::vendor::gate::SharedGate;
 
 fn directory() -> TempDir {
-    let binary = std::env::current_exe().unwrap();
-    tempfile::tempdir_in(binary.parent().unwrap()).unwrap()
+    testing::directory()
 }
 
 fn store(directory: &TempDir) -> SqliteStore {
-    let path = directory.path().join("m.db");
-    sqlite::open(OpenOptions { path, min_free: Some(1), allow_volatile: true, clock: Arc::new(SystemClock) }).unwrap()
+    testing::open(directory, Arc::new(SystemClock))
 }
 
 fn dataset(script: PathBuf) -> Dataset {

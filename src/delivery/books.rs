@@ -436,17 +436,14 @@ mod tests {
     use super::*;
     use crate::clock::ManualClock;
     use crate::record::{Destinations, Epoch, Origin, Project};
-    use crate::store::sqlite::{self, OpenOptions};
+    use crate::store::testing;
 
     const DAY: u64 = 86_400_000;
 
     #[tokio::test]
     async fn letters_that_are_old_enough_are_let_go_and_counted() {
-        let binary = std::env::current_exe().unwrap();
-        let directory = tempfile::tempdir_in(binary.parent().unwrap()).unwrap();
-        let path = directory.path().join("m.db");
-        let clock = ManualClock::at(UnixMillis(100 * DAY));
-        let store = sqlite::open(OpenOptions { path, min_free: Some(1), allow_volatile: true, clock }).unwrap();
+        let directory = testing::directory();
+        let store = testing::open(&directory, ManualClock::at(UnixMillis(100 * DAY)));
         let state: Arc<dyn State> = store.state.clone();
         let destination = Destination::Mixpanel;
         let start = Checkpoint::load(&state, destination).await.unwrap();

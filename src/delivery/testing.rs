@@ -189,8 +189,7 @@ impl World {
     pub async fn new(setup: Setup) -> Self {
         // Tests of one process race to install it; whoever is second finds it done.
         drop(rustls::crypto::ring::default_provider().install_default());
-        let binary = std::env::current_exe().unwrap();
-        let dir = tempfile::tempdir_in(binary.parent().unwrap()).unwrap();
+        let dir = crate::store::testing::directory();
         let listen = || async { TcpListener::bind("127.0.0.1:0").await.unwrap() };
         let (mixpanel, brevo, control) = (listen().await, listen().await, listen().await);
         let base = |listener: &TcpListener| format!("http://{}", listener.local_addr().unwrap());
@@ -216,8 +215,7 @@ impl World {
 
     /// One whose time is tokio's, which the test has paused: see [`crate::simulation`].
     pub fn simulated(setup: Setup) -> Self {
-        let binary = std::env::current_exe().unwrap();
-        let dir = tempfile::tempdir_in(binary.parent().unwrap()).unwrap();
+        let dir = crate::store::testing::directory();
         let clock = SimulatedClock::new();
         let sandbox = Sandbox::new(SandboxConfig::default(), clock.clone());
         let direct = Direct::new(sandbox, clock.clone());

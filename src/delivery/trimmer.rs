@@ -69,15 +69,13 @@ mod tests {
     use crate::clock::{ManualClock, UnixMillis};
     use crate::delivery::history::{Outcome, Pages};
     use crate::record::{Destination, Destinations, Kind, Origin, Project, Record};
-    use crate::store::sqlite::{self, OpenOptions};
+    use crate::store::testing;
     use crate::store::{KeyRange, Table};
 
     #[tokio::test]
     async fn core13_outcomes_go_with_the_tail() {
-        let binary = std::env::current_exe().unwrap();
-        let directory = tempfile::tempdir_in(binary.parent().unwrap()).unwrap();
-        let (path, clock) = (directory.path().join("m.db"), ManualClock::at(UnixMillis(0)));
-        let store = sqlite::open(OpenOptions { path, min_free: Some(1), allow_volatile: true, clock }).unwrap();
+        let directory = testing::directory();
+        let store = testing::open(&directory, ManualClock::at(UnixMillis(0)));
         let (journal, state): (Arc<dyn Journal>, Arc<dyn State>) = (store.journal.clone(), store.state.clone());
         let record = Record {
             kind: Kind::Event,

@@ -15,7 +15,7 @@ use crate::people::blocklist::{self, Blocklist};
 use crate::people::erase;
 use crate::privacy::{Mark, Rules, Tombstone, Tombstones};
 use crate::record::Destination;
-use crate::store::{KeyRange, State, StoreError, Table, WriteBatch, write_when_there_is_room};
+use crate::store::{KeyRange, State, StoreError, Table, Walk, WriteBatch, write_when_there_is_room};
 
 /// Where the key of the tombstones stands in the table of singletons.
 const KEY: &[u8] = b"tombstones/key";
@@ -55,12 +55,8 @@ impl Desk {
     ) -> Result<Arc<Self>, AskError> {
         let key = key(&state).await?;
         let (mut ids, mut blocklisted) = (HashSet::new(), HashSet::new());
-        let mut range = KeyRange::all();
-        loop {
-            let rows = state.scan(Table::Tombstones, range.clone(), PAGE).await?;
-            let Some((last, _)) = rows.last() else { break };
-            range.from = last.clone();
-            range.from.push(0);
+        let mut walk = Walk::new(state.as_ref(), Table::Tombstones, KeyRange::all(), PAGE);
+        while let Some(rows) = walk.next().await? {
             for (key, _) in rows {
                 match mark(&key) {
                     Some((ID, mark)) => ids.insert(mark),
@@ -152,12 +148,13 @@ impl Desk {
     /// Erasures, newest first, below `before`.
     pub async fn list(&self, before: Option<&str>, limit: usize) -> Result<Vec<Erasure>, StoreError> {
         let mut all = Vec::new();
-        let mut range = KeyRange { from: Vec::new(), to: before.map(|before| before.as_bytes().to_vec()) };
-        loop {
-            let rows = self.state.scan(Table::Erasures, range.clone(), PAGE).await?;
-            let Some((last, _)) = rows.last() else { break };
-            range.from = last.clone();
-            range.from.push(0);
+        let mut walk = Walk::new(
+            self.state.as_ref(),
+            Table::Erasures,
+            KeyRange { from: Vec::new(), to: before.map(|before| before.as_bytes().to_vec()) },
+            PAGE,
+        );
+        while let Some(rows) = walk.next().await? {
             all.extend(rows.into_iter().map(|(_, value)| value));
             all.drain(..all.len().saturating_sub(limit));
         }
@@ -172,12 +169,8 @@ impl Desk {
     /// Those that are not finished, oldest first.
     pub(super) async fn unfinished(&self) -> Result<Vec<ErasureId>, StoreError> {
         let mut unfinished: Vec<ErasureId> = Vec::new();
-        let mut range = KeyRange::all();
-        loop {
-            let rows = self.state.scan(Table::Erasures, range.clone(), PAGE).await?;
-            let Some((last, _)) = rows.last() else { return Ok(unfinished) };
-            range.from = last.clone();
-            range.from.push(0);
+        let mut walk = Walk::new(self.state.as_ref(), Table::Erasures, KeyRange::all(), PAGE);
+        while let Some(rows) = walk.next().await? {
             for (_, value) in rows {
                 let erasure = Erasure::read(&value)?;
                 if !erasure.is_finished() {
@@ -185,6 +178,7 @@ impl Desk {
                 }
             }
         }
+        Ok(unfinished)
     }
 
     /// Since when `id` has been erased.
@@ -205,12 +199,8 @@ impl Desk {
         let before = self.clock.now() - self.keep;
         let mut batch = WriteBatch::new();
         let mut gone = HashSet::new();
-        let mut range = KeyRange::all();
-        loop {
-            let rows = self.state.scan(Table::Tombstones, range.clone(), PAGE).await?;
-            let Some((last, _)) = rows.last() else { break };
-            range.from = last.clone();
-            range.from.push(0);
+        let mut walk = Walk::new(self.state.as_ref(), Table::Tombstones, KeyRange::all(), PAGE);
+        while let Some(rows) = walk.next().await? {
             for (key, value) in rows {
                 let old = serde_json::from_slice::<Tombstone>(&value).is_ok_and(|stone| stone.since < before);
                 if let (true, Some((kind, mark))) = (old, mark(&key)) {

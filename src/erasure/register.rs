@@ -205,7 +205,7 @@ mod tests {
 
     use super::*;
     use crate::clock::ManualClock;
-    use crate::store::sqlite::{self, OpenOptions};
+    use crate::store::testing;
     use crate::store::{State as _, WriteBatch};
 
     #[test]
@@ -216,11 +216,8 @@ mod tests {
 
     #[tokio::test]
     async fn every_file_of_a_store_is_registered() {
-        let binary = std::env::current_exe().unwrap();
-        let directory = tempfile::tempdir_in(binary.parent().unwrap()).unwrap();
-        let path = directory.path().join("m.db");
-        let clock = ManualClock::at(crate::clock::UnixMillis(0));
-        let store = sqlite::open(OpenOptions { path, min_free: Some(1), allow_volatile: true, clock }).unwrap();
+        let directory = testing::directory();
+        let store = testing::open(&directory, ManualClock::at(crate::clock::UnixMillis(0)));
         let mut batch = WriteBatch::new();
         batch.put(Table::Meta, "a", "b");
         store.state.write(batch).await.unwrap();

@@ -71,8 +71,7 @@ pub async fn unlisted(
     let way = merged_into(id);
     let mut range = KeyRange::prefix(way.as_str());
     if let Some(after) = after {
-        range.from = key(&way, after);
-        range.from.push(0); // the next key in byte order
+        range = range.after(key(&way, after));
     }
     let rows = state.scan(Table::Addresses, range, limit).await?;
     let id = |(key, _): (Vec<u8>, bytes::Bytes)| {
@@ -163,6 +162,7 @@ mod tests {
     use crate::record::{EntryId, Epoch, Position};
     use crate::store::WriteBatch;
     use crate::store::sqlite::{self, OpenOptions, SqliteStore};
+    use crate::store::testing;
 
     fn open(directory: &tempfile::TempDir) -> SqliteStore {
         let path = directory.path().join("m.db");
@@ -171,8 +171,7 @@ mod tests {
     }
 
     fn directory() -> tempfile::TempDir {
-        let binary = std::env::current_exe().unwrap();
-        tempfile::tempdir_in(binary.parent().unwrap()).unwrap()
+        testing::directory()
     }
 
     fn email(text: &str) -> Email {

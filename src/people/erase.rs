@@ -166,7 +166,6 @@ pub async fn on_shelf(state: &Arc<dyn State>, id: &str, limit: usize) -> Result<
 mod tests {
     use super::*;
     use crate::brevo::identifiers::Email;
-    use crate::clock::SystemClock;
     use crate::config::IdentityMode;
     use crate::mapping::membership::Belonging;
     use crate::people::company::group_id;
@@ -175,16 +174,11 @@ mod tests {
     use crate::people::roster::{Resident, Roster};
     use crate::record::{EntryId, Epoch};
     use crate::store::KeyRange;
-    use crate::store::sqlite::{self, OpenOptions};
+    use crate::store::testing;
 
     #[tokio::test]
     async fn links_that_are_owed_go_with_the_person_and_others_stay() {
-        let binary = std::env::current_exe().unwrap();
-        let directory = tempfile::tempdir_in(binary.parent().unwrap()).unwrap();
-        let path = directory.path().join("m.db");
-        let options = OpenOptions { path, min_free: Some(1), allow_volatile: true, clock: Arc::new(SystemClock) };
-        let store = sqlite::open(options).unwrap();
-        let state: Arc<dyn State> = store.state.clone();
+        let (_directory, state) = testing::state();
         let mut ada = Person::default();
         ada.groups.take(&[Belonging::Joins { key: "k".to_owned(), ids: vec!["a".to_owned()] }]);
         let group = group_id("k", "a");
@@ -204,12 +198,7 @@ mod tests {
     /// The address by which the import carries them, though it has changed since; also once the import has failed.
     #[tokio::test]
     async fn whoever_is_in_an_import_is_taken_with_the_contact_that_it_makes() {
-        let binary = std::env::current_exe().unwrap();
-        let directory = tempfile::tempdir_in(binary.parent().unwrap()).unwrap();
-        let path = directory.path().join("m.db");
-        let options = OpenOptions { path, min_free: Some(1), allow_volatile: true, clock: Arc::new(SystemClock) };
-        let store = sqlite::open(options).unwrap();
-        let state: Arc<dyn State> = store.state.clone();
+        let (_directory, state) = testing::state();
         let address = |raw: &str| Some(Email::parse(raw).unwrap());
         let mut roster = Roster::default();
         let imported = roster.edit(&"ada".into());
@@ -236,12 +225,7 @@ mod tests {
     /// A person's own list of ids is bounded; what was merged beyond it is found all the same, and by no scan of everybody.
     #[tokio::test]
     async fn devices_beyond_a_persons_list_are_found_and_taken() {
-        let binary = std::env::current_exe().unwrap();
-        let directory = tempfile::tempdir_in(binary.parent().unwrap()).unwrap();
-        let path = directory.path().join("m.db");
-        let options = OpenOptions { path, min_free: Some(1), allow_volatile: true, clock: Arc::new(SystemClock) };
-        let store = sqlite::open(options).unwrap();
-        let state: Arc<dyn State> = store.state.clone();
+        let (_directory, state) = testing::state();
         let devices: Vec<PersonId> = (0..1_700).map(|n| PersonId::from(format!("$device:d{n:04}"))).collect();
         let mut roster = Roster::default();
         let everybody = devices.iter().cloned().chain(["ada".into(), "bob".into(), "$device:b".into()]);

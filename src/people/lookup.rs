@@ -40,18 +40,12 @@ pub async fn current(state: &Arc<dyn State>, ids: &[PersonId]) -> Result<Vec<(Pe
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::clock::SystemClock;
-    use crate::store::sqlite::{self, OpenOptions};
+    use crate::store::testing;
     use crate::store::{Table, WriteBatch};
 
     #[tokio::test]
     async fn an_id_that_was_merged_leads_to_its_survivor() {
-        let binary = std::env::current_exe().unwrap();
-        let directory = tempfile::tempdir_in(binary.parent().unwrap()).unwrap();
-        let path = directory.path().join("m.db");
-        let options = OpenOptions { path, min_free: Some(1), allow_volatile: true, clock: Arc::new(SystemClock) };
-        let store = sqlite::open(options).unwrap();
-        let state: Arc<dyn State> = store.state.clone();
+        let (_directory, state) = testing::state();
         let mut batch = WriteBatch::new();
         let rows = [
             ("d1", r#"{"applied":null,"links":{"into":"d2"}}"#),

@@ -393,8 +393,7 @@ async fn page<T: serde::de::DeserializeOwned>(
 ) -> Result<Vec<(PersonId, T)>, StoreError> {
     let mut range = KeyRange::all();
     if let Some(after) = after {
-        range.from = after.as_bytes().to_vec();
-        range.from.push(0); // the next key in byte order
+        range = range.after(after.as_bytes().to_vec());
     }
     let row = |(key, value): Pair| {
         let id = String::from_utf8(key).map_err(|_| StoreError::Corrupt(format!("a key of {}", table.name())))?;

@@ -68,8 +68,7 @@ pub async fn of_person(
 ) -> Result<Vec<Parked>, StoreError> {
     let mut range = KeyRange::prefix(PersonHash::of(person).as_bytes().to_vec());
     if let Some(after) = after {
-        range.from = key(person, after);
-        range.from.push(0); // the next key in byte order
+        range = range.after(key(person, after));
     }
     let pairs = state.scan(Table::Shelves, range, limit).await?;
     let parked = |(key, value): (Vec<u8>, Bytes)| {
@@ -84,8 +83,7 @@ pub async fn of_person(
 pub async fn oldest(state: &Arc<dyn State>, after: Option<Position>, limit: usize) -> Result<Vec<Waiting>, StoreError> {
     let mut range = KeyRange::all();
     if let Some(after) = after {
-        range.from = after.to_bytes().to_vec();
-        range.from.push(0); // the next key in byte order
+        range = range.after(after.to_bytes().to_vec());
     }
     let pairs = state.scan(Table::ShelfOrder, range, limit).await?;
     pairs.iter().map(|(key, value)| waiting(key, value).ok_or_else(damaged)).collect()

@@ -43,8 +43,7 @@ pub async fn before(
 ) -> Result<Vec<(Day, PersonId)>, StoreError> {
     let mut range = KeyRange { from: Vec::new(), to: Some(day.prefix().into_bytes()) };
     if let Some((day, id)) = after {
-        range.from = key(*day, id);
-        range.from.push(0); // the next key in byte order
+        range = range.after(key(*day, id));
     }
     let row = |(key, _): (Vec<u8>, _)| {
         let key = String::from_utf8(key).ok()?;

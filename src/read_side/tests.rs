@@ -20,6 +20,7 @@ use crate::edge::auth::Keys;
 use crate::sandbox::{Sandbox, SandboxConfig};
 use crate::simulation::{Direct, HeldState, SimulatedClock};
 use crate::store::sqlite::{self, OpenOptions};
+use crate::store::testing;
 use crate::vendor::budget::Budgets;
 
 const KEY: &str = "reader-key-0123456789";
@@ -52,8 +53,7 @@ impl World {
             Ok(loaded) => loaded.config,
             Err(errors) => panic!("{errors}"),
         };
-        let binary = std::env::current_exe().unwrap();
-        let directory = tempfile::tempdir_in(binary.parent().unwrap()).unwrap();
+        let directory = testing::directory();
         let time = SimulatedClock::new();
         let sandbox = Sandbox::new(SandboxConfig::default(), time.clone());
         let vendor = Direct::new(sandbox, time.clone());

@@ -81,6 +81,7 @@ mod tests {
     use crate::clock::{ManualClock, UnixMillis};
     use crate::record::{Destinations, Kind, Origin, Project, Record};
     use crate::store::sqlite::{self, OpenOptions};
+    use crate::store::testing;
     use crate::store::{Appends as _, Tail};
 
     fn store(directory: &tempfile::TempDir) -> sqlite::SqliteStore {
@@ -89,8 +90,7 @@ mod tests {
     }
 
     fn directory() -> tempfile::TempDir {
-        let binary = std::env::current_exe().unwrap();
-        tempfile::tempdir_in(binary.parent().unwrap()).unwrap()
+        testing::directory()
     }
 
     fn record(body: impl Into<bytes::Bytes>) -> Record {

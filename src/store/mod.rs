@@ -20,6 +20,7 @@ pub mod jetstream;
 pub mod sqlite;
 #[cfg(test)]
 pub(crate) mod testing;
+mod walk;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -30,6 +31,8 @@ use tokio::sync::watch;
 
 use crate::clock::UnixMillis;
 use crate::record::{EntryId, Epoch, PerKind, Position, Record};
+
+pub use walk::Walk;
 
 /// Why an append did not happen. Nothing of the request is stored in any of these cases, except that after
 /// [`AppendError::Poisoned`] and [`AppendError::Unavailable`] it is unknown.
@@ -404,6 +407,13 @@ pub struct KeyRange {
 impl KeyRange {
     pub fn all() -> Self {
         Self::default()
+    }
+
+    /// What of it stands behind `key`.
+    pub fn after(self, key: impl Into<Vec<u8>>) -> Self {
+        let mut from = key.into();
+        from.push(0); // the next key in byte order
+        Self { from, ..self }
     }
 
     /// Every key that begins with `prefix`.

@@ -11,7 +11,7 @@ use std::sync::Arc;
 use tokio::sync::OnceCell;
 
 use crate::record::Destination;
-use crate::store::{KeyRange, State, StoreError, Table, WriteBatch, write_when_there_is_room};
+use crate::store::{KeyRange, State, StoreError, Table, Walk, WriteBatch, write_when_there_is_room};
 
 /// Notes read at once.
 const PAGE: usize = 500;
@@ -69,12 +69,13 @@ impl InFlight {
         batch: &mut WriteBatch,
     ) -> Result<(Self, u64), StoreError> {
         let (mut next, mut left) = (0, 0);
-        let mut range = KeyRange { from: key(destination, 0), to: Some(key(destination, u64::MAX)) };
-        loop {
-            let notes = state.scan(Table::Vendors, range.clone(), PAGE).await?;
-            let Some((last, _)) = notes.last() else { break };
-            range.from = last.clone();
-            range.from.push(0);
+        let mut walk = Walk::new(
+            state.as_ref(),
+            Table::Vendors,
+            KeyRange { from: key(destination, 0), to: Some(key(destination, u64::MAX)) },
+            PAGE,
+        );
+        while let Some(notes) = walk.next().await? {
             for (key, value) in notes {
                 let number = |bytes: &[u8]| bytes.last_chunk().copied().map(u64::from_be_bytes);
                 let (Some(at), Some(records)) = (number(&key), number(&value)) else {
@@ -111,19 +112,13 @@ fn key(destination: Destination, number: u64) -> Vec<u8> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::clock::SystemClock;
-    use crate::store::sqlite::{self, OpenOptions};
+    use crate::store::testing;
 
     const BREVO: Destination = Destination::Brevo;
 
     #[tokio::test]
     async fn what_was_under_way_is_found_once_and_what_ended_or_never_left_is_not() {
-        let binary = std::env::current_exe().unwrap();
-        let directory = tempfile::tempdir_in(binary.parent().unwrap()).unwrap();
-        let path = directory.path().join("m.db");
-        let options = OpenOptions { path, min_free: Some(1), allow_volatile: true, clock: Arc::new(SystemClock) };
-        let store = sqlite::open(options).unwrap();
-        let state: Arc<dyn State> = store.state.clone();
+        let (_directory, state) = testing::state();
         let mut batch = WriteBatch::new();
         let (mut calls, left) = InFlight::open(&state, BREVO, &mut batch).await.unwrap();
         assert_eq!(left, 0);

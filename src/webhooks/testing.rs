@@ -19,6 +19,7 @@ use crate::mapping::CompiledMapping;
 use crate::privacy::Tombstones;
 use crate::record::{EntryId, Record};
 use crate::store::sqlite::{self, OpenOptions, SqliteStore};
+use crate::store::testing;
 use crate::store::{Journal as _, State as _, Table, WriteBatch};
 
 pub const NOW: UnixMillis = UnixMillis(1_795_500_100_000);
@@ -42,8 +43,7 @@ impl Webhooks {
             Ok(loaded) => Arc::new(loaded.config),
             Err(errors) => panic!("{errors}"),
         };
-        let binary = std::env::current_exe().unwrap();
-        let directory = tempfile::tempdir_in(binary.parent().unwrap()).unwrap();
+        let directory = testing::directory();
         let path = directory.path().join("m.db");
         let clock: SharedClock = ManualClock::at(NOW);
         let options = OpenOptions { path, min_free: Some(1), allow_volatile: true, clock: clock.clone() };

@@ -167,7 +167,7 @@ mod tests {
     use crate::clock::ManualClock;
     use crate::record::{Destinations, EntryId, Epoch, Kind, Origin, Position, Project, Record};
     use crate::store::WriteBatch;
-    use crate::store::sqlite::{self, OpenOptions};
+    use crate::store::testing;
 
     fn asked(query: &str) -> Asked {
         axum::extract::Query::try_from_uri(&format!("http://x/?{query}").parse().unwrap()).unwrap().0
@@ -187,11 +187,8 @@ mod tests {
 
     #[tokio::test]
     async fn pages_are_bounded_in_number_and_in_bytes_and_leave_nothing_out() {
-        let binary = std::env::current_exe().unwrap();
-        let directory = tempfile::tempdir_in(binary.parent().unwrap()).unwrap();
-        let path = directory.path().join("m.db");
-        let clock = ManualClock::at(UnixMillis(0));
-        let store = sqlite::open(OpenOptions { path, min_free: Some(1), allow_volatile: true, clock }).unwrap();
+        let directory = testing::directory();
+        let store = testing::open(&directory, ManualClock::at(UnixMillis(0)));
         let state: Arc<dyn State> = store.state.clone();
         let mut expected = Vec::new();
         for (destination, length) in [(Destination::Mixpanel, MAX_BYTES / 8), (Destination::Brevo, 10)] {

@@ -192,8 +192,7 @@ pub async fn page(
 ) -> Result<Vec<(DeadLetterId, DeadLetter)>, StoreError> {
     let mut range = KeyRange::prefix(prefix(destination));
     if let Some(after) = after {
-        range.from = after.key();
-        range.from.push(0); // the next key in byte order
+        range = range.after(after.key());
     }
     let pairs = state.scan(Table::DeadLetters, range, limit).await?;
     pairs.into_iter().map(|(key, value)| decode_row(&prefix(destination), destination, &key, &value)).collect()

@@ -42,8 +42,7 @@ pub async fn look(
     for _ in 0..LOOKED_AT / ROWS {
         let mut range = KeyRange::prefix(prefix(destination));
         if let Some(after) = looked.after {
-            range.from = after.key();
-            range.from.push(0); // the next key in byte order
+            range = range.after(after.key());
         }
         let rows = state.scan(Table::DeadLetters, range, ROWS).await?;
         let last = rows.len() < ROWS;
@@ -65,21 +64,15 @@ pub async fn look(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::clock::SystemClock;
     use crate::delivery::dead_letters::DeadLetter;
     use crate::record::{Destinations, EntryId, Epoch, Kind, Origin, Position, Project, Record};
     use crate::settlement::DeadReason;
     use crate::store::WriteBatch;
-    use crate::store::sqlite::{self, OpenOptions};
+    use crate::store::testing;
 
     #[tokio::test]
     async fn old_letters_are_found_behind_any_number_of_young_ones() {
-        let binary = std::env::current_exe().unwrap();
-        let directory = tempfile::tempdir_in(binary.parent().unwrap()).unwrap();
-        let path = directory.path().join("m.db");
-        let options = OpenOptions { path, min_free: Some(1), allow_volatile: true, clock: Arc::new(SystemClock) };
-        let store = sqlite::open(options).unwrap();
-        let state: Arc<dyn State> = store.state.clone();
+        let (_directory, state) = testing::state();
         let record = Record {
             kind: Kind::Event,
             origin: Origin::App,

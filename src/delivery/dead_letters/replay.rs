@@ -69,8 +69,7 @@ pub async fn page(
 ) -> Result<Vec<(DeadLetterId, DeadLetter)>, StoreError> {
     let mut range = KeyRange::prefix(prefix(destination));
     if let Some(position) = after {
-        range.from = key(DeadLetterId { destination, position });
-        range.from.push(0); // the next key in byte order
+        range = range.after(key(DeadLetterId { destination, position }));
     }
     let pairs = state.scan(Table::DeadLetters, range, limit).await?;
     pairs.into_iter().map(|(key, value)| decode_row(&prefix(destination), destination, &key, &value)).collect()

@@ -13,7 +13,7 @@ use xxhash_rust::xxh3::xxh3_64;
 
 use crate::mixpanel::keys;
 use crate::record::{EntryId, Epoch, Position, Record};
-use crate::store::{KeyRange, State, StoreError, Table, WriteBatch, write_when_there_is_room};
+use crate::store::{KeyRange, State, StoreError, Table, Walk, WriteBatch, write_when_there_is_room};
 
 const VERSION: u8 = 1;
 /// A filter is written once it holds so many different hashes: about a thousand records.
@@ -111,12 +111,8 @@ pub fn key(last: Position) -> Vec<u8> {
 /// Forgets the filters that may hold one of `names`: what they cover is read from now on.
 pub async fn forget_named(state: &dyn State, names: &[&str]) -> Result<(), StoreError> {
     let hashes: Vec<u64> = names.iter().map(|name| hash(name.strip_prefix("$device:").unwrap_or(name))).collect();
-    let mut range = KeyRange::all();
-    loop {
-        let rows = state.scan(Table::Filters, range.clone(), FILTERS).await?;
-        let Some((last, _)) = rows.last() else { return Ok(()) };
-        range.from.clone_from(last);
-        range.from.push(0); // the next key in byte order
+    let mut walk = Walk::new(state, Table::Filters, KeyRange::all(), FILTERS);
+    while let Some(rows) = walk.next().await? {
         let mut batch = WriteBatch::new();
         for (key, value) in rows {
             let filter = Filter::decode(&value)?;
@@ -128,6 +124,7 @@ pub async fn forget_named(state: &dyn State, names: &[&str]) -> Result<(), Store
             write_when_there_is_room(state, batch).await?;
         }
     }
+    Ok(())
 }
 
 /// A filter as it is stored.

@@ -8,7 +8,7 @@ use super::pages::owner;
 use super::row::{Group, Joint, Row};
 use crate::clock::UnixMillis;
 use crate::record::{Destination, Position};
-use crate::store::{KeyRange, State, StoreError, Table};
+use crate::store::{KeyRange, State, StoreError, Table, Walk};
 
 /// Rows read at once.
 const ROWS: usize = 1_000;
@@ -78,13 +78,11 @@ impl Lookup {
     }
 
     async fn read(&self, destination: Destination, group: Group) -> Result<Vec<(u64, Row)>, StoreError> {
-        let mut range = KeyRange::prefix(group.prefix(destination));
+        let range = KeyRange::prefix(group.prefix(destination));
+        let mut walk = Walk::new(self.state.as_ref(), Table::Outcomes, range, ROWS);
         let mut rows = Vec::new();
         while rows.len() < MOST_ROWS {
-            let pairs = self.state.scan(Table::Outcomes, range.clone(), ROWS).await?;
-            let Some((last, _)) = pairs.last() else { break };
-            range.from.clone_from(last);
-            range.from.push(0); // the next key in byte order
+            let Some(pairs) = walk.next().await? else { break };
             for (key, value) in pairs {
                 rows.push((checkpoint(&key), Row::decode(group, &value)?));
             }
@@ -103,12 +101,10 @@ impl Lookup {
     ) -> Result<Option<Found>, StoreError> {
         let mut range = KeyRange::prefix([destination.code()]);
         range.from = KeyRange::prefix(group.prefix(destination)).to.unwrap_or_default();
+        let mut walk = Walk::new(self.state.as_ref(), Table::Outcomes, range, ROWS);
         let mut looked = 0;
         while looked < MOST_AHEAD && self.ahead < MOST_AHEAD_IN_ALL {
-            let pairs = self.state.scan(Table::Outcomes, range.clone(), ROWS).await?;
-            let Some((last, _)) = pairs.last() else { break };
-            range.from.clone_from(last);
-            range.from.push(0);
+            let Some(pairs) = walk.next().await? else { break };
             looked += pairs.len();
             self.ahead += pairs.len();
             for (key, value) in pairs {

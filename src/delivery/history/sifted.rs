@@ -109,7 +109,7 @@ mod tests {
     use crate::delivery::history::{Filters, forget_named};
     use crate::record::{Destinations, EntryId, Kind, Origin, Project, Record};
     use crate::store::WriteBatch;
-    use crate::store::sqlite::{self, OpenOptions};
+    use crate::store::testing;
 
     const ENTRIES: u64 = 600;
     const RECORDS: u64 = 10;
@@ -138,10 +138,8 @@ mod tests {
 
     /// A leg reads all, is killed with a filter half made, begins again a little before that, and has not read the newest.
     async fn store() -> Store {
-        let binary = std::env::current_exe().unwrap();
-        let directory = tempfile::tempdir_in(binary.parent().unwrap()).unwrap();
-        let (path, clock) = (directory.path().join("m.db"), ManualClock::at(UnixMillis(0)));
-        let store = sqlite::open(OpenOptions { path, min_free: Some(1), allow_volatile: true, clock }).unwrap();
+        let directory = testing::directory();
+        let store = testing::open(&directory, ManualClock::at(UnixMillis(0)));
         let (journal, state): (Arc<dyn Journal>, Arc<dyn State>) = (store.journal, store.state);
         for entry in 0..ENTRIES {
             // Of a request each: what comes at once shares an entry.

@@ -7,18 +7,17 @@ use crate::config::PropertyPolicy;
 use crate::erasure::desk::Desk;
 use crate::erasure::receipt::{Asked, Side};
 use crate::record::{Destinations, Origin, Project};
-use crate::store::sqlite::{self, OpenOptions, SqliteStore};
+use crate::store::sqlite::SqliteStore;
+use crate::store::testing;
 use crate::store::{Appends as _, Table, WriteBatch};
 use IdentityMode::{Original, Simplified};
 
 const UUID: &str = "f47ac10b-58cc-4372-a567-0e02b2c3d479";
 
 fn store() -> (TempDir, SqliteStore) {
-    let binary = std::env::current_exe().unwrap();
-    let directory = tempfile::tempdir_in(binary.parent().unwrap()).unwrap();
-    let path = directory.path().join("m.db");
-    let options = OpenOptions { path, min_free: Some(1), allow_volatile: true, clock: Arc::new(SystemClock) };
-    (directory, sqlite::open(options).unwrap())
+    let directory = testing::directory();
+    let store = testing::open(&directory, Arc::new(SystemClock));
+    (directory, store)
 }
 
 fn unread(store: &SqliteStore, mode: IdentityMode) -> Unread {

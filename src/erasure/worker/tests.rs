@@ -18,18 +18,17 @@ use crate::mapping::CompiledMapping;
 use crate::mixpanel::app::AppCalls;
 use crate::record::{Epoch, Position};
 use crate::settlement::DeadReason;
-use crate::store::sqlite::{self, OpenOptions, SqliteStore};
+use crate::store::sqlite::SqliteStore;
+use crate::store::testing;
 use crate::store::{Appends as _, KeyRange, State, Table};
 use crate::vendor::Transport;
 use crate::vendor::budget::Budgets;
 use crate::vendor::stack::{self, Reader};
 
 fn store() -> (TempDir, SqliteStore) {
-    let binary = std::env::current_exe().unwrap();
-    let directory = tempfile::tempdir_in(binary.parent().unwrap()).unwrap();
-    let path = directory.path().join("m.db");
-    let options = OpenOptions { path, min_free: Some(1), allow_volatile: true, clock: Arc::new(SystemClock) };
-    (directory, sqlite::open(options).unwrap())
+    let directory = testing::directory();
+    let store = testing::open(&directory, Arc::new(SystemClock));
+    (directory, store)
 }
 
 /// A worker that asks no vendor, and the requests that Mixpanel's leg, Brevo's and the runs into lists get.

@@ -122,8 +122,7 @@ pub async fn linked_groups(
 ) -> Result<Vec<GroupId>, StoreError> {
     let mut range = KeyRange::prefix([LINK]);
     if let Some(after) = after.take() {
-        range.from = after;
-        range.from.push(0); // the next key in byte order
+        range = range.after(after);
     }
     let pairs = state.scan(Table::Companies, range, limit).await?;
     *after = pairs.last().map(|(key, _)| key.clone());
@@ -142,8 +141,7 @@ pub async fn owed(
 ) -> Result<Vec<(GroupId, Owed)>, StoreError> {
     let mut range = KeyRange::prefix([OWED]);
     if let Some(after) = after {
-        range.from = key(OWED, after);
-        range.from.push(0); // the next key in byte order
+        range = range.after(key(OWED, after));
     }
     let pairs = state.scan(Table::Companies, range, limit).await?;
     let read = |(key, value): (Vec<u8>, bytes::Bytes)| {

@@ -4,7 +4,7 @@ use bytes::Bytes;
 
 use super::ledger::{Before, Ledger, Section};
 use crate::record::{EntryId, Epoch};
-use crate::store::{KeyRange, State, StoreError, Table, WriteBatch};
+use crate::store::{KeyRange, State, StoreError, Table, Walk, WriteBatch};
 
 const BEFORE: &[u8] = b"journal/before";
 const EPOCH: &[u8] = b"journal/epoch";
@@ -58,22 +58,14 @@ pub(super) fn rewritten(entry: EntryId) -> Vec<u8> {
 pub(super) async fn all_rewritten(state: &dyn State) -> Result<Vec<EntryId>, StoreError> {
     const STEP: usize = 256;
     let mut all = Vec::new();
-    let mut range = KeyRange::all();
-    loop {
-        let rows = state.scan(Table::Rewritten, range, STEP).await?;
-        for (key, _) in &rows {
+    let mut walk = Walk::new(state, Table::Rewritten, KeyRange::all(), STEP);
+    while let Some(rows) = walk.next().await? {
+        for (key, _) in rows {
             let number = key.as_slice().try_into().map(u64::from_be_bytes);
             all.push(EntryId(number.map_err(|_| StoreError::Corrupt("a rewritten entry has no number".to_owned()))?));
         }
-        match rows.last() {
-            Some((last, _)) if rows.len() == STEP => {
-                let mut from = last.clone();
-                from.push(0);
-                range = KeyRange { from, to: None };
-            }
-            _ => return Ok(all),
-        }
     }
+    Ok(all)
 }
 
 fn key(first: u64) -> Vec<u8> {

@@ -154,11 +154,7 @@ fn count_step(conn: &mut Connection, table: Table, range: KeyRange) -> rusqlite:
         Ok((row.get::<_, i64>(0)?, row.get::<_, i64>(1)?, row.get::<_, Option<Vec<u8>>>(2)?))
     })?;
     let full = keys == COUNT_STEP;
-    let rest = last.filter(|_| full).map(|mut from| {
-        // The least key above the last one counted.
-        from.push(0);
-        KeyRange { from, to: range.to }
-    });
+    let rest = last.filter(|_| full).map(|last| range.after(last));
     Ok(CountStep { keys: keys.unsigned_abs(), bytes: bytes.unsigned_abs(), rest })
 }
 

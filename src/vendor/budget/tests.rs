@@ -3,6 +3,7 @@
 use super::*;
 use crate::clock::{SystemClock, UnixMillis, Uptime};
 use crate::store::sqlite::{self, OpenOptions};
+use crate::store::testing;
 
 async fn budgets(directory: &tempfile::TempDir) -> Budgets {
     let path = directory.path().join("m.db");
@@ -12,8 +13,7 @@ async fn budgets(directory: &tempfile::TempDir) -> Budgets {
 }
 
 fn directory() -> tempfile::TempDir {
-    let binary = std::env::current_exe().unwrap();
-    tempfile::tempdir_in(binary.parent().unwrap()).unwrap()
+    testing::directory()
 }
 
 async fn left(budgets: &Budgets, family: Family) -> u64 {
