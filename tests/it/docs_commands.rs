@@ -56,6 +56,11 @@ const BLOCKS: &[(&str, &str, Use)] = &[
     ("docs/operations.md", "mixrelay trace --insert-id", Run),
     ("docs/operations.md", "curl -s localhost:8080/v1/mapping/preview", Run),
     ("docs/performance.md", "make bench ", Shown("the bench, which takes minutes and wants the machine to itself")),
+    (
+        "docs/performance.md",
+        "cargo bench --locked --bench relay -- accept &",
+        Shown("a profile, which wants perf and inferno"),
+    ),
     ("docs/privacy.md", "privacy:", Configure),
     ("docs/proof.md", "make soak ", Elsewhere("MIXRELAY_SOAK_MINUTES")),
     ("docs/read-side.md", "curl -u \"$KEY:\" ", Run),
